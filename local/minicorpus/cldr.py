@@ -1,0 +1,104 @@
+"""Render a meaning in a language, with the names and patterns of CLDR and words for numbers."""
+
+import datetime
+import hashlib
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from babel import Locale
+from babel.core import get_global
+from babel.dates import format_date, format_timedelta
+from babel.lists import format_list
+from babel.numbers import format_currency
+from babel.units import format_unit
+
+from minicorpus.meanings import Meaning
+from minicorpus.script import clean, is_native
+
+NUMBER_WORDS = json.loads(Path(__file__).with_name("number_words.json").read_text(encoding="utf-8"))
+SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+NAMES_OF_A_KIND = {"territory": 90, "language": 50, "city": 40}
+LONGEST_NAME = 2  # words, in every language
+
+
+@lru_cache
+def locale_of(language: str) -> Locale:
+    return Locale.parse(language)
+
+
+def name_of(kind: str, code: str, language: str) -> str:
+    """Name of a territory, language or city (by its time zone) in `language`; empty where CLDR has none."""
+    locale = locale_of(language)
+    if kind == "city":
+        return locale.time_zones.get(code, {}).get("city", "")
+    return (locale.territories if kind == "territory" else locale.languages).get(code, "")
+
+
+def shared_names(languages: list[str]) -> list[Meaning]:
+    """180 names that every one of `languages` writes in its own script, in a fixed shuffled order."""
+    codes = {
+        "territory": [code for code in locale_of("en").territories if re.fullmatch("[A-Y][A-Z]", code)],
+        "language": [code for code in locale_of("en").languages if re.fullmatch("[a-z]{2}", code)],
+        "city": [zone for zone in get_global("zone_territories") if not zone.startswith(("Etc/", "Antarctica/"))],
+    }
+
+    def order(name: Meaning) -> bytes:
+        return hashlib.sha256(repr(name).encode()).digest()
+
+    def everywhere(name: Meaning) -> bool:
+        written = [(clean(name_of(name[1], name[2], language)), language) for language in languages]
+        return all(is_native(text, language) and len(text.split()) <= LONGEST_NAME for text, language in written)
+
+    chosen = []
+    for kind, count in NAMES_OF_A_KIND.items():
+        names = sorted((("name", kind, code) for code in codes[kind]), key=order)
+        chosen += [name for name in names if everywhere(name)][:count]
+    return sorted(chosen, key=order)
+
+
+def render(meaning: Meaning, language: str) -> str:
+    """The sentence that says `meaning` in `language`, with punctuation where a speaker would pause."""
+    return re.sub(r"\d+", lambda digits: NUMBER_WORDS[language][int(digits.group()) - 1], _pattern(meaning, language))
+
+
+def _pattern(meaning: Meaning, language: str) -> str:
+    """The sentence with its numbers in digits, as CLDR's patterns have them."""
+    locale = locale_of(language)
+    match meaning:
+        case "words", *parts:
+            return " ".join(_pattern(part, language) for part in parts)
+        case "sequence", *parts:
+            return ", ".join(_pattern(part, language) for part in parts)
+        case "and", *parts:
+            return format_list([_pattern(part, language) for part in parts], "standard", locale)
+        case "or", *parts:
+            return format_list([_pattern(part, language) for part in parts], "or", locale)
+        case "number", number:
+            return str(number)
+        case "month", number:
+            return locale.months["format"]["wide"][number]
+        case "weekday", number:
+            # Not "stand-alone": babel gives Punjabi's in the Arabic script.
+            return locale.days["format"]["wide"][number]
+        case "name", kind, code:
+            return name_of(kind, code, language)
+        case "date", weekday, day, month:
+            without_year = re.sub(r"[,،]?\s*\by+\b", "", locale.date_formats["full"].pattern).strip(" ,،")
+            return format_date(_day_on(weekday, day, month), without_year, locale)
+        case "unit", number, unit:
+            return format_unit(number, unit, "long", locale=locale)
+        case "currency", number, currency:
+            return format_currency(number, currency, "#", locale=locale, format_type="name", currency_digits=False)
+        case "relative", number, unit:
+            # An endless threshold keeps the unit: else 14 days would become 2 weeks.
+            delta = datetime.timedelta(seconds=number * SECONDS[unit])
+            return format_timedelta(delta, granularity=unit, threshold=float("inf"), add_direction=True, locale=locale)
+    raise ValueError(f"no such meaning: {meaning!r}")
+
+
+def _day_on(weekday: int, day: int, month: int) -> datetime.date:
+    """A date of this day and month that falls on this weekday; its year is not said."""
+    candidates = (datetime.date(year, month, day) for year in range(2001, 2030))
+    return next(date for date in candidates if date.weekday() == weekday)

@@ -1,0 +1,110 @@
+# The stages of every recipe, sourced by its run.sh with the command line's arguments. Before, run.sh sets
+#   recipe, langs, exps, all_exps, config, adapter    and defines    prepare_data (stage 1: what writes data/)
+# and may add to `options` (lines of "name: help"), setting a default for each.
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$here/path.sh"
+. "$here/cmd.sh"
+
+stage=1
+stop_stage=7
+token_type=char
+vocab_size=1000
+skip_bad=false
+sets="test"
+data_dir=data
+dump_dir=dump
+exp_dir=exp
+ngpu=${ngpu:-$( (nvidia-smi -L 2>/dev/null || true) | wc -l)}
+nj=$(getconf _NPROCESSORS_ONLN)
+seed=0
+dry_run=false
+recipe_langs=$langs
+options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
+stop_stage: last stage
+exps: experiments of conf/experiments.yaml, or all
+langs: languages; from stage 5 on: those to fit and decode, of the backbone's
+config: YAML file of the backbone
+adapter: YAML file of the adapters
+token_type: char (graphemes) or unigram (sentencepiece)
+vocab_size: tokens, for unigram
+skip_bad: true: drop bad utterances and list them
+sets: test sets
+data_dir: data directories
+dump_dir: features
+exp_dir: models and results
+ngpu: GPUs
+nj: processes of the data stages
+seed: of everything random
+dry_run: true: print the commands only
+${options:-}"
+case " $* " in *" --langs "*) langs_given=true ;; *) langs_given=false ;; esac
+. "$here/parse_options.sh"
+
+log() { echo "[$(date '+%H:%M:%S')] $*" >&2; }
+run() {
+  if [ "$dry_run" = true ]; then echo "${*@Q}"; else "$@"; fi
+}
+starts() { # starts N "what": is this stage wanted?
+  [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] && log "stage $1: $2"
+}
+
+[ "$exps" = all ] && exps=$all_exps
+# Once a backbone is trained its languages are settled, and --langs says which of them to work on.
+only=$langs
+if [ "$stage" -ge 5 ]; then
+  if [ -f "$exp_dir/langs" ]; then recipe_langs=$(cat "$exp_dir/langs"); fi
+  [ "$langs_given" = true ] || only=$recipe_langs
+  langs=$recipe_langs
+fi
+
+backbone_overrides=() adapter_overrides=()
+for ((n = 0; n < ${#overrides[@]}; n += 2)); do
+  key=${overrides[n]#--}
+  case "$key" in
+    adapter_conf) adapter_overrides+=("--$key" "${overrides[n + 1]}") ;;
+    adapt_*) adapter_overrides+=("--${key#adapt_}" "${overrides[n + 1]}") ;;
+    *) backbone_overrides+=("--$key" "${overrides[n + 1]}") ;;
+  esac
+done
+
+run "$here/../tools/install.sh" "${extras:-}"
+if [ "$dry_run" != true ] && [ ${#overrides[@]} -gt 0 ]; then
+  # A misspelt option should not wait for the stage that reads it.
+  pelasr config --config "$config" --adapter "$adapter" "${overrides[@]}" >/dev/null || { usage >&2; exit 2; }
+fi
+
+place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --langs "$langs")
+
+if starts 1 "data"; then
+  prepare_data
+  run pelasr data "${place[@]}" --config "$config" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
+    "${backbone_overrides[@]}"
+  [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && echo "$langs" >"$exp_dir/langs"; }
+fi
+if starts 2 "tokens"; then
+  run pelasr tokens "${place[@]}" --token_type "$token_type" --vocab_size "$vocab_size"
+fi
+if starts 3 "features and statistics"; then
+  run pelasr stats "${place[@]}" --sets "train dev $sets" --nj "$nj"
+fi
+if starts 4 "backbone"; then
+  for exp in $exps; do
+    run $train_cmd pelasr train "${place[@]}" --exp "$exp" --config "$config" --ngpu "$ngpu" --seed "$seed" \
+      "${backbone_overrides[@]}"
+  done
+fi
+if starts 5 "adapters"; then
+  for exp in $exps; do
+    run $train_cmd pelasr adapt "${place[@]}" --exp "$exp" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
+      --seed "$seed" "${adapter_overrides[@]}"
+  done
+fi
+if starts 6 "decoding"; then
+  for exp in $exps; do
+    run $decode_cmd pelasr decode "${place[@]}" --exp "$exp" --sets "$sets" --only "$only" --ngpu "$((ngpu > 0))"
+  done
+fi
+if starts 7 "scores and table"; then
+  run pelasr score "${place[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe"
+  run pelasr table "${place[@]}" --sets "$sets" --recipe "$recipe"
+fi

@@ -1,0 +1,209 @@
+"""Adapters: what hangs on a frozen backbone, one set per language.
+
+An adapter is a function y' = f(x, y) of a host module's input x and output y, attached to the host by a forward hook:
+the backbone's code and the names of its weights never change. A `Bank` holds the adapters of all languages at all
+sites and knows, while a batch is processed, which language each row of it is in.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from pelasr.config import construct, nearest
+from pelasr.errors import PelasrError
+
+
+class Adapter(nn.Module):
+    """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch.
+
+    `forward(x, y)` takes the host's input and output, (B, T, D) each, and returns what replaces the output. It must be
+    independent between rows. `sites` are the kinds of site the method goes to, `shared` names submodules that all
+    languages of one training run may share (see `Bank.add`).
+    """
+
+    sites: tuple[str, ...] = ("layer",)
+    shared: tuple[str, ...] = ()
+
+
+def find_method(name: str) -> type[Adapter]:
+    """The adapter class of `pelasr/adapters/<name>.py`; an unknown name is an error that lists the folder."""
+    folder = Path(__file__).parent / "adapters"
+    known = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    if name not in known:
+        raise PelasrError(f"adapter: no method {name!r}; {nearest(name, known)}")
+    module = import_module(f"pelasr.adapters.{name}")
+    return next(c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Adapter) and c is not Adapter)
+
+
+class Bank(nn.Module):
+    """The adapters of every language at every site: `bank.adapters[language][site]`.
+
+    Args:
+        method: name of a file in `pelasr/adapters`.
+        options: arguments of its class, but for the width.
+        sites: the backbone's map {kind: {path: width}}.
+
+    Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself.
+    """
+
+    def __init__(self, method: str, options: dict[str, Any] | None, sites: dict[str, dict[str, int]]):
+        super().__init__()
+        self.method, self.options = method, dict(options or {})
+        self.cls = find_method(method)
+        for kind in self.cls.sites:
+            if kind not in sites:
+                raise PelasrError(f"adapter {method} needs a site {kind!r}; {nearest(kind, sites)}")
+        self.sites = {path: width for kind in self.cls.sites for path, width in sites[kind].items()}
+        self.adapters = nn.ModuleDict()
+        self._rows: tuple[list[str], Tensor | None] | None = None
+        self._fired: set[str] = set()
+
+    @property
+    def languages(self) -> list[str]:
+        return list(self.adapters)
+
+    def add(self, language: str) -> None:
+        """Give a language fresh adapters.
+
+        Submodules named in `Adapter.shared` are those of the first language, so that languages fitted in one run train
+        them together; a saved pack holds its own copy, so packs stay independent afterwards.
+        """
+        if language in self.adapters:
+            raise PelasrError(f"language {language!r} has adapters already")
+        made = {
+            _key(path): construct(self.cls, self.options, "adapter_conf", width=width)
+            for path, width in self.sites.items()
+        }
+        for first in list(self.adapters.values())[:1]:
+            for path, adapter in made.items():
+                for name in adapter.shared:
+                    setattr(adapter, name, getattr(first[path], name))
+        self.adapters[language] = nn.ModuleDict(made)
+
+    def tensors(self, language: str) -> dict[str, Tensor]:
+        """A language's parameters, {"<site path>/<parameter>": tensor}, live."""
+        return {
+            f"{path}/{name}": tensor
+            for path in self.sites
+            for name, tensor in self.adapters[language][_key(path)].state_dict(keep_vars=True).items()
+        }
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Hang the bank on the backbone's sites."""
+        for path in self.sites:
+            backbone.get_submodule(path).register_forward_hook(partial(self._hook, path))
+
+    @contextmanager
+    def route(self, languages: list[str]) -> Iterator[None]:
+        """Inside the block row b of every batch belongs to `languages[b]`."""
+        present = list(dict.fromkeys(languages))
+        for language in present:
+            if language not in self.adapters:
+                raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
+        device = next(self.parameters()).device
+        position = {language: n for n, language in enumerate(present)}
+        index = torch.tensor([position[language] for language in languages], device=device)
+        self._rows = present, index if len(present) > 1 else None
+        try:
+            yield
+        finally:
+            self._rows = None
+
+    def _hook(self, path: str, host: nn.Module, args: tuple, output: Any) -> Any:
+        if self._rows is None:
+            return output
+        self._fired.add(path)
+        return _with_tensor(output, self._adapt(path, _tensor_of(args[0]), _tensor_of(output)))
+
+    def _adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
+        """Adapt every row by its own language: (B, T, D_in), (B, T, D) to (B, T, D), without a loop over languages."""
+        languages, index = self._rows
+        adapters = [self.adapters[language][_key(path)] for language in languages]
+        if index is None:
+            return adapters[0](x, y)
+        parameters = {
+            name: torch.stack([adapter.get_parameter(name) for adapter in adapters])[index]
+            for name, _ in adapters[0].named_parameters()
+        }
+
+        def one_row(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return functional_call(adapters[0], parameters, (x[None], y[None]))[0]
+
+        return vmap(one_row, randomness="different")(parameters, x, y)
+
+    def check_gradients(self, languages: Iterable[str]) -> None:
+        """After a backward pass: every site must have fired, and every adapter of these languages have a gradient.
+
+        Raises PelasrError naming the first site that did not: its host is never called, or its output is not used.
+        """
+        for path in self.sites:
+            if path not in self._fired:
+                raise PelasrError(f"site {path}: the hook never fired: the backbone does not call this module")
+            for language in languages:
+                for name, parameter in self.adapters[language][_key(path)].named_parameters():
+                    if parameter.requires_grad and parameter.grad is None:
+                        raise PelasrError(f"site {path}: {name} of {language!r} got no gradient from the loss")
+
+
+def freeze(backbone: nn.Module) -> None:
+    """No gradients, and evaluation mode (dropout off, BatchNorm's statistics fixed) that `train()` does not end."""
+    backbone.requires_grad_(False)
+
+    def stay_frozen(mode: bool = True) -> nn.Module:
+        for module in backbone.modules():
+            # cuDNN refuses the backward pass of a recurrent layer in evaluation mode; it has no dropout of its own here.
+            module.training = isinstance(module, nn.RNNBase)
+        return backbone
+
+    backbone.train = stay_frozen
+    stay_frozen()
+
+
+def check_frozen(backbone: nn.Module) -> None:
+    """Raise PelasrError if any tensor of the backbone would train."""
+    training = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
+    if training:
+        raise PelasrError(f"{len(training)} tensors of the backbone would train, {training[0]} first: freeze it")
+
+
+def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str, int]:
+    """Integer counts on the live modules; shared submodules count once."""
+    size = _count(backbone.parameters())
+    report = {"backbone": size, "adapter_per_language": 0}
+    if bank is not None:
+        report["adapter_per_language"] = _count(bank.adapters[bank.languages[0]].parameters())
+        size += _count(bank.parameters())
+    trainable = [*backbone.parameters(), *(bank.parameters() if bank is not None else ())]
+    report["trainable"] = _count(p for p in trainable if p.requires_grad)
+    report["total"] = size
+    return report
+
+
+def _count(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _key(path: str) -> str:
+    """Module names cannot hold dots."""
+    return path.replace(".", "/")
+
+
+def _tensor_of(value: Any) -> Tensor:
+    """The hidden states of what a layer takes or returns: x, (x, mask) or ((x, pos), mask)."""
+    while isinstance(value, tuple):
+        value = value[0]
+    return value
+
+
+def _with_tensor(value: Any, tensor: Tensor) -> Any:
+    """`value` with its hidden states replaced."""
+    if isinstance(value, tuple):
+        return (_with_tensor(value[0], tensor), *value[1:])
+    return tensor

@@ -1,0 +1,130 @@
+"""Backbone families, one file each; building, saving and loading them."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pelasr.config import arguments_of, check_keys, construct, load_yaml, nearest
+from pelasr.errors import PelasrError
+from pelasr.files import atomic_write
+from pelasr.text import Tokenizer
+
+GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
+
+
+@dataclass
+class LoadedBackbone:
+    """A trained backbone with what belongs to it; `sha256` binds packs to its tensors."""
+
+    module: Any
+    tokenizer: Tokenizer
+    languages: list[str]
+    sha256: str
+    facts: dict[str, Any]
+
+
+def find_backbone(name: str) -> type:
+    """The class `BACKBONE` of `pelasr/backbones/<name>.py`; an unknown name is an error that lists the folder."""
+    known = [path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__"]
+    if name not in known:
+        raise PelasrError(f"backbone: no family {name!r}; {nearest(name, known)}")
+    return import_module(f"pelasr.backbones.{name}").BACKBONE
+
+
+def backbone_options(name: str) -> list[str]:
+    """Configuration keys of a family: the arguments of its constructor."""
+    return [key for key in arguments_of(find_backbone(name)) if key not in GIVEN]
+
+
+def build_backbone(name: str, options: dict[str, Any], vocab_size: int, num_languages: int) -> Any:
+    """A fresh backbone with random weights."""
+    cls = find_backbone(name)
+    return construct(cls, options, f"backbone {name}", vocab_size=vocab_size, num_languages=num_languages)
+
+
+def state_sha256(state: dict[str, Any]) -> str:
+    """Hash of names, types, shapes and bytes of tensors, wherever they are stored."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, state: dict[str, Any]) -> None:
+    """Write tensors as safetensors, atomically."""
+    from safetensors.torch import save
+
+    with atomic_write(path, "wb") as stream:
+        stream.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+
+
+def load_weights(path: Path) -> dict[str, Any]:
+    """Read tensors from safetensors; raises PelasrError if the file is absent or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise PelasrError(f"{path}: no such file; train the backbone first (stage 4)") from None
+    except SafetensorError as error:
+        raise PelasrError(f"{path}: damaged ({error}); train it again or restore the file") from None
+
+
+def describe_backbone(
+    folder: Path, name: str, options: dict[str, Any], languages: list[str], tokens: Path, facts: dict[str, Any]
+) -> None:
+    """Write `backbone.yaml` and a copy of the tokens: what `load_backbone` needs beside the weights."""
+    shutil.copytree(tokens, folder / "tokens", dirs_exist_ok=True)
+    description = {
+        "backbone": name,
+        "options": options,
+        "languages": languages,
+        "tokens_sha256": Tokenizer.load(tokens).sha256,
+        **facts,
+    }
+    with atomic_write(folder / "backbone.yaml") as stream:
+        yaml.safe_dump(description, stream, sort_keys=False, allow_unicode=True)
+
+
+def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbone:
+    """Load a trained backbone from its experiment's folder.
+
+    Raises PelasrError where a file is absent or damaged, the tokens are not those it was trained with, or the tensors
+    are not those of its description, naming the first that differs.
+    """
+    folder = Path(folder)
+    description = load_yaml(folder / "backbone.yaml")
+    check_keys(("backbone", "options", "languages", "tokens_sha256"), description, str(folder / "backbone.yaml"))
+    tokenizer = Tokenizer.load(folder / "tokens")
+    if tokenizer.sha256 != description["tokens_sha256"]:
+        raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with")
+    languages = description["languages"]
+    module = build_backbone(description["backbone"], description["options"], len(tokenizer.tokens), len(languages))
+    path = folder / f"{weights}.safetensors"
+    state = load_weights(path)
+    check_tensors(state, module.state_dict(), str(path))
+    module.load_state_dict(state)
+    module.eval()
+    return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
+
+
+def check_tensors(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
+    """Strict in both directions: raise PelasrError naming the first missing, unexpected, misshapen or non-finite one."""
+    for name in sorted({*found, *expected}):
+        if name not in found:
+            raise PelasrError(f"{where}: tensor {name} is missing")
+        if name not in expected:
+            raise PelasrError(f"{where}: tensor {name} is unexpected")
+        if found[name].shape != expected[name].shape or found[name].dtype != expected[name].dtype:
+            shapes = [f"{tuple(t.shape)} {t.dtype}" for t in (found[name], expected[name])]
+            raise PelasrError(f"{where}: tensor {name} is {shapes[0]}, expected {shapes[1]}")
+        if found[name].is_floating_point() and not bool(found[name].isfinite().all()):
+            raise PelasrError(f"{where}: tensor {name} holds NaN or infinity")

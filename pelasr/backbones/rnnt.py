@@ -1,0 +1,330 @@
+"""The multilingual streaming RNN-T of Kannan et al., Interspeech 2019 (arXiv 1909.05330), every size configurable.
+
+Log-mel frames, normalised, are stacked with their left neighbours and thinned; a language vector is concatenated to
+every frame; an encoder of projected unidirectional LSTM layers with a time reduction, or one of ESPnet's encoders,
+follows; the prediction network and the joint network are the transducer's usual ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pelasr.config import construct, nearest
+from pelasr.errors import PelasrError
+from pelasr.transducer import Hypothesis, greedy_search, transducer_loss
+
+BLANK = 0
+
+
+class ProjectedLSTM(nn.Module):
+    """One LSTM layer with a linear projection of its cells and a layer norm: a module of its own, so that it is a site."""
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int, layer_norm: bool, dropout: float):
+        super().__init__()
+        projection = output_size if output_size != hidden_size else 0
+        self.lstm = nn.LSTM(input_size, hidden_size, proj_size=projection, batch_first=True)
+        self.norm = nn.LayerNorm(output_size) if layer_norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, input) to (B, T, output)."""
+        return self.dropout(self.norm(self.lstm(x)[0]))
+
+
+class LSTMEncoder(nn.Module):
+    """Unidirectional projected LSTM layers; after layer `reduction_layer` two neighbouring frames become one."""
+
+    def __init__(
+        self,
+        input_size: int,
+        num_layers: int = 8,
+        hidden_size: int = 2048,
+        output_size: int = 640,
+        reduction_layer: int = 2,
+        layer_norm: bool = True,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.reduction_layer = reduction_layer
+        sizes = [input_size] + [output_size * (2 if n == reduction_layer else 1) for n in range(1, num_layers)]
+        self.layers = nn.ModuleList(
+            ProjectedLSTM(size, hidden_size, output_size, layer_norm, dropout) for size in sizes
+        )
+        self.output_size = output_size
+        self.subsampling = 2
+
+    def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, input), (B,) to (B, ceil(T / 2), output), (B,)."""
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x)
+            if number == self.reduction_layer:
+                x, lens = reduce_time(x, lens)
+        return x, lens
+
+
+def reduce_time(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+    """Concatenate frames 2k and 2k+1: (B, T, D) to (B, ceil(T / 2), 2 D).
+
+    Frames beyond an utterance's end count as zeros, so that an odd last frame does not see what pads the batch.
+    """
+    within = torch.arange(x.shape[1], device=x.device) < lens[:, None]
+    x = F.pad(x * within[..., None], (0, 0, 0, x.shape[1] % 2))
+    return x.reshape(x.shape[0], x.shape[1] // 2, -1), (lens + 1) // 2
+
+
+def stack_frames(x: Tensor, lens: Tensor, stack: int, stride: int) -> tuple[Tensor, Tensor]:
+    """Frame t with its `stack - 1` left neighbours, one in `stride` kept: (B, T, D) to (B, ceil(T / stride), stack D).
+
+    Only the past is looked at: output k sees input frames up to `stride * k`.
+    """
+    past = F.pad(x, (0, 0, stack - 1, 0))
+    stacked = torch.cat([past[:, n : n + x.shape[1] : stride] for n in range(stack)], dim=-1)
+    return stacked, torch.div(lens + stride - 1, stride, rounding_mode="floor")
+
+
+class LSTMPrediction(nn.Module):
+    """Prediction network: embedding and projected LSTM layers."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_layers: int = 2,
+        hidden_size: int = 2048,
+        output_size: int = 640,
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.embed = nn.Embedding(vocab_size, output_size)
+        self.layers = nn.ModuleList(
+            ProjectedLSTM(output_size, hidden_size, output_size, layer_norm, dropout) for _ in range(num_layers)
+        )
+        self.output_size = output_size
+
+    def forward(self, labels: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Labels (B, U) after `state` (a tensor (1, B, .) each, h and c of every layer) to (B, U, output), new state."""
+        x, new_state = self.embed(labels), ()
+        for number, layer in enumerate(self.layers):
+            before = state[2 * number : 2 * number + 2] if state is not None else None
+            x, after = layer.lstm(x, before)
+            x = layer.dropout(layer.norm(x))
+            new_state += after
+        return x, new_state
+
+
+class ESPnetPrediction(nn.Module):
+    """ESPnet's transducer decoder behind the interface of `LSTMPrediction`."""
+
+    def __init__(self, vocab_size: int, **conf: Any):
+        super().__init__()
+        from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
+
+        self.decoder = construct(TransducerDecoder, conf, "decoder_conf", vocab_size=vocab_size, embed_pad=BLANK)
+        self.output_size = self.decoder.dunits
+
+    def forward(self, labels: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `LSTMPrediction.forward`; the state is ESPnet's (h, c), (layers, B, hidden) each."""
+        self.decoder.set_device(labels.device)
+        if state is None:
+            state = self.decoder.init_state(labels.shape[0])
+        x, state = self.decoder.rnn_forward(self.decoder.dropout_embed(self.decoder.embed(labels)), state)
+        return x, tuple(part for part in state if part is not None)
+
+
+class ESPnetEncoder(nn.Module):
+    """One of ESPnet's encoders behind the interface of `LSTMEncoder`."""
+
+    def __init__(self, name: str, input_size: int, conf: dict[str, Any]):
+        super().__init__()
+        from importlib import import_module
+
+        class_name = {"conformer": "ConformerEncoder", "transformer": "TransformerEncoder"}[name]
+        cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), class_name)
+        self.encoder = construct(cls, conf, "encoder_conf", input_size=input_size)
+        self.output_size = self.encoder.output_size()
+        factors = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
+        self.subsampling = factors.get(conf.get("input_layer", "conv2d"), 1)
+
+    def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, input), (B,) to (B, T', output), (B,)."""
+        from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
+
+        try:
+            x, lens, _ = self.encoder(x[:, : int(lens.max())], lens)  # ESPnet makes its masks from the lengths alone
+        except TooShortUttError as error:
+            raise PelasrError(f"an utterance is too short for encoder_conf.input_layer: {error}") from None
+        return x, lens
+
+
+class LanguageVector(nn.Module):
+    """What the encoder is told of the language, concatenated to every input frame.
+
+    `onehot`: row l of the identity, in the order of the languages, spare slots last (Kannan et al., section 3.3);
+    `embedding`: a learned row of `size` numbers; `none`: nothing.
+    """
+
+    def __init__(self, kind: str, slots: int, size: int):
+        super().__init__()
+        if kind not in ("none", "onehot", "embedding"):
+            raise PelasrError(f"language_vector: {kind!r}; {nearest(kind, ['none', 'onehot', 'embedding'])}")
+        self.embedding = nn.Embedding(slots, size) if kind == "embedding" else None
+        if kind == "onehot":
+            self.register_buffer("onehot", torch.eye(slots), persistent=False)
+        self.kind = kind
+        self.size = {"none": 0, "onehot": slots, "embedding": size}[kind]
+
+    def forward(self, x: Tensor, language_ids: Tensor) -> Tensor:
+        """(B, T, D), (B,) to (B, T, D + size)."""
+        if self.kind == "none":
+            return x
+        rows = self.onehot[language_ids] if self.kind == "onehot" else self.embedding(language_ids)
+        return torch.cat([x, rows[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], dim=-1)
+
+
+@dataclass
+class Loss:
+    """Losses of a batch in nats per utterance, (B,) each: what is minimised, and its parts by name."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+class RNNT(nn.Module):
+    """Multilingual RNN-T.
+
+    Args:
+        vocab_size: number of tokens, blank (0) included.
+        num_languages: languages that have a slot in the language vector.
+        spare_languages: further slots, for languages to come.
+        language_vector: none, onehot, or embedding (of `language_vector_size` numbers).
+        stack, stride: every `stride`-th frame is stacked with its `stack - 1` left neighbours.
+        encoder, encoder_conf: `lstm` (the paper's), or ESPnet's `conformer` or `transformer`, and its arguments.
+        decoder, decoder_conf: prediction network: `lstm` (the paper's) or ESPnet's `transducer`, and its arguments.
+        joint_net_conf: arguments of ESPnet's joint network.
+        ctc_weight: weight of an auxiliary CTC loss on the encoder's output; 0 builds none.
+        num_mels: log-mel channels of the input.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        num_languages: int,
+        spare_languages: int = 0,
+        language_vector: str = "onehot",
+        language_vector_size: int = 16,
+        stack: int = 4,
+        stride: int = 3,
+        encoder: str = "lstm",
+        encoder_conf: dict[str, Any] | None = None,
+        decoder: str = "lstm",
+        decoder_conf: dict[str, Any] | None = None,
+        joint_net_conf: dict[str, Any] | None = None,
+        ctc_weight: float = 0.0,
+        num_mels: int = 80,
+    ):
+        from espnet2.asr_transducer.joint_network import JointNetwork
+
+        super().__init__()
+        self.stack, self.stride, self.ctc_weight = stack, stride, ctc_weight
+        self.register_buffer("feature_mean", torch.zeros(num_mels))
+        self.register_buffer("feature_std", torch.ones(num_mels))
+        self.language_vector = LanguageVector(language_vector, num_languages + spare_languages, language_vector_size)
+        input_size = num_mels * stack + self.language_vector.size
+        if encoder == "lstm":
+            self.encoder = construct(LSTMEncoder, encoder_conf, "encoder_conf", input_size=input_size)
+        elif encoder in ("conformer", "transformer"):
+            self.encoder = ESPnetEncoder(encoder, input_size, encoder_conf or {})
+        else:
+            raise PelasrError(f"encoder: {encoder!r}; {nearest(encoder, ['lstm', 'conformer', 'transformer'])}")
+        if decoder == "lstm":
+            self.prediction = construct(LSTMPrediction, decoder_conf, "decoder_conf", vocab_size=vocab_size)
+        elif decoder == "transducer":
+            self.prediction = ESPnetPrediction(vocab_size, **(decoder_conf or {}))
+        else:
+            raise PelasrError(f"decoder: {decoder!r}; {nearest(decoder, ['lstm', 'transducer'])}")
+        # No bias on the prediction side: the encoder side's bias is added to the same sum.
+        self.joint = construct(
+            JointNetwork,
+            joint_net_conf,
+            "joint_net_conf",
+            output_size=vocab_size,
+            encoder_size=self.encoder.output_size,
+            decoder_size=self.prediction.output_size,
+            joint_activation_type="tanh",
+            lin_dec_bias=False,
+        )
+        self.ctc = nn.Linear(self.encoder.output_size, vocab_size) if ctc_weight else None
+
+    @property
+    def subsampling(self) -> int:
+        """Feature frames per encoder frame."""
+        return self.stride * self.encoder.subsampling
+
+    def sites(self) -> dict[str, dict[str, int]]:
+        """Places for adapters: {kind: {path of the host module: width of its output}}."""
+        if isinstance(self.encoder, LSTMEncoder):
+            paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
+        else:
+            paths = [f"encoder.encoder.encoders.{n}" for n in range(len(self.encoder.encoder.encoders))]
+        return {"layer": dict.fromkeys(paths, self.encoder.output_size)}
+
+    def set_feature_stats(self, mean: Tensor, std: Tensor) -> None:
+        """Mean and standard deviation of each log-mel channel, (80,) each: part of the saved backbone."""
+        self.feature_mean.copy_(mean)
+        self.feature_std.copy_(std)
+
+    def encode(
+        self,
+        feats: Tensor,
+        lens: Tensor,
+        language_ids: Tensor,
+        augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-mel (B, T, 80), frames (B,), index of the language (B,) to encoder output (B, T', D), frames (B,).
+
+        `augment` (SpecAugment) works on the normalised features, where zero is the mean.
+        """
+        x = (feats - self.feature_mean) / self.feature_std
+        if augment is not None:
+            x, lens = augment(x, lens)
+        x, lens = stack_frames(x, lens, self.stack, self.stride)
+        return self.encoder(self.language_vector(x, language_ids), lens)
+
+    def predict(self, targets: Tensor) -> Tensor:
+        """Prediction network over <start> and the labels: (B, U) to (B, U + 1, D)."""
+        return self.prediction(F.pad(targets, (1, 0), value=BLANK))[0]
+
+    def loss(self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor) -> Loss:
+        """Encoder output (B, T, D), frames (B,), labels (B, U), their number (B,) to losses (B,)."""
+        joint = self.joint
+        transducer = transducer_loss(
+            joint.lin_enc(enc),
+            joint.lin_dec(self.predict(targets)),
+            joint.lin_out.weight,
+            joint.lin_out.bias,
+            targets,
+            enc_lens,
+            target_lens,
+        )
+        if self.ctc is None:
+            return Loss(transducer, {"rnnt": transducer})
+        log_probs = self.ctc(enc).float().log_softmax(-1).transpose(0, 1)
+        ctc = F.ctc_loss(log_probs, targets, enc_lens, target_lens, reduction="none", zero_infinity=True)
+        return Loss(transducer + self.ctc_weight * ctc, {"rnnt": transducer, "ctc": ctc})
+
+    @torch.no_grad()
+    def search(self, enc: Tensor, enc_lens: Tensor) -> list[Hypothesis]:
+        """Greedy search over a batch of encoder outputs (B, T, D): the best label sequence of each and its score."""
+
+        def predict(labels: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+            output, state = self.prediction(labels[:, None], state)
+            return self.joint.lin_dec(output[:, 0]), state
+
+        return greedy_search(self.joint.lin_enc(enc), enc_lens, predict, self.joint.lin_out)
+
+
+BACKBONE = RNNT

@@ -1,0 +1,254 @@
+"""The command line: `pelasr <verb>`. A verb's imports are its own, so that help is instant."""
+
+import argparse
+import json
+import resource
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pelasr import __version__
+from pelasr.errors import PelasrError
+
+OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; a PelasrError is printed without a traceback, exit code 1."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    if rest and not known.overridable:
+        parser.error(f"unknown option {rest[0]!r} of `pelasr {known.verb}`; see `pelasr {known.verb} --help`")
+    start, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
+    try:
+        worked = known.run(known, rest)
+    except PelasrError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on where it was")
+    if worked and hasattr(known, "exp_dir"):
+        _record_time(known, arguments, time.monotonic() - start, started)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pelasr", description="Multilingual speech recognition with adapters.")
+    parser.add_argument("--version", action="version", version=__version__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+
+    def verb(name: str, run: Any, text: str, overridable: bool = False, place: bool = True) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=text, description=text, epilog=OVERRIDES if overridable else None)
+        sub.set_defaults(run=run, overridable=overridable)
+        if place:
+            sub.add_argument("--data_dir", type=Path, default=Path("data"), help="data directories <set>_<language>")
+            sub.add_argument("--dump_dir", type=Path, default=Path("dump"), help="features")
+            sub.add_argument("--exp_dir", type=Path, default=Path("exp"), help="models and results")
+            sub.add_argument("--langs", required=True, help="languages of the backbone, in the order of its vector")
+        return sub
+
+    def config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--config", type=Path, required=True, help="YAML file of the backbone and its training")
+
+    def experiment(sub: argparse.ArgumentParser, several: bool = False) -> None:
+        sub.add_argument("--experiments", type=Path, default=Path("conf/experiments.yaml"), help="their definitions")
+        sub.add_argument("--exps" if several else "--exp", required=True, help="which")
+
+    def sets(sub: argparse.ArgumentParser, default: str) -> None:
+        sub.add_argument("--sets", default=default, help="names of data sets, without the language")
+
+    sub = verb("data", _data, "Stage 1: check data directories, all problems at once.", overridable=True)
+    config(sub)
+    sets(sub, "train dev test")
+    sub.add_argument("--skip_bad", type=_boolean, default=False, help="true: drop bad utterances and list them")
+    sub.add_argument("--nj", type=int, default=2, help="processes")
+
+    sub = verb("tokens", _tokens, "Stage 2: make the token list.")
+    sub.add_argument("--token_type", choices=["char", "unigram"], default="char")
+    sub.add_argument("--vocab_size", type=int, default=1000, help="for unigram: number of tokens")
+
+    sub = verb("stats", _stats, "Stage 3: features of every utterance, mean and variance of the training data.")
+    sets(sub, "train dev test")
+    sub.add_argument("--nj", type=int, default=2, help="processes")
+
+    sub = verb("train", _train, "Stage 4: train the backbone that an experiment uses.", overridable=True)
+    config(sub)
+    experiment(sub)
+    sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
+
+    sub = verb("adapt", _adapt, "Stage 5: fit an experiment's adapters on its frozen backbone.", overridable=True)
+    sub.add_argument("--adapter", type=Path, required=True, help="YAML file of the adapter and its training")
+    experiment(sub)
+    sub.add_argument("--only", help="languages to fit; default: all of --langs")
+    sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
+
+    sub = verb("decode", _decode, "Stage 6: recognise test sets.")
+    experiment(sub)
+    sets(sub, "test")
+    sub.add_argument("--only", help="languages to decode; default: all of --langs")
+    sub.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
+
+    sub = verb("score", _score, "Stage 7: error rates with intervals, into results.jsonl.")
+    experiment(sub, several=True)
+    sets(sub, "test")
+    sub.add_argument("--recipe", required=True, help="name of the recipe in the results")
+
+    sub = verb("table", _table, "Stage 7: print the table; write RESULTS.md and its chart.")
+    sub.add_argument("--experiments", type=Path, default=Path("conf/experiments.yaml"), help="their definitions")
+    sets(sub, "test")
+    sub.add_argument("--recipe", required=True, help="title of the page")
+    sub.add_argument("--page", type=Path, default=Path("conf/results.yaml"), help="note and paper's figures, if any")
+    sub.add_argument("--output", type=Path, default=Path("RESULTS.md"))
+
+    sub = verb("params", _params, "Count parameters, on the live modules.", overridable=True, place=False)
+    config(sub)
+    sub.add_argument("--adapter", type=Path, help="YAML file of an adapter, to count it too")
+    sub.add_argument("--vocab_size", type=int, default=500, help="tokens")
+    sub.add_argument("--num_languages", type=int, default=9, help="languages")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = verb("config", _config, "Check option names and print the configuration.", overridable=True, place=False)
+    config(sub)
+    sub.add_argument("--adapter", type=Path, help="YAML file of an adapter: options with the prefix adapt_ are its")
+    return parser
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r}: true or false")
+    return text == "true"
+
+
+def _place(known: argparse.Namespace) -> Any:
+    from pelasr.experiment import Place
+
+    return Place(known.data_dir, known.dump_dir, known.exp_dir, known.langs.split())
+
+
+def _experiments(known: argparse.Namespace) -> Any:
+    from pelasr.experiment import load_experiments
+
+    return load_experiments(known.experiments)
+
+
+def _configured(path: Path, rest: list[str]) -> dict[str, Any]:
+    from pelasr.config import load_yaml, override, parse_overrides
+
+    return override(load_yaml(path), parse_overrides(rest))
+
+
+def _data(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages import validate_data
+
+    config = _configured(known.config, rest)
+    return validate_data(_place(known), known.sets.split(), config, known.skip_bad, known.nj)
+
+
+def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages import make_tokens
+
+    return make_tokens(_place(known), known.token_type, known.vocab_size)
+
+
+def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages import make_stats
+
+    return make_stats(_place(known), known.sets.split(), known.nj)
+
+
+def _train(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.config import load_yaml, parse_overrides
+    from pelasr.experiment import find_experiment, resolve
+    from pelasr.stages import train_backbone
+
+    experiments = _experiments(known)
+    experiment = find_experiment(experiments, known.exp)
+    owner = find_experiment(experiments, experiment.backbone)
+    config = resolve(load_yaml(known.config), owner, parse_overrides(rest))
+    return train_backbone(_place(known), experiment, config, str(known.config), known.ngpu)
+
+
+def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.experiment import find_experiment
+    from pelasr.stages import fit_adapters
+
+    experiment = find_experiment(_experiments(known), known.exp)
+    only = (known.only or known.langs).split()
+    config = _configured(known.adapter, rest)
+    return fit_adapters(_place(known), experiment, config, str(known.adapter), only, known.ngpu)
+
+
+def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.experiment import find_experiment
+    from pelasr.stages import decode
+
+    experiment = find_experiment(_experiments(known), known.exp)
+    return decode(_place(known), experiment, known.sets.split(), (known.only or known.langs).split(), known.ngpu)
+
+
+def _score(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.experiment import find_experiment
+    from pelasr.stages import score
+
+    experiments = _experiments(known)
+    chosen = [find_experiment(experiments, name) for name in known.exps.split()]
+    return score(_place(known), chosen, known.sets.split(), known.recipe)
+
+
+def _table(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages import write_page
+
+    descriptions = {experiment.name: experiment.description for experiment in _experiments(known).values()}
+    write_page(_place(known), descriptions, known.sets.split(), known.recipe, known.page, known.output)
+    return False
+
+
+def _params(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages import count
+
+    config = _configured(known.config, rest)
+    report = count(config, str(known.config), known.adapter, known.vocab_size, known.num_languages)
+    if known.json:
+        print(json.dumps(report))
+    else:
+        for name, number in report.items():
+            print(f"{name:>20} {number:>13,}")
+    return False
+
+
+def _config(known: argparse.Namespace, rest: list[str]) -> bool:
+    import yaml
+
+    from pelasr.config import load_yaml, override, parse_overrides
+    from pelasr.stages import split_adapter_options, split_options
+
+    given = parse_overrides(rest)
+    for_adapter = {key.removeprefix("adapt_"): value for key, value in given.items() if key.startswith("adapt")}
+    for_backbone = {key: value for key, value in given.items() if not key.startswith("adapt")}
+    config = override(load_yaml(known.config), for_backbone)
+    split_options(config, str(known.config))
+    print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+    if known.adapter is not None:
+        adapter = override(load_yaml(known.adapter), for_adapter)
+        split_adapter_options(adapter, str(known.adapter))
+        print(f"---\n{yaml.safe_dump(adapter, sort_keys=False, allow_unicode=True)}", end="")
+    return False
+
+
+def _record_time(known: argparse.Namespace, arguments: Sequence[str] | None, seconds: float, started: str) -> None:
+    """A line in `<exp>/times.jsonl`, for the results page."""
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    line = {
+        "stage": known.verb,
+        "command": shlex.join(["pelasr", *(sys.argv[1:] if arguments is None else arguments)]),
+        "seconds": round(seconds, 1),
+        "max_rss_mb": round(peak / 1024),
+        "started": started,
+        "host": socket.gethostname(),
+    }
+    known.exp_dir.mkdir(parents=True, exist_ok=True)
+    with open(known.exp_dir / "times.jsonl", "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")

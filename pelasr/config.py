@@ -1,0 +1,101 @@
+"""Configuration: flat YAML in ESPnet's grammar, overridden on the command line, checked against signatures.
+
+There is no schema: a key is known because a function that reads it has an argument of that name, and its default is
+that argument's default. `encoder: conformer` chooses a class, `encoder_conf: {...}` holds its arguments.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pelasr.errors import PelasrError
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping; raises PelasrError with the file and line of a fault."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PelasrError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise PelasrError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise PelasrError(f"{path}: expected `key: value` lines, found {type(content).__name__}")
+    return content
+
+
+def override(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """A new configuration in which `overrides` win; mappings such as `encoder_conf` are merged, not replaced."""
+    merged = dict(config)
+    for key, value in overrides.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            value = {**merged[key], **value}
+        merged[key] = value
+    return merged
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """`--max_epoch 3 --optim_conf lr=0.001` to {"max_epoch": 3, "optim_conf": {"lr": 0.001}}; values are YAML."""
+    result: dict[str, Any] = {}
+    key = None
+    for argument in arguments:
+        if argument.startswith("--"):
+            key = argument[2:]
+            key, equals, value = key.partition("=")
+            result.setdefault(key, None)
+            if not equals:
+                continue
+            argument = value
+        if key is None:
+            raise PelasrError(f"unexpected argument {argument!r}: options are `--key value`")
+        if key.endswith("_conf") and "=" in argument:
+            name, _, value = argument.partition("=")
+            result[key] = {**(result[key] or {}), name: yaml.safe_load(value)}
+        elif result[key] is None:
+            result[key] = yaml.safe_load(argument)
+        else:
+            raise PelasrError(f"--{key}: more than one value ({result[key]!r}, {argument!r})")
+    missing = [key for key, value in result.items() if value is None]
+    if missing:
+        raise PelasrError(f"--{missing[0]}: a value is missing")
+    return result
+
+
+def arguments_of(function: Callable) -> dict[str, inspect.Parameter]:
+    """Named arguments of a function, or of a class's constructor."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that lists the known names, the most alike first where there is one."""
+    known = sorted(known)
+    alike = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {alike[0]!r}? " if alike else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def check_keys(config: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise PelasrError at the first key of `config` that is not `known`."""
+    known = list(known)
+    for key in config:
+        if key not in known:
+            raise PelasrError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
+
+
+def construct(cls: Callable, conf: dict[str, Any] | None, where: str, **given: Any) -> Any:
+    """Call `cls(**given, **conf)`; a key that is no argument of it is an error with the nearest match."""
+    conf = conf or {}
+    check_keys(conf, [name for name in arguments_of(cls) if name not in given], where)
+    try:
+        return cls(**given, **conf)
+    except PelasrError:
+        raise
+    except Exception as error:  # a library's own complaint about a value (typeguard raises a class of its own)
+        raise PelasrError(f"{where}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,379 @@
+"""Kaldi data directories: one parser, one writer, one way to load the audio of an utterance.
+
+A data directory has `wav.scp`, `text`, `utt2spk`, `utt2lang` and, where recordings hold several utterances, `segments`.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from math import gcd
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pelasr.errors import DataError
+from pelasr.files import atomic_write, sha256_file, sha256_json
+
+FILES = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
+# Faults of a file as a whole: dropping utterances does not mend them.
+STRUCTURAL = frozenset({"missing-file", "not-utf8", "line-format", "duplicate", "unsorted"})
+ARCHIVE = re.compile(r".+:\d+")
+WORD = re.compile(r"\S+")  # no white space, no-break spaces and the like included
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance. `audio` is a path (absolute, or relative to the working directory) or a kaldi `file.ark:offset`;
+    `start` and `end` are seconds within the recording (None: from its beginning, to its end)."""
+
+    id: str
+    recording: str
+    audio: str
+    start: float | None
+    end: float | None
+    text: str
+    speaker: str
+    language: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault: `where` is `file:line`, `utterance` may be empty, `what` says what is wrong and how to cure it."""
+
+    directory: str
+    where: str
+    utterance: str
+    what: str
+    kind: str
+
+    @property
+    def droppable(self) -> bool:
+        """Whether leaving out the utterance mends it."""
+        return bool(self.utterance) and self.kind not in STRUCTURAL
+
+    def __str__(self) -> str:
+        name = f"utterance {self.utterance}: " if self.utterance else ""
+        return f"{self.where}: {name}{self.what} [{self.kind}]"
+
+
+class Entry(NamedTuple):
+    """The value of an id in a file, and its line number from 1."""
+
+    line: int
+    value: str
+
+
+@dataclass
+class DataDir:
+    """What could be read of a data directory: the entries of each file present, the utterances, the problems found."""
+
+    path: Path
+    tables: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    utterances: list[Utterance] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    def report(self, file: str, line: int, utterance: str, what: str, kind: str) -> None:
+        """Add a problem found at a line (0: the whole file)."""
+        where = f"{self.path / file}:{line}" if line else str(self.path / file)
+        self.problems.append(Problem(str(self.path), where, utterance, what, kind))
+
+    @property
+    def audio_file(self) -> str:
+        """The file that lists the utterances: `segments` if there is one, else `wav.scp`."""
+        return "segments" if "segments" in self.tables else "wav.scp"
+
+    @property
+    def utterance_files(self) -> list[str]:
+        """The files present whose lines begin with an utterance id."""
+        return [file for file in (self.audio_file, "text", "utt2spk", "utt2lang") if file in self.tables]
+
+    @property
+    def ids(self) -> set[str]:
+        """The utterance ids of all files together."""
+        return set().union(*(self.tables[file] for file in self.utterance_files))
+
+
+def read_data_dir(path: str | Path) -> list[Utterance]:
+    """The utterances of a data directory, sorted by id. Raises DataError with every fault of its text files."""
+    parsed = parse(path)
+    if parsed.problems:
+        raise DataError([str(problem) for problem in parsed.problems])
+    return parsed.utterances
+
+
+def parse(path: str | Path) -> DataDir:
+    """Read a data directory as far as possible, noting every fault of its text files; raises nothing."""
+    found = DataDir(Path(path))
+    if not found.path.is_dir():
+        found.report("", 0, "", "no such data directory; cure: correct the path, or run the data stage", "missing-file")
+        return found
+    for file in FILES:
+        _read_table(found, file)
+    _compare_ids(found)
+    _build_utterances(found)
+    return found
+
+
+def _read_table(found: DataDir, file: str) -> None:
+    """Read lines of `id value` into `found.tables[file]`."""
+    path = found.path / file
+    if not path.exists():
+        if file != "segments":
+            found.report(file, 0, "", f"missing; cure: {_how_to_write(found.path, file)}", "missing-file")
+        return
+    content = path.read_bytes()
+    if content.startswith(b"\xef\xbb\xbf"):
+        what = f"byte-order mark at the start; cure: sed -i '1s/^\\xEF\\xBB\\xBF//' {path}"
+        found.report(file, 1, "", what, "line-format")
+        content = content[3:]
+    table = found.tables[file] = {}
+    last, is_sorted, is_unix = "", True, True
+    # Bytes are split at newlines alone: str.splitlines would also cut at U+2028 and the like within a text.
+    for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], 1):
+        if is_unix and raw.endswith(b"\r"):
+            is_unix = False
+            found.report(file, number, "", f"Windows line ends; cure: sed -i 's/\\r$//' {path}", "line-format")
+        raw = raw.strip(b" \t\r")
+        if not raw:
+            found.report(file, number, "", f"empty line; cure: sed -i '{number}d' {path}", "line-format")
+            continue
+        line, is_utf8 = _decode(raw)
+        name, value = (re.split("[ \t]+", line, maxsplit=1) + [""])[:2]
+        if not is_utf8:
+            cure = f"cure: iconv -f ENCODING -t UTF-8 {path} > {path}.new && mv {path}.new {path}"
+            found.report(file, number, name, f"not UTF-8; {cure}", "not-utf8")
+        if name in table:
+            what = f"id is already on line {table[name].line}; cure: keep one of the two lines"
+            found.report(file, number, name, what, "duplicate")
+            continue
+        if is_sorted and name < last:  # code point order of str is the byte order of UTF-8, that of LC_ALL=C
+            is_sorted = False
+            what = f"not sorted: comes after {last}; cure: LC_ALL=C sort -o {path} {path}"
+            found.report(file, number, name, what, "unsorted")
+        table[name] = Entry(number, value)
+        last = name
+
+
+def _decode(raw: bytes) -> tuple[str, bool]:
+    """The text of a line, and whether it was UTF-8."""
+    try:
+        return raw.decode("utf-8"), True
+    except UnicodeDecodeError:
+        return raw.decode("utf-8", "replace"), False
+
+
+def _how_to_write(path: Path, file: str) -> str:
+    """The cure for a missing file."""
+    return {
+        "wav.scp": "write lines of `utterance path-of-the-audio`",
+        "text": "write lines of `utterance transcript`",
+        "utt2spk": f"write lines of `utterance speaker`; with unknown speakers: "
+        f"awk '{{print $1, $1}}' {path}/text > {path}/utt2spk",
+        "utt2lang": f"write lines of `utterance language`; if all are one language, say hi: "
+        f"awk '{{print $1, \"hi\"}}' {path}/utt2spk > {path}/utt2lang",
+    }[file]
+
+
+def _compare_ids(found: DataDir) -> None:
+    """Report ids that are in one file and not in another, ids with white space, and ids without a value."""
+    files = found.utterance_files
+    for name in sorted(found.ids):
+        missing = [file for file in files if name not in found.tables[file]]
+        present = next(file for file in files if name in found.tables[file])
+        line = found.tables[present][name].line
+        if not WORD.fullmatch(name):
+            found.report(present, line, name, f"white space within the id {name!r}; cure: rename it", "id")
+        if missing:
+            what = f"not in {', '.join(missing)}; cure: add it there, or take it out of the other files"
+            found.report(present, line, name, what, "missing-id")
+        for file, noun in (("utt2spk", "speaker"), ("utt2lang", "language")):
+            entry = found.tables.get(file, {}).get(name)
+            if entry and not WORD.fullmatch(entry.value):
+                what = f"{noun} is {entry.value!r}, want one word; cure: write `{name} {noun}`"
+                found.report(file, entry.line, name, what, "missing-value")
+
+
+def _build_utterances(found: DataDir) -> None:
+    """Make the utterances whose audio is named, with empty strings for what the other files lack."""
+    recordings = found.tables.get("wav.scp", {})
+    segmented = "segments" in found.tables
+
+    def value(file: str, name: str) -> str:
+        entry = found.tables.get(file, {}).get(name)
+        return entry.value if entry else ""
+
+    for name, entry in sorted(found.tables.get(found.audio_file, {}).items()):
+        recording, start, end = name, None, None
+        if segmented:
+            try:
+                recording, start, end = _parse_segment(entry.value)
+            except ValueError:
+                what = (
+                    f"segment is {entry.value!r}; cure: write `{name} recording start end` in seconds, 0 <= start < end"
+                )
+                found.report("segments", entry.line, name, what, "segment")
+                continue
+            if recording not in recordings:
+                if "wav.scp" in found.tables:
+                    what = f"recording {recording} is not in wav.scp; cure: add it there, or take out the segment"
+                    found.report("segments", entry.line, name, what, "missing-id")
+                continue
+        audio = recordings[recording].value
+        fault = _audio_fault(audio)
+        if fault:
+            found.report("wav.scp", recordings[recording].line, name, fault, "wav-scp")
+            continue
+        text, speaker, language = (value(file, name) for file in ("text", "utt2spk", "utt2lang"))
+        found.utterances.append(Utterance(name, recording, audio, start, end, text, speaker, language))
+
+
+def _parse_segment(value: str) -> tuple[str, float | None, float | None]:
+    """`recording start end` with end -1 for the end of the recording, as in Kaldi. Raises ValueError."""
+    recording, first, last = value.split()
+    start, end = float(first), float(last)
+    if end == -1 and start >= 0:
+        return recording, start or None, None
+    if not 0 <= start < end < float("inf"):
+        raise ValueError(value)
+    return recording, start, end
+
+
+def _audio_fault(audio: str) -> str:
+    if not audio:
+        return "no audio named; cure: write the path of the audio after the id"
+    if audio.endswith("|") or audio.startswith("|"):
+        return (
+            f"{audio!r} is a command: a data directory must not run programs, and what they print cannot be traced; "
+            "cure: run the command once, keep its output as a wav or flac file and write that path"
+        )
+    return ""
+
+
+def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write `wav.scp text utt2spk spk2utt utt2lang` (and `segments` if any utterance has a start or an end), sorted as
+    `LC_ALL=C sort` does, each file atomically. Raises DataError on what could not be read back."""
+    path = Path(path)
+    utterances = sorted(utterances, key=lambda utterance: utterance.id)
+    segmented = any(utterance.start is not None or utterance.end is not None for utterance in utterances)
+    _check_writable(path, utterances, segmented)
+    speakers: dict[str, list[str]] = {}
+    for utterance in utterances:
+        speakers.setdefault(utterance.speaker, []).append(utterance.id)
+    _write_table(path / "wav.scp", {(u.recording if segmented else u.id): u.audio for u in utterances})
+    if segmented:
+        _write_table(path / "segments", {u.id: _format_segment(u) for u in utterances})
+    else:
+        (path / "segments").unlink(missing_ok=True)
+    _write_table(path / "text", {u.id: u.text for u in utterances})
+    _write_table(path / "utt2spk", {u.id: u.speaker for u in utterances})
+    _write_table(path / "spk2utt", {speaker: " ".join(names) for speaker, names in speakers.items()})
+    _write_table(path / "utt2lang", {u.id: u.language for u in utterances})
+
+
+def _format_segment(utterance: Utterance) -> str:
+    start = 0.0 if utterance.start is None else utterance.start
+    end = -1 if utterance.end is None else utterance.end
+    return f"{utterance.recording} {start} {end}"
+
+
+def _write_table(path: Path, table: dict[str, str]) -> None:
+    with atomic_write(path) as stream:
+        stream.writelines(f"{name} {value}".rstrip(" ") + "\n" for name, value in sorted(table.items()))
+
+
+def _check_writable(path: Path, utterances: Sequence[Utterance], segmented: bool) -> None:
+    problems, seen, audio_of = [], set(), {}
+    for u in utterances:
+        for noun, word in (("id", u.id), ("recording", u.recording), ("speaker", u.speaker), ("language", u.language)):
+            if not WORD.fullmatch(word):
+                problems.append(f"{path}: utterance {u.id!r}: {noun} {word!r} must be one word; cure: rename it")
+        if "\n" in u.text or "\r" in u.text:
+            problems.append(f"{path}: utterance {u.id}: text has a line end; cure: replace it with a space")
+        if "\n" in u.audio or _audio_fault(u.audio):
+            problems.append(f"{path}: utterance {u.id}: {_audio_fault(u.audio) or 'line end in the audio path'}")
+        if u.id in seen:
+            problems.append(f"{path}: utterance {u.id}: given twice; cure: make ids unique")
+        if segmented and audio_of.setdefault(u.recording, u.audio) != u.audio:
+            other = audio_of[u.recording]
+            problems.append(
+                f"{path}: utterance {u.id}: recording {u.recording} is both {other} and {u.audio}; "
+                "cure: give each recording its own id"
+            )
+        seen.add(u.id)
+    if problems:
+        raise DataError(problems)
+
+
+def read_audio(audio: str, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
+    """Samples of a `wav.scp` value, float32 (N,) mono in [-1, 1], and their rate in Hz, from `start` to `end` seconds.
+
+    Raises DataError if the file is missing or cannot be decoded.
+    """
+    if _audio_fault(audio):
+        raise DataError(_audio_fault(audio))
+    is_archive = ARCHIVE.fullmatch(audio) is not None
+    path = audio.rpartition(":")[0] if is_archive else audio
+    if not os.path.isfile(path):
+        where = "" if os.path.isabs(path) else f" (looked for from {os.getcwd()})"
+        raise DataError(f"{path}: no such audio file{where}; cure: correct the path in wav.scp")
+    read: Callable = _read_archive if is_archive else _read_soundfile
+    try:
+        samples, rate = read(audio, start, end)
+    except Exception as error:  # decoders raise nearly anything on a damaged file, and the file is at fault
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{audio}: unreadable audio ({reason}); cure: convert or fetch the file again") from error
+    return samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples, rate
+
+
+def _span(start: float | None, end: float | None, rate: int, length: int) -> tuple[int, int]:
+    """Sample indices of a segment, within the recording."""
+    first = min(round((start or 0.0) * rate), length)
+    return first, max(first, length if end is None else min(round(end * rate), length))
+
+
+def _read_soundfile(path: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    with soundfile.SoundFile(path) as stream:
+        first, last = _span(start, end, stream.samplerate, stream.frames)
+        if first:
+            stream.seek(first)
+        return stream.read(last - first, dtype="float32", always_2d=True), stream.samplerate
+
+
+def _read_archive(spec: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
+    import kaldiio
+
+    content = kaldiio.load_mat(spec)
+    if not isinstance(content, tuple):
+        raise ValueError("the archive holds no audio at this offset")
+    rate, samples = content
+    first, last = _span(start, end, rate, len(samples))
+    samples = samples[first:last]
+    if np.issubdtype(samples.dtype, np.integer):
+        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min), rate
+    return samples.astype(np.float32), rate
+
+
+def load_audio(utterance: Utterance, rate: int = 16000) -> np.ndarray:
+    """The audio of an utterance, float32 (N,) mono in [-1, 1], resampled to `rate` Hz. Raises DataError."""
+    try:
+        samples, native = read_audio(utterance.audio, utterance.start, utterance.end)
+    except DataError as error:
+        raise DataError(f"utterance {utterance.id}: {error}") from error
+    if not len(samples):
+        raise DataError(f"utterance {utterance.id}: {utterance.audio}: no samples; cure: drop the utterance")
+    if native == rate:
+        return samples
+    from scipy.signal import resample_poly
+
+    common = gcd(rate, native)
+    return resample_poly(samples, rate // common, native // common).astype(np.float32)
+
+
+def data_sha256(dirs: Iterable[str | Path]) -> str:
+    """Hash of the text files of data directories (not of the audio), wherever the directories lie."""
+    present = [[Path(path) / file for file in FILES if (Path(path) / file).exists()] for path in dirs]
+    return sha256_json([{file.name: sha256_file(file) for file in files} for files in present])

@@ -1,0 +1,204 @@
+"""Fitting a backbone, and fitting the adapters of its languages: what the two add to the training engine."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pelasr.adapter import Bank, check_frozen, count_parameters, freeze
+from pelasr.backbones import (
+    build_backbone,
+    describe_backbone,
+    load_backbone,
+    load_weights,
+    save_weights,
+)
+from pelasr.batch import Example, load_examples
+from pelasr.errors import PelasrError
+from pelasr.evaluate import LanguageScores
+from pelasr.experiment import Marker, Place
+from pelasr.features import load_stats
+from pelasr.files import atomic_write, sha256_json
+from pelasr.monitor import read_history
+from pelasr.pack import save_pack
+from pelasr.text import Tokenizer
+from pelasr.train import Fit, Objective, TrainingOptions, make_fabric
+
+
+def fit_backbone(
+    place: Place,
+    folder: Path,
+    marker: Marker,
+    family: str,
+    options: dict[str, Any],
+    training: TrainingOptions,
+    ngpu: int,
+) -> None:
+    """Train a backbone and write `backbone.safetensors`, the average of its best validations."""
+    fabric = make_fabric(ngpu)
+    first = fabric.global_rank == 0
+    if first:
+        marker.claim()
+    tokenizer = Tokenizer.load(place.tokens)
+    torch.manual_seed(training.seed)
+    backbone = build_backbone(family, options, len(tokenizer.tokens), len(place.languages))
+    mean, std = load_stats(place.stats)
+    backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
+    report = count_parameters(backbone)
+    best = BestBackbones(folder, backbone, training)
+    fit = Fit(
+        Objective(backbone, specaug_conf=training.specaug_conf),
+        _examples(place, "train", place.languages, tokenizer),
+        _examples(place, "dev", place.languages, tokenizer),
+        place.languages,
+        tokenizer.decode,
+        training,
+        folder,
+        fabric,
+        best,
+    )
+    fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
+    fit.run()
+    if first:
+        best.average()
+        facts = {"training": {"epochs": training.max_epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}}
+        describe_backbone(folder, family, options, place.languages, place.tokens, facts)
+        _write_facts(folder, "backbone", report, training, marker)
+        fit.checkpoint.unlink()
+        marker.write(done=True)
+    fabric.barrier()
+
+
+class BestBackbones:
+    """Keeps the weights of the validations with the lowest macro-averaged dev WER (ties: the lower loss)."""
+
+    def __init__(self, folder: Path, backbone: torch.nn.Module, training: TrainingOptions):
+        self.folder, self.backbone, self.training = folder, backbone, training
+
+    def __call__(self, epoch: int, scores: dict[str, LanguageScores]) -> None:
+        if epoch == 0:
+            return
+        if epoch == self.training.early_epoch:
+            save_weights(self.folder / "early.safetensors", self.backbone.state_dict())
+        best = self._best()
+        if epoch in best:
+            save_weights(self._path(epoch), self.backbone.state_dict())
+        for path in self._path(0).parent.glob("*.safetensors"):
+            if path not in [self._path(number) for number in best]:
+                path.unlink()
+
+    def average(self) -> None:
+        """Write the mean of the kept weights, in float64, as `backbone.safetensors`."""
+        states = [load_weights(self._path(epoch)) for epoch in self._best()]
+        mean = {name: sum(s[name].double() for s in states) / len(states) for name in states[0]}
+        state = {name: tensor.to(states[0][name].dtype) for name, tensor in mean.items()}
+        save_weights(self.folder / "backbone.safetensors", state)
+
+    def _best(self) -> list[int]:
+        entries = [entry for entry in read_history(self.folder) if entry["epoch"] > 0]
+        entries.sort(key=lambda entry: (entry["mean"]["wer"], entry["mean"]["loss"]))
+        return [entry["epoch"] for entry in entries[: self.training.keep_nbest_models]]
+
+    def _path(self, epoch: int) -> Path:
+        return self.folder / "epochs" / f"{epoch:03d}.safetensors"
+
+
+def fit_bank(
+    place: Place,
+    folder: Path,
+    marker: Marker,
+    source: Path,
+    weights: str,
+    languages: list[str],
+    method: str,
+    options: dict[str, Any],
+    training: TrainingOptions,
+    ngpu: int,
+) -> None:
+    """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev loss."""
+    fabric = make_fabric(ngpu)
+    first = fabric.global_rank == 0
+    if first:
+        marker.claim()
+    backbone = load_backbone(source, weights)
+    freeze(backbone.module)
+    torch.manual_seed(training.seed)
+    bank = Bank(method, options, backbone.module.sites())
+    for language in languages:
+        if language not in backbone.languages:
+            raise PelasrError(f"the backbone {source} has no language {language!r}: {' '.join(backbone.languages)}")
+        bank.add(language)
+    bank.attach(backbone.module)
+    check_frozen(backbone.module)
+    report = count_parameters(backbone.module, bank)
+    best = BestSnapshots(folder, bank)
+    fit = Fit(
+        Objective(backbone.module, bank, training.specaug_conf),
+        _examples(place, "train", languages, backbone.tokenizer),
+        _examples(place, "dev", languages, backbone.tokenizer),
+        backbone.languages,
+        backbone.tokenizer.decode,
+        training,
+        folder,
+        fabric,
+        best,
+    )
+    fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}, the backbone is frozen")
+    fit.run()
+    if first:
+        for language in languages:
+            entry = best.entry(language)
+            facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
+            save_pack(folder.parent / "packs" / language, bank, language, best.load(language), backbone, facts)
+        # Languages may be fitted one by one: the table counts those that have a pack.
+        fitted = len(list(folder.parent.glob("packs/*/pack.yaml"))) * report["adapter_per_language"]
+        report |= {"trainable": fitted, "total": report["backbone"] + fitted}
+        _write_facts(folder.parent, method, report, training, marker)
+        fit.checkpoint.unlink()
+        marker.write(done=True)
+    fabric.barrier()
+
+
+class BestSnapshots:
+    """Keeps, for each language by itself, the adapters of its lowest dev loss, the untrained ones included."""
+
+    def __init__(self, folder: Path, bank: Bank):
+        self.folder, self.bank = folder, bank
+
+    def __call__(self, epoch: int, scores: dict[str, LanguageScores]) -> None:
+        for language in scores:
+            if self.entry(language)["epoch"] == epoch:
+                save_weights(self._path(language), self.bank.tensors(language))
+
+    def entry(self, language: str) -> dict[str, Any]:
+        """The validation that was the language's best."""
+        return min(read_history(self.folder), key=lambda entry: entry["dev"][language]["loss"])
+
+    def load(self, language: str) -> dict[str, torch.Tensor]:
+        return load_weights(self._path(language))
+
+    def _path(self, language: str) -> Path:
+        return self.folder / "snapshots" / f"{language}.safetensors"
+
+
+def _examples(place: Place, name: str, languages: Sequence[str], tokenizer: Tokenizer) -> list[Example]:
+    return [
+        example
+        for language in languages
+        for example in load_examples(place.data, place.dump, f"{name}_{language}", tokenizer)
+    ]
+
+
+def _write_facts(folder: Path, method: str, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:
+    """What the results table says of a run."""
+    facts = {
+        "method": method,
+        "trainable_parameters": report["trainable"],
+        "total_parameters": report["total"],
+        "seed": training.seed,
+        "config_sha256": sha256_json(marker.inputs),
+    }
+    with atomic_write(folder / "facts.json") as stream:
+        json.dump(facts, stream, indent=1)

@@ -1,0 +1,119 @@
+"""What a person sees of a run: progress, a history per validation, TensorBoard events, curves as a picture."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pelasr.evaluate import LanguageScores, macro
+from pelasr.files import atomic_write
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The validations of a run, in order: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}."""
+    path = folder / "history.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+
+class Monitor:
+    """Shows and records one run; a context manager around its loop. Other processes than the first are not `active`."""
+
+    def __init__(self, folder: Path, total_steps: int, active: bool):
+        self.folder, self.total, self.active = folder, total_steps, active
+        self.history = read_history(folder)
+        self.bar = self.task = self.writer = None
+        self.start: tuple[float, int] | None = None
+        self.shown = 0.0
+
+    def __enter__(self) -> "Monitor":
+        if not self.active:
+            return self
+        from tensorboardX import SummaryWriter
+
+        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task("training", total=self.total)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def say(self, message: str) -> None:
+        """A line for the log."""
+        if not self.active:
+            return
+        if self.bar is not None:
+            self.bar.console.print(message, highlight=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def resume(self, epoch: int) -> None:
+        """Forget validations after `epoch`: the run goes on from there and makes them again."""
+        self.history = [entry for entry in self.history if entry["epoch"] <= epoch]
+
+    def step(self, step: int, loss: float, learning_rate: float) -> None:
+        """An optimizer step was made; `loss` is the mean of the epoch so far."""
+        if not self.active:
+            return
+        now = time.monotonic()
+        if self.start is None:
+            self.start = now, step - 1
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, description=f"training, loss {loss:.2f}")
+        elif now - self.shown > SECONDS_BETWEEN_LINES:
+            left = (now - self.start[0]) / (step - self.start[1]) * (self.total - step)
+            self.say(f"step {step}/{self.total}: loss {loss:.2f}, lr {learning_rate:.1e}, {left / 60:.1f} min left")
+            self.shown = now
+        if step % 10 == 0:
+            self.writer.add_scalar("train/loss", loss, step)
+            self.writer.add_scalar("train/lr", learning_rate, step)
+
+    def validated(self, epoch: int, step: int, train_loss: float | None, scores: dict[str, LanguageScores]) -> None:
+        """Record a validation."""
+        mean = macro(scores)
+        dev = {language: vars(score) for language, score in scores.items()}
+        self.history.append({"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": vars(mean)})
+        with atomic_write(self.folder / "history.json") as stream:
+            json.dump(self.history, stream, indent=1)
+        train = f"train loss {train_loss:.2f}, " if train_loss is not None else ""
+        wer = " ".join(f"{language} {score.wer:.1f}" for language, score in scores.items())
+        self.say(f"epoch {epoch}: {train}dev loss {mean.loss:.2f}, dev WER {mean.wer:.1f} ({wer})")
+        if self.writer is not None:
+            for language, score in {**scores, "mean": mean}.items():
+                self.writer.add_scalar(f"dev_loss/{language}", score.loss, step)
+                self.writer.add_scalar(f"dev_wer/{language}", score.wer, step)
+        plot_curves(self.history, self.folder / "curves.png")
+
+
+def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
+    """Dev loss and WER by language over the epochs, and their mean, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    epochs = [entry["epoch"] for entry in history]
+    for axes, key, label in zip(figure.subplots(1, 2), ("loss", "wer"), ("loss (nats)", "WER (%)"), strict=True):
+        for language in history[-1]["dev"]:
+            axes.plot(epochs, [entry["dev"][language][key] for entry in history], label=language, linewidth=1)
+        axes.plot(epochs, [entry["mean"][key] for entry in history], label="mean", color="black", linewidth=2)
+        if key == "loss" and any(entry["train_loss"] for entry in history):
+            train = [(entry["epoch"], entry["train_loss"]) for entry in history if entry["train_loss"] is not None]
+            axes.plot(*zip(*train, strict=True), label="train", color="black", linestyle=":")
+        axes.set(xlabel="epoch", ylabel=f"dev {label}", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize="small", ncol=2)
+    with atomic_write(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=100)

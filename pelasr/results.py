@@ -1,0 +1,73 @@
+"""`results.jsonl`: the append-only file of all figures, one line each. Tables are made from it alone."""
+
+import fcntl
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pelasr.errors import PelasrError
+
+KEYS = [
+    "recipe",
+    "experiment",
+    "set",
+    "language",
+    "method",
+    "metric",
+    "value",
+    "lo",
+    "hi",
+    "utterances",
+    "reference_words",
+    "trainable_parameters",
+    "total_parameters",
+    "seed",
+    "config_sha256",
+    "data_sha256",
+    "scorer",
+    "commit",
+]
+
+
+def read_results(path: str | Path) -> list[dict[str, Any]]:
+    """All lines of a results file. Raises PelasrError when there is none, and with file:line for a bad line."""
+    path = Path(path)
+    if not path.is_file():
+        raise PelasrError(f"{path}: no results yet; score an experiment first")
+    results = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            result = json.loads(line)
+        except json.JSONDecodeError:
+            result = None
+        if not isinstance(result, dict) or set(result) != set(KEYS):
+            raise PelasrError(f"{path}:{number}: not a result with the keys {' '.join(KEYS)}; remove the line")
+        results.append(result)
+    return results
+
+
+def latest(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str, str], dict[str, Any]]:
+    """The last line of each (experiment, set, language, metric)."""
+    return {tuple(line[key] for key in ("experiment", "set", "language", "metric")): line for line in results}
+
+
+def append_results(path: str | Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Append result lines in one write under a lock, so that parallel jobs do not mix theirs.
+
+    A line equal in all but the commit to the latest of its key is left out: scoring again adds nothing to the file,
+    and the figure keeps the commit that first gave it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "ab") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        known = {_without_commit(line) for line in latest(read_results(path)).values()}
+        new = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines if _without_commit(line) not in known]
+        text = path.read_bytes()
+        stream.write((b"\n" if text and not text.endswith(b"\n") else b"") + "".join(new).encode())
+
+
+def _without_commit(line: dict[str, Any]) -> str:
+    return json.dumps({key: line[key] for key in KEYS if key != "commit"})

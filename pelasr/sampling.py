@@ -1,0 +1,103 @@
+"""Batches that mix languages in chosen shares, hold utterances of like length, and follow from the seed alone."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from pelasr.errors import PelasrError
+
+
+def language_shares(counts: dict[str, int], alpha: float = 0.0, temperature: float | None = None) -> dict[str, float]:
+    """Share of each language in a batch, from its number of utterances n_i.
+
+    Kannan et al. 2019, section 3.2: r_i = s_i / sum s, s_i = n_i + alpha (max n - n_i); alpha 0 is the natural
+    distribution, 1 the uniform one. With a temperature instead, r_i is proportional to n_i^(1 / temperature).
+    """
+    if not 0 <= alpha <= 1:
+        raise PelasrError(f"alpha: {alpha} is not between 0 (natural shares) and 1 (equal shares)")
+    if temperature is not None and temperature < 1:
+        raise PelasrError(f"temperature: {temperature} is below 1 (natural shares)")
+    largest = max(counts.values())
+    if temperature is not None:
+        weights = {language: n ** (1 / temperature) for language, n in counts.items()}
+    else:
+        weights = {language: n + alpha * (largest - n) for language, n in counts.items()}
+    total = sum(weights.values())
+    return {language: weight / total for language, weight in weights.items()}
+
+
+class BatchSampler:
+    """Batches of indices for one epoch after another.
+
+    An epoch has as many draws as there are utterances, divided among the languages by their shares; with natural shares
+    every utterance comes once. A language whose share is below its part of the corpus goes on in the next epoch where
+    it stopped, one above it starts its next pass.
+
+    Args:
+        lengths: frames of each utterance.
+        languages: language of each utterance.
+        batch_size: utterances per step, over all processes.
+        alpha, temperature: see `language_shares`.
+        seed: with the epoch it determines the batches.
+        rank, world_size: this process takes every `world_size`-th utterance of each batch.
+    """
+
+    # Lengths are stretched by up to this much before sorting, so that batches differ between epochs.
+    JITTER = 0.15
+    # Sorted together; long enough that padding is small, short enough that an epoch is not one ramp of lengths.
+    BATCHES_PER_BUCKET = 64
+
+    def __init__(
+        self,
+        lengths: list[int],
+        languages: list[str],
+        batch_size: int,
+        alpha: float = 0.0,
+        temperature: float | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if batch_size < world_size:
+            raise PelasrError(f"batch_size: {batch_size} is less than the {world_size} processes that share a batch")
+        if len(lengths) < world_size:
+            raise PelasrError(f"{len(lengths)} utterances are too few for {world_size} processes")
+        self.lengths = np.asarray(lengths, dtype=np.float64)
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        labels = np.asarray(languages)
+        self.members = {language: np.flatnonzero(labels == language) for language in sorted(set(languages))}
+        self.shares = language_shares(dict(Counter(languages)), alpha, temperature)
+
+    def __len__(self) -> int:
+        """Steps per epoch: no batch is larger than `batch_size`, unless a process would get nothing of it."""
+        return min(-(-len(self.lengths) // self.batch_size), len(self.lengths) // self.world_size)
+
+    def epoch(self, epoch: int) -> Iterator[list[int]]:
+        """This process's part of every batch of an epoch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        drawn = rng.permutation(np.concatenate([self._draw(language, epoch) for language in self.members]))
+        keys = self.lengths[drawn] * rng.uniform(1 - self.JITTER, 1 + self.JITTER, len(drawn))
+        buckets = np.array_split(np.arange(len(drawn)), max(1, len(self) // self.BATCHES_PER_BUCKET))
+        order = drawn[np.concatenate([bucket[np.argsort(keys[bucket], kind="stable")] for bucket in buckets])]
+        batches = np.array_split(order, len(self))
+        for number in rng.permutation(len(batches)):
+            yield batches[number][self.rank :: self.world_size].tolist()
+
+    def _draw(self, language: str, epoch: int) -> np.ndarray:
+        """The language's utterances of this epoch: a window, moved on by its width every epoch, of endless passes."""
+        members = self.members[language]
+        width = self.shares[language] * len(self.lengths)
+        start, stop = round(width * epoch), round(width * (epoch + 1))
+        index = np.arange(start, stop)
+        passes = {
+            number: np.random.default_rng([self.seed, 1 + number, *language.encode()]).permutation(members)
+            for number in range(start // len(members), stop // len(members) + 1)
+        }
+        return np.array([passes[i // len(members)][i % len(members)] for i in index], dtype=np.int64)
+
+
+def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Every utterance once, in batches of like length, longest first (so that lack of memory shows at once)."""
+    order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
+    return [order[n : n + batch_size] for n in range(0, len(order), batch_size)]

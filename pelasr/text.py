@@ -1,0 +1,175 @@
+"""Text and tokens: normalisation, graphemes or sentencepiece pieces, and what the token list cannot write."""
+
+import io
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from pelasr.errors import PelasrError
+from pelasr.files import atomic_write, sha256_json
+
+BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
+UNKNOWN_ID = 1
+UNKNOWN_SHOWN = "⁇"
+PIECE_SPACE = "▁"  # how sentencepiece writes a space
+
+
+def normalise(text: str) -> str:
+    """NFC, any run of white space to one space, none at the ends."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def is_nfc(text: str) -> bool:
+    """Whether the text is in Unicode's composed form."""
+    return unicodedata.is_normalized("NFC", text)
+
+
+class Tokenizer:
+    """Text to token ids and back: one token a code point, or sentencepiece's if a model is given.
+
+    `tokens` starts with `<blank>`, `<unk>`; `model` is the serialised sentencepiece model whose pieces are the tokens.
+    """
+
+    def __init__(self, tokens: Sequence[str], model: bytes | None = None):
+        self.tokens = list(tokens)
+        self.model = model
+        self._ids = {(" " if token == SPACE else token): index for index, token in enumerate(self.tokens)}
+        shown = {BLANK: "", SOS_EOS: "", UNKNOWN: UNKNOWN_SHOWN, SPACE: " "}
+        self._shown = [shown.get(token, token) for token in self.tokens]
+        self._pieces = None
+        if model is not None:
+            from sentencepiece import SentencePieceProcessor
+
+            self._pieces = SentencePieceProcessor(model_proto=model)
+            self._shown = [text.replace(PIECE_SPACE, " ") for text in self._shown]
+        self._characters = {token for token in self.tokens if len(token) == 1}
+        if model is not None or SPACE in self.tokens:
+            self._characters.add(" ")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, normalised first; what the list lacks becomes `<unk>` (1)."""
+        text = normalise(text)
+        if self._pieces is not None:
+            return [piece + 1 for piece in self._pieces.encode(text)]  # `<blank>` stands before sentencepiece's `<unk>`
+        return [self._ids.get(character, UNKNOWN_ID) for character in text]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids: `<unk>` is shown as ⁇, `<blank>` and `<sos/eos>` are left out."""
+        text = "".join(self._shown[index] for index in ids)
+        return text.removeprefix(" ") if self._pieces is not None else text
+
+    def unknown(self, text: str) -> list[str]:
+        """The code points of a text that the token list cannot write, in order, with repeats."""
+        return [character for character in normalise(text) if character not in self._characters]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the token list and of the sentencepiece model."""
+        return sha256_json([self.tokens, self.model.hex() if self.model else None])
+
+    def save(self, directory: str | Path) -> None:
+        """Write `tokens.txt`, one token a line, and `spm.model` if there is a model."""
+        directory = Path(directory)
+        if self.model is None:
+            (directory / "spm.model").unlink(missing_ok=True)
+        else:
+            with atomic_write(directory / "spm.model", "wb") as stream:
+                stream.write(self.model)
+        with atomic_write(directory / "tokens.txt") as stream:
+            stream.writelines(f"{token}\n" for token in self.tokens)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Tokenizer":
+        """Read `tokens.txt`, and `spm.model` if present. Raises PelasrError if they are missing or do not fit."""
+        path, model_path = Path(directory) / "tokens.txt", Path(directory) / "spm.model"
+        if not path.exists():
+            raise PelasrError(f"{path}: no token list; cure: run the token stage first")
+        tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        for line, token in ((1, BLANK), (2, UNKNOWN), (len(tokens), SOS_EOS)):
+            if len(tokens) < line or tokens[line - 1] != token:
+                raise PelasrError(f"{path}:{line}: want {token}; cure: run the token stage again")
+        if len(set(tokens)) != len(tokens):
+            token = next(token for token, count in Counter(tokens).items() if count > 1)
+            raise PelasrError(f"{path}: token {token!r} is listed twice; cure: run the token stage again")
+        if not model_path.exists():
+            return cls(tokens)
+        tokenizer = cls(tokens, model_path.read_bytes())
+        if _token_list(tokenizer._pieces) != tokens:
+            raise PelasrError(f"{path}: not the pieces of {model_path}; cure: run the token stage again")
+        return tokenizer
+
+
+def train_graphemes(texts: Iterable[str]) -> list[str]:
+    """The token list of all code points of the texts (of all languages together), sorted."""
+    characters = sorted(set().union(*(normalise(text) for text in texts)))
+    if not characters:
+        raise PelasrError("no text to make tokens from; cure: check the text files of the data directories")
+    return [BLANK, UNKNOWN, *(SPACE if character == " " else character for character in characters), SOS_EOS]
+
+
+def train_unigram(texts: Iterable[str], size: int, directory: str | Path) -> Tokenizer:
+    """Train sentencepiece's unigram pieces, `size` tokens with the three special ones, and save them in `directory`.
+
+    The same texts give the same bytes. Raises PelasrError, with the bound, if `size` does not fit the text.
+    """
+    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+    texts = [text for text in map(normalise, texts) if text]
+    if not texts:
+        raise PelasrError("no text to make tokens from; cure: check the text files of the data directories")
+    specials_outside = 2  # `<blank>` and `<sos/eos>`; `<unk>` is a piece of sentencepiece's own
+    stream = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=stream,
+            model_type="unigram",
+            vocab_size=size - specials_outside,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            max_sentence_length=max(len(text.encode()) for text in texts) + 1,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise _size_error(str(error), size, specials_outside) from error
+    model = stream.getvalue()
+    tokenizer = Tokenizer(_token_list(SentencePieceProcessor(model_proto=model)), model)
+    tokenizer.save(directory)
+    return tokenizer
+
+
+def _token_list(pieces) -> list[str]:
+    return [BLANK, *(pieces.id_to_piece(index) for index in range(len(pieces))), SOS_EOS]
+
+
+def _size_error(message: str, size: int, specials_outside: int) -> PelasrError:
+    """What sentencepiece's complaint means for the user."""
+    if largest := re.search(r"too high.*<= (\d+)", message):
+        bound = int(largest[1]) + specials_outside
+        return PelasrError(f"{size} tokens are more than the text can give; cure: at most {bound}")
+    if smallest := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        bound = int(smallest[1]) + specials_outside
+        return PelasrError(f"{size} tokens are fewer than the characters of the text; cure: at least {bound}")
+    return PelasrError(f"sentencepiece cannot make {size} tokens: {message}; cure: try another size")
+
+
+def unknown_report(
+    tokenizer: Tokenizer, texts: Mapping[str, Iterable[str]]
+) -> dict[str, tuple[int, int, Counter[str]]]:
+    """For each language: unknown code points, all code points, and how often each unknown one occurs."""
+    report = {}
+    for language, lines in texts.items():
+        counts, total = Counter(), 0
+        for line in lines:
+            counts.update(tokenizer.unknown(line))
+            total += len(normalise(line))
+        report[language] = (counts.total(), total, counts)
+    return report

@@ -1,0 +1,336 @@
+"""The training engine: one loop for backbones and adapters, on Lightning Fabric (devices, processes, precision).
+
+The loop is written out because a run must continue after any interruption as if there had been none: all randomness
+follows from the seed and the step, and a checkpoint holds the place within the epoch.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning.fabric
+import torch
+from lightning.fabric.strategies import DDPStrategy
+from torch import Tensor, nn
+
+from pelasr.adapter import Bank
+from pelasr.batch import Batch, Collate, Example, batches
+from pelasr.config import construct
+from pelasr.errors import PelasrError
+from pelasr.evaluate import LanguageScores, evaluate
+from pelasr.files import atomic_write
+from pelasr.monitor import Monitor
+from pelasr.sampling import BatchSampler
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train; the keys of the YAML file, whose defaults are these.
+
+    Args:
+        max_epoch: passes over the training data.
+        batch_size: utterances per optimizer step and accumulation part, over all processes.
+        accum_grad: batches whose gradients are added up before a step.
+        alpha, temperature: shares of the languages, see `pelasr.sampling.language_shares`.
+        optim_conf: arguments of AdamW (`lr`, `weight_decay`, `betas`).
+        warmup_steps: linear warm-up; then a cosine down to zero at the last step.
+        grad_clip: largest gradient norm (of the backbone, or of each language's adapters).
+        specaug_conf: arguments of ESPnet's SpecAug on normalised features; none: no augmentation.
+        val_interval: epochs between validations.
+        keep_nbest_models: backbones averaged at the end, those of lowest macro-averaged dev WER.
+        early_epoch: keep the backbone's weights after this epoch as `early.safetensors`; 0: none.
+        max_skips: steps that may be skipped for a loss or gradient that is not finite before training stops.
+        checkpoint_seconds: time between checkpoints within an epoch.
+        num_workers: processes that read ahead; 0 reads in the training process.
+        seed: of everything random.
+    """
+
+    max_epoch: int = 30
+    batch_size: int = 32
+    accum_grad: int = 1
+    alpha: float = 0.0
+    temperature: float | None = None
+    optim_conf: dict[str, Any] = field(default_factory=dict)
+    warmup_steps: int = 100
+    grad_clip: float = 5.0
+    specaug_conf: dict[str, Any] | None = None
+    val_interval: int = 1
+    keep_nbest_models: int = 5
+    early_epoch: int = 0
+    max_skips: int = 10
+    checkpoint_seconds: float = 60.0
+    num_workers: int = 0
+    seed: int = 0
+
+
+class Objective(nn.Module):
+    """What is minimised: the backbone's loss on a batch, through the adapters of its languages if there are any."""
+
+    def __init__(self, backbone: nn.Module, bank: Bank | None = None, specaug_conf: dict[str, Any] | None = None):
+        super().__init__()
+        self.backbone, self.bank = backbone, bank
+        self.augment = None
+        if specaug_conf:
+            from espnet2.asr.specaug.specaug import SpecAug
+
+            self.augment = construct(SpecAug, specaug_conf, "specaug_conf")
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.bank if self.bank is not None else self.backbone
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups: the backbone, or one for each language, so that no language's step scales another's."""
+        if self.bank is None:
+            return [{"name": "backbone", "params": list(self.backbone.parameters())}]
+        seen: set[Tensor] = set()
+        result = []
+        for language in self.bank.languages:
+            parameters = [p for p in self.bank.adapters[language].parameters() if p not in seen]
+            seen.update(parameters)
+            result.append({"name": language, "params": parameters})
+        return result
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Loss of every utterance, (B,)."""
+        if self.bank is None:
+            return self._loss(batch)
+        with self.bank.route(batch.languages):
+            return self._loss(batch)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        augment = self.augment if self.training else None
+        enc, enc_lens = self.backbone.encode(batch.feats, batch.lens, batch.language_ids, augment)
+        return self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens).total
+
+
+def make_fabric(ngpu: int) -> lightning.fabric.Fabric:
+    """`ngpu` GPUs of this machine, or its CPU; as many processes and nodes as torchrun or SLURM started."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    devices, nodes = max(ngpu, 1), 1
+    if TorchElasticEnvironment.detect():
+        import os
+
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif SLURMEnvironment.detect():
+        import os
+
+        nodes = int(os.environ["SLURM_NNODES"])
+    if ngpu and not torch.cuda.is_available():
+        raise PelasrError(f"--ngpu {ngpu}: torch {torch.__version__} sees no GPU; use --ngpu 0 or install a CUDA torch")
+    half = bool(ngpu) and torch.cuda.is_bf16_supported()
+    fabric = lightning.fabric.Fabric(
+        accelerator="cuda" if ngpu else "cpu",
+        devices=devices,
+        num_nodes=nodes,
+        # A batch need not hold every language, so some adapters have no gradient in some steps.
+        strategy=DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if half else "32-true",
+    )
+    fabric.launch()
+    return fabric
+
+
+@dataclass
+class Place:
+    """Where a run stands: between steps, all of it in the checkpoint."""
+
+    epoch: int = 0  # epochs completed
+    batch: int = 0  # batches completed of the next one
+    step: int = 0  # optimizer steps tried
+    skips: int = 0
+    loss: float = 0.0  # sum over the epoch's utterances so far
+    utterances: int = 0
+
+
+class Fit:
+    """One training run in a folder; `run()` trains, or goes on where the last checkpoint is.
+
+    Args:
+        objective: what to train; what of it has gradients is trained.
+        train, dev: utterances; dev of every language.
+        languages: slots of the backbone's language vector.
+        decode: token ids to text, for the dev WER.
+        after_validation: called with the epoch and the scores by language, on the first process.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: list[Example],
+        dev: list[Example],
+        languages: list[str],
+        decode: Callable[[list[int]], str],
+        options: TrainingOptions,
+        folder: Path,
+        fabric: lightning.fabric.Fabric,
+        after_validation: Callable[[int, dict[str, LanguageScores]], None],
+    ):
+        self.options, self.folder, self.fabric = options, folder, fabric
+        self.train, self.dev, self.decode, self.after_validation = train, dev, decode, after_validation
+        self.collate = Collate(languages)
+        self.sampler = BatchSampler(
+            [example.frames for example in train],
+            [example.language for example in train],
+            options.batch_size,
+            options.alpha,
+            options.temperature,
+            options.seed,
+            fabric.global_rank,
+            fabric.world_size,
+        )
+        self.steps_per_epoch = math.ceil(len(self.sampler) / options.accum_grad)
+        self.objective = objective
+        self.trained = objective.trained
+        optimizer = construct(torch.optim.AdamW, options.optim_conf, "optim_conf", params=objective.groups())
+        self.wrapped, self.optimizer = fabric.setup(objective, optimizer)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
+        self.place = Place()
+        self.gradients_checked = False
+        total = self.steps_per_epoch * options.max_epoch
+        self.monitor = Monitor(folder, total, active=fabric.global_rank == 0)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "last.ckpt"
+
+    def _learning_rate(self, step: int) -> float:
+        """Factor on the learning rate: linear warm-up, then half a cosine."""
+        warmup, total = self.options.warmup_steps, self.steps_per_epoch * self.options.max_epoch
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+    def run(self) -> None:
+        """Train to the last epoch. Raises PelasrError after `max_skips` steps that were not finite."""
+        if self.checkpoint.exists():
+            self._load()
+        else:
+            self._validate()
+            self._save()
+        with self.monitor:
+            while self.place.epoch < self.options.max_epoch:
+                self._train_epoch()
+                if self.place.epoch % self.options.val_interval == 0 or self.place.epoch == self.options.max_epoch:
+                    self._validate()
+                self._save()
+
+    def _train_epoch(self) -> None:
+        place, options = self.place, self.options
+        order = list(self.sampler.epoch(place.epoch))
+        loader = batches(self.train, order[place.batch :], self.collate, options.num_workers)
+        saved = time.monotonic()
+        parts: list[tuple[Batch, Tensor]] = []
+        self.wrapped.train()
+        for batch in loader:
+            batch = batch.to(self.fabric.device)
+            # A step's randomness is its own, so a run that was interrupted draws what it would have drawn.
+            torch.manual_seed(
+                (options.seed << 40)
+                + (place.epoch * len(order) + place.batch) * self.fabric.world_size
+                + self.fabric.global_rank
+            )
+            parts.append((batch, self._backward(batch)))
+            place.batch += 1
+            if len(parts) < options.accum_grad and place.batch < len(order):
+                continue
+            self._step(parts)
+            parts = []
+            if time.monotonic() - saved > options.checkpoint_seconds and place.batch < len(order):
+                self._save()
+                saved = time.monotonic()
+        place.epoch, place.batch = place.epoch + 1, 0
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add the batch's gradient; returns the losses of its utterances (B,)."""
+        losses = self.wrapped(batch)
+        # DDP averages over processes whose parts of a batch may differ by an utterance: weigh them as one batch.
+        share = self._sum(float(len(batch))) / self.fabric.world_size
+        self.fabric.backward(losses.sum() / (share * self.options.accum_grad))
+        return losses.detach()
+
+    def _step(self, parts: list[tuple[Batch, Tensor]]) -> None:
+        place = self.place
+        if self.objective.bank is not None and not self.gradients_checked:
+            self.objective.bank.check_gradients({language for batch, _ in parts for language in batch.languages})
+            self.gradients_checked = True
+        norms = [
+            nn.utils.clip_grad_norm_(group["params"], self.options.grad_clip) for group in self.optimizer.param_groups
+        ]
+        place.step += 1
+        if all(bool(norm.isfinite()) for norm in norms):
+            self.optimizer.step()
+            losses = torch.cat([losses for _, losses in parts])
+            place.loss += self._sum(losses.sum().item())
+            place.utterances += int(self._sum(float(len(losses))))
+        else:
+            self._skip(parts)
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.monitor.step(place.step, place.loss / max(place.utterances, 1), self.schedule.get_last_lr()[0])
+
+    def _skip(self, parts: list[tuple[Batch, Tensor]]) -> None:
+        """A loss or gradient that is not finite never enters the weights; too many of them end the run."""
+        bad = [
+            name
+            for batch, losses in parts
+            for name, loss in zip(batch.ids, losses.tolist(), strict=True)
+            if not math.isfinite(loss)
+        ]
+        names = bad or [name for batch, _ in parts for name in batch.ids]
+        what = "loss" if bad else "gradient, finite loss"
+        self.place.skips += 1
+        message = f"step {self.place.step}: not finite ({what}) in {' '.join(names)}"
+        self.monitor.say(f"{message}: step skipped ({self.place.skips} so far)")
+        if self.place.skips >= self.options.max_skips:
+            raise PelasrError(
+                f"{message}; {self.place.skips} steps were skipped: look at these utterances, or lower optim_conf.lr"
+            )
+
+    def _validate(self) -> None:
+        place = self.place
+        self.wrapped.eval()
+        scores = evaluate(
+            self.objective.backbone, self.objective.bank, self.dev, self.collate, self.decode, self.fabric
+        )
+        if self.fabric.global_rank == 0:
+            train_loss = place.loss / place.utterances if place.utterances else None
+            self.monitor.validated(place.epoch, place.step, train_loss, scores)
+            self.after_validation(place.epoch, scores)
+        self.fabric.barrier()
+        place.loss, place.utterances = 0.0, 0
+
+    def _sum(self, value: float) -> float:
+        """Over all processes."""
+        if self.fabric.world_size == 1:
+            return value
+        return float(self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device), reduce_op="sum"))
+
+    def _save(self) -> None:
+        if self.fabric.global_rank != 0:
+            return
+        state = {
+            "trained": self.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "place": vars(self.place),
+        }
+        with atomic_write(self.checkpoint, "wb") as stream:
+            torch.save(state, stream)
+
+    def _load(self) -> None:
+        try:
+            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            self.trained.load_state_dict(state["trained"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+        except Exception as error:  # torch's readers raise many kinds
+            raise PelasrError(f"{self.checkpoint}: cannot go on from it ({error}); delete it to start again") from error
+        self.place = Place(**state["place"])
+        self.monitor.resume(self.place.epoch)
+        self.monitor.say(f"going on after epoch {self.place.epoch}, batch {self.place.batch} of the next")

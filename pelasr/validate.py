@@ -1,0 +1,254 @@
+"""Check data directories before training: every file is opened and every problem is reported, not the first alone."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from pelasr.data import DataDir, Problem, Utterance, parse, read_audio, write_data_dir
+from pelasr.errors import DataError
+from pelasr.files import atomic_write
+from pelasr.parallel import parallel_map
+from pelasr.text import Tokenizer, is_nfc, unknown_report
+
+RATE = 16000
+HOP = 160  # samples between feature frames
+WINDOW = 400  # samples of the first feature window
+SEGMENT_SLACK = 0.1  # seconds a segment may end after its recording
+DROP = "or drop it with --skip_bad true"
+
+
+class Language(NamedTuple):
+    """How much there is of a language: utterances, and hours of readable audio."""
+
+    utterances: int
+    hours: float
+
+
+@dataclass
+class Report:
+    """What `validate` found. `problems` must be mended or their utterances dropped; `warnings` are lines to read.
+
+    `unknown` has for each language the characters outside the token list: (how many, of how many, Counter of them).
+    """
+
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    languages: dict[str, Language] = field(default_factory=dict)
+    unknown: dict[str, tuple[int, int, Mapping[str, int]]] = field(default_factory=dict)
+
+    @property
+    def bad(self) -> dict[str, str]:
+        """Utterance to reason, over all directories, for what `drop` can mend."""
+        return _reasons(self.problems)
+
+    def bad_in(self, directory: str | Path) -> dict[str, str]:
+        """Utterance to reason in one directory: what to give `drop`."""
+        return _reasons(problem for problem in self.problems if problem.directory == str(Path(directory)))
+
+    @property
+    def structural(self) -> list[Problem]:
+        """The problems of files as a whole, which must be mended by hand."""
+        return [problem for problem in self.problems if not problem.droppable]
+
+
+def _reasons(problems: Iterable[Problem]) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for problem in problems:
+        if problem.droppable:
+            reasons.setdefault(problem.utterance, f"{problem.where}: {problem.what} [{problem.kind}]")
+    return reasons
+
+
+class Inspection(NamedTuple):
+    """What the audio of an utterance is like: its length in samples at 16 kHz, and the fault if it has one."""
+
+    samples: int
+    kind: str = ""
+    what: str = ""
+
+
+def validate(
+    dirs: Iterable[str | Path],
+    tokenizer: Tokenizer | None = None,
+    subsampling: int = 6,
+    languages: Collection[str] | None = None,
+    nj: int = 1,
+) -> Report:
+    """Check data directories with `nj` processes; raises nothing for bad data, all of it is in the report.
+
+    With a `tokenizer`, utterances must have as many encoder frames (one for `subsampling` feature frames of 10 ms) as
+    a CTC loss needs for their labels, and characters outside the token list are reported. `languages` are the known
+    ones, None for any.
+    """
+    report = Report()
+    found = [parse(path) for path in dirs]
+    inspected = _inspect_all(found, nj)
+    lengths: dict[str, list[int]] = {}
+    for data_dir in found:
+        _check_text(data_dir)
+        _check_languages(data_dir, languages)
+        _check_unused_recordings(data_dir, report.warnings)
+        for utterance in data_dir.utterances:
+            inspection = inspected[str(data_dir.path), utterance.id]
+            _check_audio(data_dir, utterance, inspection, tokenizer, subsampling)
+            if utterance.language:
+                lengths.setdefault(utterance.language, []).append(inspection.samples)
+        report.problems += data_dir.problems
+    report.languages = {
+        language: Language(len(samples), sum(samples) / RATE / 3600) for language, samples in sorted(lengths.items())
+    }
+    if tokenizer is not None:
+        report.unknown = _unknown_characters(found, tokenizer)
+        report.warnings += _unknown_warnings(report.unknown)
+    return report
+
+
+def _check_text(data_dir: DataDir) -> None:
+    for name, (line, text) in data_dir.tables.get("text", {}).items():
+        if not text.strip():
+            data_dir.report("text", line, name, f"empty text; cure: write its transcript, {DROP}", "empty-text")
+        elif not is_nfc(text):
+            what = f"text is not NFC; cure: uconv -x any-nfc -o FILE.new FILE (pelasr.text.normalise does it), {DROP}"
+            data_dir.report("text", line, name, what.replace("FILE", str(data_dir.path / "text")), "not-nfc")
+
+
+def _check_languages(data_dir: DataDir, languages: Collection[str] | None) -> None:
+    if languages is None:
+        return
+    for name, (line, language) in data_dir.tables.get("utt2lang", {}).items():
+        if language and language not in languages:
+            near = get_close_matches(language, languages, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            what = f"unknown language {language}; {meant}cure: use one of {' '.join(sorted(languages))}, {DROP}"
+            data_dir.report("utt2lang", line, name, what, "unknown-language")
+
+
+def _check_unused_recordings(data_dir: DataDir, warnings: list[str]) -> None:
+    if data_dir.audio_file == "segments":
+        used = {entry.value.split()[0] for entry in data_dir.tables["segments"].values() if entry.value}
+        for name, (line, _) in data_dir.tables.get("wav.scp", {}).items():
+            if name not in used:
+                warnings.append(f"{data_dir.path / 'wav.scp'}:{line}: recording {name} has no segment: it is not used")
+
+
+def _inspect_all(found: list[DataDir], nj: int) -> dict[tuple[str, str], Inspection]:
+    """Open the audio of all utterances, each recording once; by directory and utterance."""
+    users: dict[str, list[tuple[str, Utterance]]] = {}
+    for data_dir in found:
+        for utterance in data_dir.utterances:
+            users.setdefault(utterance.audio, []).append((str(data_dir.path), utterance))
+    recordings = [(audio, [(u.start, u.end) for _, u in uses]) for audio, uses in users.items()]
+    results = parallel_map(_inspect_batch, recordings, nj, "audio checked")
+    inspected = {}
+    for uses, inspections in zip(users.values(), results, strict=True):
+        for (directory, utterance), inspection in zip(uses, inspections, strict=True):
+            inspected[directory, utterance.id] = inspection
+    return inspected
+
+
+Segment = tuple[float | None, float | None]
+
+
+def _inspect_batch(recordings: list[tuple[str, list[Segment]]]) -> list[list[Inspection]]:
+    return [_inspect_recording(audio, segments) for audio, segments in recordings]
+
+
+def _inspect_recording(audio: str, segments: list[Segment]) -> list[Inspection]:
+    try:
+        samples, rate = read_audio(audio)
+    except DataError as error:
+        return [Inspection(0, "unreadable", f"{error}, {DROP}")] * len(segments)
+    return [_inspect_segment(audio, samples, rate, segment) for segment in segments]
+
+
+def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segment) -> Inspection:
+    start, end = segment
+    seconds = len(samples) / rate
+    if end is not None and end > seconds + SEGMENT_SLACK:
+        what = f"segment ends at {end:.2f} s, but {audio} has {seconds:.2f} s; cure: correct the segment, {DROP}"
+        return Inspection(0, "segment", what)
+    first = round((start or 0.0) * rate)
+    samples = samples[first : len(samples) if end is None else round(end * rate)]
+    length = -(-len(samples) * RATE // rate)  # as resample_poly rounds
+    if not length:
+        return Inspection(0, "zero-length", f"{audio} has no samples there; cure: fetch it again, {DROP}")
+    if not np.isfinite(samples).all():
+        count = np.count_nonzero(~np.isfinite(samples))
+        what = f"{audio} has NaN or infinite samples ({count}); cure: convert it again from its source, {DROP}"
+        return Inspection(length, "not-finite", what)
+    if samples.min() == samples.max():
+        what = f"{audio} is digital silence (all samples equal); cure: fetch it again, {DROP}"
+        return Inspection(length, "silence", what)
+    return Inspection(length)
+
+
+def _check_audio(
+    data_dir: DataDir, utterance: Utterance, inspection: Inspection, tokenizer: Tokenizer | None, subsampling: int
+) -> None:
+    file = data_dir.audio_file
+    line = data_dir.tables[file][utterance.id].line
+    if inspection.kind:
+        data_dir.report(file, line, utterance.id, inspection.what, inspection.kind)
+        return
+    if inspection.samples < WINDOW:
+        milliseconds = 1000 * inspection.samples / RATE
+        what = f"too short: {milliseconds:.0f} ms, less than one window of 25 ms; cure: correct the audio, {DROP}"
+        data_dir.report(file, line, utterance.id, what, "too-short")
+    elif tokenizer is not None:
+        frames = -(-(1 + inspection.samples // HOP) // subsampling)
+        labels = tokenizer.encode(utterance.text)
+        repeats = sum(left == right for left, right in pairwise(labels))
+        if frames < len(labels) + repeats:
+            what = (
+                f"too short for its text: {inspection.samples / RATE:.2f} s are {frames} encoder frames, the CTC loss "
+                f"needs {len(labels) + repeats} ({len(labels)} labels and {repeats} blanks between equal ones); "
+                f"cure: correct the text or the audio, use larger units or less subsampling, {DROP}"
+            )
+            data_dir.report(file, line, utterance.id, what, "too-short")
+
+
+def _unknown_characters(found: list[DataDir], tokenizer: Tokenizer) -> dict[str, tuple[int, int, Mapping[str, int]]]:
+    texts: dict[str, list[str]] = {}
+    for data_dir in found:
+        for utterance in data_dir.utterances:
+            if utterance.language:
+                texts.setdefault(utterance.language, []).append(utterance.text)
+    return unknown_report(tokenizer, dict(sorted(texts.items())))
+
+
+def _unknown_warnings(unknown: Mapping[str, tuple[int, int, Mapping[str, int]]]) -> list[str]:
+    lines = []
+    for language, (count, total, characters) in unknown.items():
+        if count:
+            common = sorted(characters, key=lambda character: (-characters[character], character))[:10]
+            shown = " ".join(f"{character} (U+{ord(character):04X}) {characters[character]}" for character in common)
+            lines.append(
+                f"language {language}: {count} of {total} characters ({100 * count / total:.2f} %) are not in the "
+                f"token list and become <unk>: {shown}; cure: clean the text, or make tokens from data that has them"
+            )
+    return lines
+
+
+def drop(directory: str | Path, bad: Mapping[str, str]) -> None:
+    """Rewrite a data directory without the utterances of `bad` (id to reason); `skipped.txt` lists all it ever lost.
+
+    Raises DataError if other problems are left, or if no utterance would be.
+    """
+    data_dir = parse(directory)
+    left = [problem for problem in data_dir.problems if not (problem.droppable and problem.utterance in bad)]
+    if left:
+        raise DataError([str(problem) for problem in left])
+    kept = [utterance for utterance in data_dir.utterances if utterance.id not in bad]
+    if not kept:
+        raise DataError(f"{directory}: all utterances are bad; cure: mend the problems listed by the validator")
+    skipped = data_dir.path / "skipped.txt"
+    lines = set(skipped.read_text(encoding="utf-8").splitlines()) if skipped.exists() else set()
+    lines |= {f"{name} {bad[name]}" for name in data_dir.ids & bad.keys()}
+    with atomic_write(skipped) as stream:
+        stream.writelines(f"{line}\n" for line in sorted(lines))
+    write_data_dir(directory, kept)

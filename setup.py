@@ -1,0 +1,40 @@
+from setuptools import find_packages, setup
+
+setup(
+    name="pelasr",
+    version="0.1.0",
+    description="Multilingual speech recognition and translation with adapters",
+    license="Apache-2.0",
+    packages=find_packages(include=["pelasr", "pelasr.*"]),
+    python_requires=">=3.11",
+    # espnet is not named here: its own requirements would replace torch and setuptools; tools/install.sh installs it.
+    install_requires=[
+        "torch>=2.8",
+        "lightning>=2.5",
+        "numpy",
+        "scipy",
+        "pyyaml",
+        "kaldiio",
+        "soundfile",
+        "librosa",
+        "sentencepiece",
+        "sacrebleu",
+        "jiwer>=4",
+        "safetensors",
+        "tabulate",
+        "rich",
+        "matplotlib",
+        "tensorboardX",
+        # imported by the parts of espnet that are used
+        "typeguard",
+        "humanfriendly",
+        "torch_complex",
+        "editdistance",
+    ],
+    extras_require={
+        # espeakng-loader bundles espeak-ng, which is GPL-3: only the built-in corpora use it.
+        "corpora": ["babel", "espeakng-loader==0.2.4"],
+        "test": ["pytest", "ruff"],
+    },
+    entry_points={"console_scripts": ["pelasr = pelasr.cli:main"]},
+)

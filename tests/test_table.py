@@ -1,0 +1,190 @@
+"""RESULTS.md and its chart from hand-made result lines."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pelasr.errors import PelasrError
+from pelasr.results import KEYS, append_results, read_results
+from pelasr.table import make_chart, make_table, print_table, read_times, select
+
+PAPER = Path(__file__).parents[1] / "egs/mini_indic/asr1/conf/results.yaml"
+EXPERIMENTS = {"A0": "no vector", "A1": "language vector", "A5": "A1 + adapters"}
+WER = {"A0": {"hi": 20.0, "ur": 90.0}, "A1": {"hi": 12.04, "ur": 40.0}, "A5": {"hi": 12.0, "ur": 38.0}}
+
+
+def line(experiment, language, value, metric="wer", **changed):
+    result = {
+        "recipe": "tiny",
+        "experiment": experiment,
+        "set": "test",
+        "language": language,
+        "method": "houlsby" if experiment == "A5" else "none",
+        "metric": metric,
+        "value": value,
+        "lo": value - 1.5,
+        "hi": value + 2,
+        "utterances": 50,
+        "reference_words": 200,
+        "trainable_parameters": 1234,
+        "total_parameters": 2500000,
+        "seed": 1,
+        "config_sha256": "c",
+        "data_sha256": "d",
+        "scorer": "jiwer 4.0.0",
+        "commit": "abc",
+    }
+    assert list(result) == KEYS
+    return result | changed
+
+
+@pytest.fixture
+def results():
+    lines = []
+    for metric, factor in (("wer", 1), ("cer", 0.5)):
+        for experiment, cells in reversed(WER.items()):
+            lines += [line(experiment, language, factor * value, metric) for language, value in cells.items()]
+            lines.append(line(experiment, "mean", factor * sum(cells.values()) / 2, metric))
+    lines.append(line("A5", "hi", -0.04, "wer_minus_A1"))
+    lines.append(line("A5", "ur", -2.0, "wer_minus_A1", lo=-3.0, hi=-1.0))
+    return [*lines, line("A5", "mean", -1.02, "wer_minus_A1", lo=-1.5, hi=-0.5)]
+
+
+def rows(text, heading):
+    """{first cell: other cells} of the first table after a heading."""
+    table = re.search(r"((?:^\|.*\n)+)", text[text.index(heading) :], re.MULTILINE).group(1)
+    cells = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines() if not row.startswith("|-")
+    ]
+    return {row[0]: row[1:] for row in cells}
+
+
+def test_rates_rows_columns_and_best(results):
+    table = rows(make_table(results, "test", EXPERIMENTS, ["ur", "hi"]), "## WER (%)")
+    assert table == {
+        "": ["experiment", "ur", "hi", "mean", "trainable parameters", "total parameters"],
+        "A0": ["no vector", "90.0", "20.0", "55.0", "1,234", "2,500,000"],
+        # 12.04 and 12.0 are the same as shown, so both are best
+        "A1": ["language vector", "40.0", "**12.0**", "26.0", "1,234", "2,500,000"],
+        "A5": ["A1 + adapters", "**38.0**", "**12.0**", "**25.0**", "1,234", "2,500,000"],
+    }
+
+
+def test_cer_and_intervals(results):
+    text = make_table(results, "test", EXPERIMENTS)
+    assert rows(text, "## CER (%)")["A5"][:4] == ["A1 + adapters", "**6.0**", "**19.0**", "**12.5**"]
+    assert rows(text, "95 % intervals")["A0"] == ["18.5 to 22.0", "88.5 to 92.0", "53.5 to 57.0"]
+
+
+def test_latest_line_wins_and_method_describes(results):
+    text = make_table([*results, line("A0", "hi", 5.0), line("A0", "mean", 47.5)])
+    assert rows(text, "## WER (%)")["A0"][:4] == ["none", "**5.0**", "90.0", "47.5"]
+
+
+def test_mean_over_other_languages_is_not_shown(results):
+    # a language scored again by itself leaves the mean behind
+    text = make_table([*results, line("A0", "hi", 5.0)])
+    assert rows(text, "## WER (%)")["A0"][1:4] == ["**5.0**", "90.0", "-"]
+    assert "No mean for A0" in text and "No mean for A0," not in text
+
+
+def test_added_language_stands_outside_the_mean(results):
+    text = make_table([*results, line("A5", "pa", 47.7)], "test", EXPERIMENTS, ["hi", "ur"])
+    table = rows(text, "## WER (%)")
+    assert table[""][1:5] == ["hi", "ur", "mean", "pa"]
+    assert table["A5"][3:5] == ["**25.0**", "47.7"] and table["A0"][4] == "-"
+    assert "over hi ur." in text
+
+
+def test_paired_comparison(results):
+    table = rows(make_table(results, "test", EXPERIMENTS), "### A5 against A1")
+    assert table["hi"] == ["12.0", "12.0", "+0.0", "-1.5 to +2.0", "not clear"]
+    assert table["ur"] == ["40.0", "38.0", "-2.0", "-3.0 to -1.0", "better"]
+    assert table["mean"] == ["26.0", "25.0", "-1.0", "-1.5 to -0.5", "better"]
+
+
+def test_page_is_made_from_results_alone(results, tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_results(path, results)
+    options = {
+        "title": "RESULTS of tiny",
+        "note": "The speech is synthetic.",
+        "environment": {"date": "2026-01-02T03:04:05+00:00", "python": "3.11.7", "cpu": "a CPU"},
+        "times": [
+            {
+                "stage": "6 decode",
+                "command": "pelasr decode --exps 'A0 | A1'",
+                "seconds": 3725.4,
+                "max_rss_mb": 812.6,
+                "started": "2026-01-02T01:00:00",
+                "host": "box",
+            }
+        ],
+        "chart": "RESULTS.png",
+    }
+    pages = [make_table(read_results(path), "test", EXPERIMENTS, **options) for _ in range(2)]
+    assert pages[0] == pages[1]
+    assert pages[0].startswith(
+        "# RESULTS of tiny\n\nThe speech is synthetic.\n\n## How these numbers were made\n\n- date:"
+    )
+    assert rows(pages[0], "Each run of a stage")["6 decode"] == ["2026-01-02T01:00:00", "box", "1:02:05", "813"]
+    assert "```sh\npelasr decode --exps 'A0 | A1'\n```" in pages[0]
+    for fact in (
+        "scorer: `jiwer 4.0.0`",
+        "scored at commit: `abc`",
+        "seed: `1`",
+        "![WER by language and experiment](RESULTS.png)",
+    ):
+        assert fact in pages[0]
+    charts = []
+    for number in range(2):
+        make_chart(read_results(path), tmp_path / f"{number}.png", "test", EXPERIMENTS)
+        charts.append((tmp_path / f"{number}.png").read_bytes())
+    assert charts[0] == charts[1] and charts[0].startswith(b"\x89PNG") and len(charts[0]) < 100_000
+
+
+def test_sections_without_facts_are_left_out(results, tmp_path):
+    text = make_table(results)
+    for absent in ("Each run of a stage", "```", "![", "paper"):
+        assert absent not in text
+    assert read_times(tmp_path / "times.jsonl") == []
+    (tmp_path / "times.jsonl").write_text('{"stage": "1 data"}\n')
+    assert read_times(tmp_path / "times.jsonl") == [{"stage": "1 data"}]
+
+
+def test_one_experiment_and_one_language(tmp_path, capsys):
+    results = [line("B0", "en", 3.0), line("B0", "en", 1.0, "cer")]
+    text = make_table(results)
+    assert rows(text, "## WER (%)")[""] == ["experiment", "en", "trainable parameters", "total parameters"]
+    assert rows(text, "## WER (%)")["B0"] == ["none", "3.0", "1,234", "2,500,000"]
+    assert "Paired" not in text and "`mean`" not in text
+    make_chart(results, tmp_path / "chart.png")
+    print_table(results)
+    printed = [row.split() for row in capsys.readouterr().out.splitlines() if row and not row.startswith("-")]
+    assert printed == [["WER", "%", "test", "en"], ["B0", "3.0"], ["CER", "%", "test", "en"], ["B0", "1.0"]]
+
+
+def test_unknown_set_names_the_known(results):
+    with pytest.raises(PelasrError, match="no results for the set dev; sets with results: test;"):
+        select(results, "dev")
+
+
+def test_large_chart_is_small(tmp_path):
+    languages = ["hi", "mr", "bn", "te", "gu", "ta", "ml", "kn", "ur"]
+    results = [line(f"A{number}", name, 20.0 + number) for number in range(6) for name in [*languages, "mean"]]
+    make_chart(
+        results, tmp_path / "chart.png", "test", {f"A{n}": "A1 + sampling, converged" for n in range(6)}, languages
+    )
+    assert (tmp_path / "chart.png").stat().st_size < 100_000
+
+
+def test_paper_figures():
+    paper = yaml.safe_load(PAPER.read_text(encoding="utf-8"))["paper"]
+    assert all(len(row) == len(paper["columns"]) == 13 for row in paper["rows"])
+    means = {row[0]: round(sum(row[2:11]) / 9, 1) for row in paper["rows"]}
+    assert means == {row[0]: row[12] for row in paper["rows"]}
+    assert [row[0] for row in paper["rows"] if row[11] != row[12]] == ["A1"]
+    table = rows(make_table([line("A0", "hi", 1.0)], paper=paper), f"## {paper['title']}")
+    assert table["A1"] == [str(cell) for cell in paper["rows"][1][1:]]
