@@ -14,6 +14,7 @@ sets="test"
 data_dir=data
 dump_dir=dump
 exp_dir=exp
+results=RESULTS.md
 ngpu=${ngpu:-$( (nvidia-smi -L 2>/dev/null || true) | wc -l)}
 nj=$(getconf _NPROCESSORS_ONLN)
 seed=0
@@ -32,6 +33,7 @@ sets: test sets
 data_dir: data directories
 dump_dir: features
 exp_dir: models and results
+results: page to write, its chart beside it
 ngpu: GPUs
 nj: processes of the data stages
 seed: of everything random
@@ -106,5 +108,5 @@ if starts 6 "decoding"; then
 fi
 if starts 7 "scores and table"; then
   run pelasr score "${place[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe"
-  run pelasr table "${place[@]}" --sets "$sets" --recipe "$recipe"
+  run pelasr table "${place[@]}" --sets "$sets" --recipe "$recipe" --output "$results"
 fi

@@ -158,7 +158,7 @@ def freeze(backbone: nn.Module) -> None:
 
     def stay_frozen(mode: bool = True) -> nn.Module:
         for module in backbone.modules():
-            # cuDNN refuses the backward pass of a recurrent layer in evaluation mode; it has no dropout of its own here.
+            # cuDNN refuses a recurrent layer's backward pass in evaluation mode; it has no dropout of its own here.
             module.training = isinstance(module, nn.RNNBase)
         return backbone
 

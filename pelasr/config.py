@@ -42,29 +42,28 @@ def override(config: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     """`--max_epoch 3 --optim_conf lr=0.001` to {"max_epoch": 3, "optim_conf": {"lr": 0.001}}; values are YAML."""
-    result: dict[str, Any] = {}
+    values: dict[str, list[str]] = {}
     key = None
     for argument in arguments:
         if argument.startswith("--"):
-            key = argument[2:]
-            key, equals, value = key.partition("=")
-            result.setdefault(key, None)
-            if not equals:
-                continue
-            argument = value
-        if key is None:
+            key, equals, value = argument[2:].partition("=")
+            values.setdefault(key, []).extend([value] if equals else [])
+        elif key is None:
             raise PelasrError(f"unexpected argument {argument!r}: options are `--key value`")
-        if key.endswith("_conf") and "=" in argument:
-            name, _, value = argument.partition("=")
-            result[key] = {**(result[key] or {}), name: yaml.safe_load(value)}
-        elif result[key] is None:
-            result[key] = yaml.safe_load(argument)
         else:
-            raise PelasrError(f"--{key}: more than one value ({result[key]!r}, {argument!r})")
-    missing = [key for key, value in result.items() if value is None]
-    if missing:
-        raise PelasrError(f"--{missing[0]}: a value is missing")
-    return result
+            values[key].append(argument)
+    return {key: _parse_value(key, given) for key, given in values.items()}
+
+
+def _parse_value(key: str, given: list[str]) -> Any:
+    if not given:
+        raise PelasrError(f"--{key}: a value is missing")
+    if key.endswith("_conf") and all("=" in value for value in given):
+        pairs = (value.split("=", 1) for value in given)
+        return {name: yaml.safe_load(value) for name, value in pairs}
+    if len(given) > 1:
+        raise PelasrError(f"--{key}: more than one value ({' '.join(given)})")
+    return yaml.safe_load(given[0])
 
 
 def arguments_of(function: Callable) -> dict[str, inspect.Parameter]:

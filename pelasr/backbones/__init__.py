@@ -117,7 +117,7 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
 
 
 def check_tensors(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
-    """Strict in both directions: raise PelasrError naming the first missing, unexpected, misshapen or non-finite one."""
+    """Strict in both directions: PelasrError naming the first missing, unexpected, misshapen or non-finite one."""
     for name in sorted({*found, *expected}):
         if name not in found:
             raise PelasrError(f"{where}: tensor {name} is missing")

@@ -21,7 +21,7 @@ BLANK = 0
 
 
 class ProjectedLSTM(nn.Module):
-    """One LSTM layer with a linear projection of its cells and a layer norm: a module of its own, so that it is a site."""
+    """One LSTM layer, a linear projection of its cells and a layer norm: a module of its own, so that it is a site."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, layer_norm: bool, dropout: float):
         super().__init__()
@@ -106,7 +106,7 @@ class LSTMPrediction(nn.Module):
         self.output_size = output_size
 
     def forward(self, labels: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Labels (B, U) after `state` (a tensor (1, B, .) each, h and c of every layer) to (B, U, output), new state."""
+        """Labels (B, U) after `state` (h and c of every layer, (1, B, .) each) to (B, U, output) and the new state."""
         x, new_state = self.embed(labels), ()
         for number, layer in enumerate(self.layers):
             before = state[2 * number : 2 * number + 2] if state is not None else None
