@@ -9,10 +9,12 @@ the gradient to autograd: tanh, output layer, log_softmax, blank and label gathe
 logcumsumexp over the labels. *torchaudio* is its rnnt_loss on the same logits, where it is installed.
 
 Time is the best of `--repeats` calls; the implementations take turns, so that whatever else the machine does meets all
-of them. Memory is measured apart, one call in a fresh process for each: after a warm-up on a tiny batch the kernel's
-high-water mark of the resident set is set back (`/proc/self/clear_refs`), and what it then rises by over the call is
-the peak, on Linux only; on a GPU it is what `torch.cuda.max_memory_allocated` rises by. The error is
-|g - g'| / |g'| over all gradients together, g' being those of the plain loss in float64.
+of them. With a thread for every core the machine must be idle all the same: threads wait for each other.
+
+Memory is measured apart, one call in a fresh process for each: after a warm-up on a tiny batch the kernel's high-water
+mark of the resident set is set back (`/proc/self/clear_refs`), and what it then rises by over the call is the peak, on
+Linux only; on a GPU it is what `torch.cuda.max_memory_allocated` rises by. The error is |g - g'| / |g'| over all
+gradients together, g' being those of the plain loss in float64.
 """
 
 import argparse
@@ -206,7 +208,7 @@ def main() -> None:
     arguments = parser.parse_args()
     facts = environment()
     machine = facts.get("gpu") if arguments.device == "cuda" else f"{facts['cpu']}, {facts['cores']} cores"
-    print(f"{machine}; {torch.get_num_threads()} threads; torch {facts['torch']}; best of {arguments.repeats}\n")
+    print(f"{machine}; threads: {torch.get_num_threads()}; torch {facts['torch']}; best of {arguments.repeats}\n")
     columns = ["(B, T, U, V; joint)", "lengths", "fused ms", "plain ms", "torchaudio ms", "time ratio (target)"]
     columns += ["fused MB", "plain MB", "torchaudio MB", "memory ratio (target)", "fused error", "plain error"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)

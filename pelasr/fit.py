@@ -22,9 +22,10 @@ from pelasr.experiment import Marker, Place
 from pelasr.features import load_stats
 from pelasr.files import atomic_write, sha256_json
 from pelasr.monitor import read_history
+from pelasr.options import TrainingOptions
 from pelasr.pack import save_pack
 from pelasr.text import Tokenizer
-from pelasr.train import Fit, Objective, TrainingOptions, make_fabric
+from pelasr.train import Fit, Objective, make_fabric
 
 
 def fit_backbone(

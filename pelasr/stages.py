@@ -10,6 +10,7 @@ from pelasr.data import data_sha256, parse, read_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Marker, Place
 from pelasr.files import sha256_file
+from pelasr.options import TrainingOptions
 
 
 def say(message: str) -> None:
@@ -124,7 +125,6 @@ WITHOUT_EFFECT = ("num_workers", "checkpoint_seconds")
 def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:
     """Name of the backbone's family, its options, and the training options, of a flat configuration."""
     from pelasr.backbones import backbone_options
-    from pelasr.train import TrainingOptions
 
     if "backbone" not in config:
         raise PelasrError(f"{where}: the key `backbone` is missing")
@@ -137,8 +137,6 @@ def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, An
 
 def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:
     """Name of the method, its options, and the training options, of an adapter configuration."""
-    from pelasr.train import TrainingOptions
-
     training = [field.name for field in fields(TrainingOptions)]
     check_keys(config, ["adapter", "adapter_conf", *training], where)
     if "adapter" not in config:

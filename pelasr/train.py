@@ -7,7 +7,7 @@ follows from the seed and the step, and a checkpoint holds the place within the 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,47 +23,8 @@ from pelasr.errors import PelasrError
 from pelasr.evaluate import LanguageScores, evaluate
 from pelasr.files import atomic_write
 from pelasr.monitor import Monitor
+from pelasr.options import TrainingOptions
 from pelasr.sampling import BatchSampler
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """How to train; the keys of the YAML file, whose defaults are these.
-
-    Args:
-        max_epoch: passes over the training data.
-        batch_size: utterances per optimizer step and accumulation part, over all processes.
-        accum_grad: batches whose gradients are added up before a step.
-        alpha, temperature: shares of the languages, see `pelasr.sampling.language_shares`.
-        optim_conf: arguments of AdamW (`lr`, `weight_decay`, `betas`).
-        warmup_steps: linear warm-up; then a cosine down to zero at the last step.
-        grad_clip: largest gradient norm (of the backbone, or of each language's adapters).
-        specaug_conf: arguments of ESPnet's SpecAug on normalised features; none: no augmentation.
-        val_interval: epochs between validations.
-        keep_nbest_models: backbones averaged at the end, those of lowest macro-averaged dev WER.
-        early_epoch: keep the backbone's weights after this epoch as `early.safetensors`; 0: none.
-        max_skips: steps that may be skipped for a loss or gradient that is not finite before training stops.
-        checkpoint_seconds: time between checkpoints within an epoch.
-        num_workers: processes that read ahead; 0 reads in the training process.
-        seed: of everything random.
-    """
-
-    max_epoch: int = 30
-    batch_size: int = 32
-    accum_grad: int = 1
-    alpha: float = 0.0
-    temperature: float | None = None
-    optim_conf: dict[str, Any] = field(default_factory=dict)
-    warmup_steps: int = 100
-    grad_clip: float = 5.0
-    specaug_conf: dict[str, Any] | None = None
-    val_interval: int = 1
-    keep_nbest_models: int = 5
-    early_epoch: int = 0
-    max_skips: int = 10
-    checkpoint_seconds: float = 60.0
-    num_workers: int = 0
-    seed: int = 0
 
 
 class Objective(nn.Module):

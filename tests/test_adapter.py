@@ -27,7 +27,7 @@ def make_bank(backbone, languages=LANGUAGES, trained=True, seed=1, **options):
 
 def encode(model, batch, rows=None):
     """Encoder output of some rows of a batch, with the batch's own padding."""
-    rows = list(range(len(batch))) if rows is None else rows
+    rows = list(range(len(batch)) if rows is None else rows)
     return model.encode(batch.feats[rows], batch.lens[rows], batch.language_ids[rows])[0]
 
 
@@ -40,7 +40,7 @@ def search(model, batch):
 
 
 def loss(model, batch, rows=None):
-    rows = list(range(len(batch))) if rows is None else rows
+    rows = list(range(len(batch)) if rows is None else rows)
     enc, lens = model.encode(batch.feats[rows], batch.lens[rows], batch.language_ids[rows])
     return model.loss(enc, lens, batch.targets[rows], batch.target_lens[rows]).total
 
@@ -134,7 +134,9 @@ def test_mixed_batch_equals_one_language_at_a_time(encoder, shared_ln, make_rnnt
         torch.testing.assert_close(alone, mixed_loss[rows], rtol=1e-5, atol=1e-5)
         alone.sum().backward()
     for name, parameter in bank.named_parameters():
-        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n} {m}")
+        torch.testing.assert_close(
+            gradients[name], parameter.grad, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n} {m}"
+        )
 
 
 def test_rows_follow_their_language(make_rnnt, make_batch):
@@ -191,7 +193,11 @@ def test_training_adapters_never_changes_the_backbone(encoder, make_rnnt, make_b
     freeze(model)
     bank = make_bank(model, trained=False)
     nn.ModuleList([model, bank]).train()
-    train(model, bank, batch)
+    with bank.route(batch.languages):
+        first = loss(model, batch).detach()
+    train(model, bank, batch, steps=6)
+    with bank.route(batch.languages):
+        assert loss(model, batch).sum() < first.sum() - 0.5
     assert state_sha256(model.state_dict()) == before
     assert all(parameter.grad is None for parameter in model.parameters())
     layers = len(model.sites()["layer"])
@@ -200,17 +206,6 @@ def test_training_adapters_never_changes_the_backbone(encoder, make_rnnt, make_b
     bank.check_gradients(["hi", "ur"])
     with pytest.raises(PelasrError, match="'pa' got no gradient"):
         bank.check_gradients(["hi", "pa"])
-
-
-def test_training_lowers_the_loss(make_rnnt, make_batch):
-    model, batch = make_rnnt(), make_batch(["hi", "ur"] * 2)
-    freeze(model)
-    bank = make_bank(model, trained=False)
-    with bank.route(batch.languages):
-        before = loss(model, batch).detach()
-    train(model, bank, batch, steps=10)
-    with bank.route(batch.languages):
-        assert (loss(model, batch) < before - 0.5).all()
 
 
 def test_check_frozen():
@@ -234,8 +229,7 @@ def test_frozen_stays_in_evaluation_mode():
     wanted = model(x)
     for mode in (True, False, True):
         holder.train(mode)
-        assert holder["other"].training == mode
-        assert not any(module.training for module in model.modules())
+        assert holder["other"].training == mode and not any(module.training for module in model.modules())
         assert torch.equal(model(x), wanted)
     assert state_sha256(model.state_dict()) == before
     unfrozen = Toy().train()
@@ -265,15 +259,14 @@ def test_hosts_may_return_tuples(shape, languages):
     plain_bank = make_bank(plain, languages=["hi", "ur"])
     x = torch.randn(2, 5, 4)
     with bank.route(languages), plain_bank.route(languages):
-        output, wanted = model(x), plain(x)
-    if shape != "x":
-        output, mask = output
-        assert mask == "mask"
-    if shape == "pos":
-        output, position = output
-        assert position == "pos"
-    assert torch.equal(output, wanted)
-    assert not torch.equal(output, plain(x))
+        found, output = model(x), plain(x)
+    rest = []
+    while isinstance(found, tuple):
+        found, other = found
+        rest.append(other)
+    assert rest == {"x": [], "mask": ["mask"], "pos": ["mask", "pos"]}[shape]
+    assert torch.equal(found, output)
+    assert not torch.equal(found, plain(x))
 
 
 def test_a_site_that_never_fires_is_named():
@@ -302,7 +295,10 @@ def test_a_site_whose_output_is_unused_is_named():
 def test_what_is_unknown_is_refused_with_a_list(make_rnnt):
     model = make_rnnt()
     bank = make_bank(model)
-    with pytest.raises(PelasrError, match="no adapters for language 'de'; .*known: hi, pa, ur"), bank.route(["hi", "de"]):
+    with (
+        pytest.raises(PelasrError, match="no adapters for language 'de'; .*known: hi, pa, ur"),
+        bank.route(["hi", "de"]),
+    ):
         pass
     with pytest.raises(PelasrError, match="did you mean 'houlsby'.*known: houlsby"):
         find_method("houlsbi")
@@ -345,7 +341,7 @@ def test_tensors_are_named_by_site_and_parameter(make_rnnt):
     parameters = ["down.bias", "down.weight", "norm.bias", "norm.weight", "up.bias", "up.weight"]
     wanted = {f"encoder.layers.{layer}/{name}" for layer in range(3) for name in parameters}
     assert set(bank.tensors("ur")) == wanted
-    assert bank.tensors("ur")["encoder.layers.1/down.weight"] is bank.adapters["ur"]["encoder/layers/1"].down.weight
+    assert {id(tensor) for tensor in bank.tensors("ur").values()} < {id(parameter) for parameter in bank.parameters()}
 
 
 def test_languages_start_from_weights_of_their_own(make_rnnt):

@@ -90,7 +90,9 @@ def assert_same(arguments, of_one, factors=None, rtol=1e-5, atol=1e-5):
     wanted, wanted_grads = gradients(arguments, lambda *a: reference(a, of_one), factors)
     torch.testing.assert_close(losses.double(), wanted, rtol=rtol, atol=atol)
     for name, grad, want in zip(NAMES, grads, wanted_grads, strict=True):
-        torch.testing.assert_close(grad.double(), want, rtol=10 * rtol, atol=atol, msg=lambda m, name=name: f"{name} {m}")
+        torch.testing.assert_close(
+            grad.double(), want, rtol=10 * rtol, atol=atol, msg=lambda m, name=name: f"{name} {m}"
+        )
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4])

@@ -19,6 +19,8 @@ from minicorpus.speakers import Speaker
 from pelasr.progress import track
 
 RATE = 16000  # Hz
+# A recogniser with an output every 60 ms cannot follow faster speech letter by letter.
+SECONDS_PER_CHARACTER = 0.065
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,19 @@ def speak(request: Request) -> np.ndarray:
     rate = round(speaker.rate * random.uniform(0.93, 1.07) / speaker.warp)
     pitch = speaker.pitch + int(random.integers(-4, 5))
     voice = f"{request.language}+{speaker.variant}"
-    samples, sampling_rate = synthesise(request.spoken, voice, rate, pitch, speaker.pitch_range)
-    samples = resample(samples.astype(np.float64), round(len(samples) * RATE / sampling_rate / speaker.warp))
+    samples, length = _say(request.spoken, voice, rate, pitch, speaker)
+    while length < SECONDS_PER_CHARACTER * RATE * len(request.spoken):
+        rate = round(rate * 0.9)
+        samples, length = _say(request.spoken, voice, rate, pitch, speaker)
+    samples = resample(samples.astype(np.float64), length)
     samples = augment(samples, RATE, request.level, random)
     return np.round(samples * 32767).astype(np.int16)
+
+
+def _say(spoken: str, voice: str, rate: int, pitch: int, speaker: Speaker) -> tuple[np.ndarray, int]:
+    """espeak's samples, and how many they are at 16 kHz once the speaker's vocal tract is applied."""
+    samples, sampling_rate = synthesise(spoken, voice, rate, pitch, speaker.pitch_range)
+    return samples, round(len(samples) * RATE / sampling_rate / speaker.warp)
 
 
 def write_wav(request: Request) -> None:

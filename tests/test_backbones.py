@@ -1,0 +1,182 @@
+"""Backbones on disk: a round trip is exact, and whatever is not as it was saved is refused."""
+
+import pytest
+import torch
+import yaml
+
+from pelasr.backbones import (
+    backbone_options,
+    build_backbone,
+    check_tensors,
+    describe_backbone,
+    find_backbone,
+    load_backbone,
+    load_weights,
+    save_weights,
+    state_sha256,
+)
+from pelasr.backbones.rnnt import RNNT
+from pelasr.errors import PelasrError
+from pelasr.text import Tokenizer, train_graphemes
+
+OPTIONS = {
+    "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},
+    "decoder_conf": {"num_layers": 1, "hidden_size": 8, "output_size": 6},
+    "joint_net_conf": {"joint_space_size": 6},
+    "num_mels": 5,
+}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Folder of a backbone of random weights with seven tokens, two languages, and statistics of its features."""
+    tokenizer = Tokenizer(train_graphemes(["abcd"]))
+    tokenizer.save(tmp_path / "tokens")
+    torch.manual_seed(0)
+    module = build_backbone("rnnt", OPTIONS, len(tokenizer.tokens), num_languages=2)
+    module.set_feature_stats(torch.arange(5.0), torch.full((5,), 2.0))
+    save_weights(tmp_path / "exp" / "backbone.safetensors", module.state_dict())
+    describe_backbone(tmp_path / "exp", "rnnt", OPTIONS, ["hi", "ur"], tmp_path / "tokens", {"training": {"epochs": 3}})
+    return tmp_path / "exp", module
+
+
+def rewrite(folder, **changes):
+    """backbone.yaml with other values; None takes the key out."""
+    path = folder / "backbone.yaml"
+    description = {**yaml.safe_load(path.read_text()), **changes}
+    path.write_text(yaml.safe_dump({key: value for key, value in description.items() if value is not None}))
+
+
+def test_round_trip_is_exact(saved):
+    folder, module = saved
+    loaded = load_backbone(folder)
+    assert list(loaded.module.state_dict()) == list(module.state_dict())
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[name], tensor)
+    assert loaded.sha256 == state_sha256(module.state_dict())
+    assert loaded.languages == ["hi", "ur"] and loaded.tokenizer.decode([2, 5]) == "ad"
+    assert loaded.facts["training"] == {"epochs": 3}
+    assert not any(part.training for part in loaded.module.modules())
+
+
+def test_other_weights_of_the_same_folder(saved):
+    folder, module = saved
+    early = {name: tensor + 1 for name, tensor in module.state_dict().items()}
+    save_weights(folder / "early.safetensors", early)
+    assert load_backbone(folder, "early").sha256 == state_sha256(early) != load_backbone(folder).sha256
+
+
+def test_files_do_not_depend_on_the_source_folder(saved, tmp_path):
+    (tmp_path / "tokens" / "tokens.txt").write_text("")
+    assert load_backbone(saved[0]).tokenizer.tokens[2] == "a"
+
+
+def test_hash_sees_names_types_shapes_and_values():
+    state = {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3)}
+    others = [
+        {"a": state["a"], "c": state["b"]},
+        {"a": state["a"]},
+        {"a": state["a"].T, "b": state["b"]},
+        {"a": state["a"].double(), "b": state["b"]},
+        {"a": state["a"].view(torch.int32), "b": state["b"]},
+        {"a": torch.tensor([[1.0, 2.0000002]]), "b": state["b"]},
+        {"a": torch.tensor([[2.0, 1.0]]), "b": state["b"]},
+        {"a": state["a"], "b": torch.tensor(4)},
+    ]
+    assert len({state_sha256(each) for each in [state, *others]}) == 1 + len(others)
+    assert state_sha256({"b": state["b"], "a": state["a"]}) == state_sha256(state)
+    strided = torch.tensor([[1.0, 9.0, 2.0]])[:, ::2].requires_grad_()
+    assert state_sha256({"a": strided, "b": state["b"]}) == state_sha256(state)
+
+
+def test_tampering_with_the_weights(saved):
+    folder, module = saved
+    path, state = folder / "backbone.safetensors", module.state_dict()
+    name = "joint.lin_out.bias"
+
+    def refused(message, changed):
+        save_weights(path, changed)
+        with pytest.raises(PelasrError, match=message) as caught:
+            load_backbone(folder)
+        assert str(path) in str(caught.value)
+
+    refused(f"tensor {name} is missing", {key: value for key, value in state.items() if key != name})
+    refused("tensor extra is unexpected", {**state, "extra": torch.ones(1)})
+    refused(rf"tensor {name} is \(6,\) torch.float32, expected \(7,\)", {**state, name: torch.ones(6)})
+    refused(rf"tensor {name} is \(7,\) torch.float64, expected", {**state, name: torch.ones(7).double()})
+    refused(f"tensor {name} holds NaN", {**state, name: torch.full((7,), torch.nan)})
+    refused(f"tensor {name} holds NaN or infinity", {**state, name: torch.full((7,), torch.inf)})
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -1])
+def test_truncated_weights(saved, size):
+    path = saved[0] / "backbone.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(PelasrError, match="backbone.safetensors: damaged"):
+        load_backbone(saved[0])
+
+
+def test_what_is_absent_is_named(saved, tmp_path):
+    with pytest.raises(PelasrError, match="nowhere/backbone.yaml: no such file"):
+        load_backbone(tmp_path / "nowhere")
+    with pytest.raises(PelasrError, match="early.safetensors: no such file"):
+        load_backbone(saved[0], "early")
+    (saved[0] / "tokens/tokens.txt").unlink()
+    with pytest.raises(PelasrError, match="tokens.txt: no token list"):
+        load_backbone(saved[0])
+
+
+def test_other_tokens(saved):
+    Tokenizer(train_graphemes(["abce"])).save(saved[0] / "tokens")
+    with pytest.raises(PelasrError, match="not the token list that .*backbone.yaml was trained with"):
+        load_backbone(saved[0])
+
+
+@pytest.mark.parametrize("key", ["backbone", "options", "languages", "tokens_sha256"])
+def test_a_key_is_missing(saved, key):
+    rewrite(saved[0], **{key: None})
+    with pytest.raises(PelasrError, match=f"backbone.yaml: .*missing.*{key}|backbone.yaml: .*{key}.* missing"):
+        load_backbone(saved[0])
+
+
+def test_other_description(saved):
+    rewrite(saved[0], languages=["hi", "ur", "pa"])
+    with pytest.raises(PelasrError, match=r"tensor encoder.layers.0.lstm.weight_ih_l0 is \(32, 22\)"):
+        load_backbone(saved[0])
+    rewrite(saved[0], languages=["hi", "ur"], options={**OPTIONS, "encodr": "lstm"})
+    with pytest.raises(PelasrError, match="unknown key 'encodr'; did you mean 'encoder'"):
+        load_backbone(saved[0])
+    rewrite(saved[0], backbone="rnn")
+    with pytest.raises(PelasrError, match="no family 'rnn'; did you mean 'rnnt'"):
+        load_backbone(saved[0])
+
+
+def test_weights_are_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_weights(path, {"x": torch.ones(3)})
+    with pytest.raises(AttributeError):
+        save_weights(path, {"x": "not a tensor"})
+    assert torch.equal(load_weights(path)["x"], torch.ones(3))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_same_tensors_same_bytes(tmp_path):
+    state = {"x": torch.ones(3), "y": torch.arange(4.0)}
+    save_weights(tmp_path / "a", state)
+    save_weights(tmp_path / "b", dict(reversed(state.items())))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_families():
+    assert find_backbone("rnnt") is RNNT
+    with pytest.raises(PelasrError, match="backbone: no family 'rnnd'; did you mean 'rnnt'.*known:.*rnnt"):
+        find_backbone("rnnd")
+    assert {"encoder", "encoder_conf", "stack", "ctc_weight"} <= set(backbone_options("rnnt"))
+    assert not {"vocab_size", "num_languages", "self"} & set(backbone_options("rnnt"))
+    for key in ("encodr", "vocab_size"):
+        with pytest.raises(PelasrError, match=f"backbone rnnt: unknown key '{key}'"):
+            build_backbone("rnnt", {key: 1}, 7, 2)
+
+
+def test_integers_are_never_called_infinite():
+    check_tensors({"n": torch.tensor(3)}, {"n": torch.tensor(4)}, "here")

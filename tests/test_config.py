@@ -1,0 +1,159 @@
+"""Configuration files, overrides of the command line, and what is said of a wrong key."""
+
+import pytest
+
+from pelasr.config import arguments_of, check_keys, construct, load_yaml, nearest, override, parse_overrides
+from pelasr.errors import PelasrError
+
+
+class Box:
+    def __init__(self, width: int, height: int = 2, *rest, depth: int = 3, **more):
+        if height < 0:
+            raise ValueError("height\nis negative")
+        if height == 13:
+            raise PelasrError("inner error")
+        self.sizes = (width, height, depth)
+
+
+def put(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def test_load_yaml(tmp_path):
+    path = put(tmp_path / "a.yaml", "lr: 3.0e-3\nlangs: [hi, पंजाबी]\nencoder_conf:\n  layers: 2\nnone:\n")
+    wanted = {"lr": 0.003, "langs": ["hi", "पंजाबी"], "encoder_conf": {"layers": 2}, "none": None}
+    assert load_yaml(path) == load_yaml(str(path)) == wanted
+    assert load_yaml(put(tmp_path / "empty.yaml", "# nothing\n")) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1\nb: [1\nc: 2\n", "a.yaml: not valid YAML: .*line 3"),
+        ("a: b: c\n", "a.yaml: not valid YAML: .*line 1"),
+        ("a: 1\n\tb: 2\n", "a.yaml: not valid YAML: .*line 2"),
+        ("a: !!python/object/apply:os.getcwd []\n", "a.yaml: not valid YAML: .*python/object"),
+        ("- a\n- b\n", "a.yaml: expected `key: value` lines, found list"),
+        ("word\n", "a.yaml: expected `key: value` lines, found str"),
+        (b"a: \xff\n", "a.yaml"),
+    ],
+)
+def test_faults_name_the_file_and_the_line(tmp_path, content, message):
+    with pytest.raises(PelasrError, match=message) as caught:
+        load_yaml(put(tmp_path / "a.yaml", content))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(PelasrError, match="b.yaml: no such file"):
+        load_yaml(tmp_path / "b.yaml")
+
+
+def test_override_merges_mappings():
+    config = {"lr": 1, "encoder_conf": {"layers": 8, "size": 640}, "specaug_conf": {"masks": 2}, "optim_conf": None}
+    given = {"lr": 2, "encoder_conf": {"layers": 3}, "specaug_conf": None, "optim_conf": {"lr": 4}, "new": 5}
+    assert override(config, given) == {
+        "lr": 2,
+        "encoder_conf": {"layers": 3, "size": 640},
+        "specaug_conf": None,
+        "optim_conf": {"lr": 4},
+        "new": 5,
+    }
+    assert config["encoder_conf"] == {"layers": 8, "size": 640} and config["lr"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        ("", {}),
+        ("--max_epoch 3", {"max_epoch": 3}),
+        ("--max_epoch=3 --name a=b", {"max_epoch": 3, "name": "a=b"}),
+        ("--lr -0.5", {"lr": -0.5}),
+        ("--skip true", {"skip": True}),
+        ("--optim_conf lr=0.001 weight_decay=0", {"optim_conf": {"lr": 0.001, "weight_decay": 0}}),
+        ("--optim_conf lr=1 --x 2 --optim_conf eps=3", {"optim_conf": {"lr": 1, "eps": 3}, "x": 2}),
+        ("--optim_conf lr=1 --optim_conf lr=2", {"optim_conf": {"lr": 2}}),
+        ("--optim_conf=lr=1", {"optim_conf": {"lr": 1}}),
+        ("--optim_conf betas=[0.9,0.98]", {"optim_conf": {"betas": [0.9, 0.98]}}),
+        ("--specaug_conf null", {"specaug_conf": None}),
+        ("--temperature null", {"temperature": None}),
+    ],
+)
+def test_parse_overrides(arguments, wanted):
+    assert parse_overrides(arguments.split()) == wanted
+
+
+def test_a_whole_mapping_as_one_value():
+    assert parse_overrides(["--optim_conf", "{lr: 1, eps: 2}"]) == {"optim_conf": {"lr": 1, "eps": 2}}
+
+
+def test_numbers_in_scientific_notation():
+    """YAML 1.1 takes `1e-3`, without a point, for a word; people write learning rates like that."""
+    assert parse_overrides(["--optim_conf", "lr=1e-3"]) == {"optim_conf": {"lr": 0.001}}
+    assert parse_overrides(["--alpha", "5e-1"]) == {"alpha": 0.5}
+
+
+def test_numbers_in_scientific_notation_in_a_file(tmp_path):
+    assert load_yaml(put(tmp_path / "a.yaml", "lr: 1e-3\nbig: 1E+6\nword: 1e\n")) == {
+        "lr": 0.001,
+        "big": 1e6,
+        "word": "1e",
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("max_epoch 3", "unexpected argument 'max_epoch': options are `--key value`"),
+        ("--max_epoch", "--max_epoch: a value is missing"),
+        ("--max_epoch --lr 3", "--max_epoch: a value is missing"),
+        ("--max_epoch 3 4", "--max_epoch: more than one value"),
+        ("--max_epoch 3 --max_epoch 4", "--max_epoch: more than one value"),
+        ("--optim_conf lr=1 eps", "--optim_conf: "),
+        ("--alpha [1", "--alpha: "),
+        ("--optim_conf lr=[1", "--optim_conf: "),
+    ],
+)
+def test_bad_overrides(arguments, message):
+    with pytest.raises(PelasrError, match=message):
+        parse_overrides(arguments.split())
+
+
+def test_nearest():
+    assert nearest("max_epochs", ["lr", "max_epoch"]) == "did you mean 'max_epoch'? known: lr, max_epoch"
+    assert nearest("zzz", ["b", "a"]) == "known: a, b"
+
+
+def test_check_keys():
+    check_keys({"a": 1}, iter(["b", "a"]), "a.yaml")
+    with pytest.raises(PelasrError, match="a.yaml: unknown key 'alhpa'; did you mean 'alpha'.* known: alpha, beta"):
+        check_keys({"beta": 1, "alhpa": 2}, ["beta", "alpha"], "a.yaml")
+
+
+@pytest.mark.parametrize("key", [True, 3, None])
+def test_keys_that_are_not_words(key):
+    """`on: 1` and `3: 1` in a YAML file."""
+    with pytest.raises(PelasrError, match="a.yaml: unknown key .*known: alpha"):
+        check_keys({key: 1}, ["alpha"], "a.yaml")
+
+
+def test_arguments_are_known_from_the_signature():
+    assert list(arguments_of(Box)) == ["width", "height", "depth"]
+
+
+def test_construct():
+    assert construct(Box, {"depth": 5}, "box_conf", width=1).sizes == (1, 2, 5)
+    assert construct(Box, None, "box_conf", width=1).sizes == (1, 2, 3)
+    with pytest.raises(
+        PelasrError, match="box_conf: unknown key 'heigth'; did you mean 'height'.*known: depth, height$"
+    ):
+        construct(Box, {"heigth": 5}, "box_conf", width=1)
+    with pytest.raises(PelasrError, match="box_conf: unknown key 'width'"):
+        construct(Box, {"width": 5}, "box_conf", width=1)
+    with pytest.raises(PelasrError, match="^box_conf: height is negative$"):
+        construct(Box, {"height": -1}, "box_conf", width=1)
+    with pytest.raises(PelasrError, match="^inner error$"):
+        construct(Box, {"height": 13}, "box_conf", width=1)
+    with pytest.raises(PelasrError, match="box_conf: .*width"):
+        construct(Box, {}, "box_conf")

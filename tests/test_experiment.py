@@ -1,0 +1,141 @@
+"""Experiments files, and the done-files of stages."""
+
+from pathlib import Path
+
+import pytest
+
+from pelasr.config import load_yaml
+from pelasr.errors import PelasrError
+from pelasr.experiment import Marker, Place, find_experiment, load_experiments, resolve
+
+ROOT = Path(__file__).parents[1]
+
+
+def put(tmp_path, content):
+    path = tmp_path / "experiments.yaml"
+    path.write_text(content)
+    return path
+
+
+def test_the_papers_experiments():
+    found = load_experiments(ROOT / "egs/mini_indic/asr1/conf/experiments.yaml")
+    assert list(found) == ["A0", "A1", "A2", "A3", "A4", "A5"]
+    assert {name: e.backbone for name, e in found.items()} == {
+        **{name: name for name in ("A0", "A1", "A2", "A4")},
+        "A3": "A4",
+        "A5": "A1",
+    }
+    assert [name for name, e in found.items() if e.adapted] == ["A5"]
+    assert {name: e.weights for name, e in found.items() if e.weights != "backbone"} == {"A3": "early"}
+    assert found["A5"].compare == "A1" and found["A1"].compare is None
+    assert found["A0"].overrides == {"language_vector": "none"}
+    assert found["A1"].overrides == found["A3"].overrides == found["A5"].overrides == {}
+    assert found["A2"].overrides == {"language_vector": "none", "alpha": found["A4"].overrides["alpha"]}
+    assert found["A4"].overrides["early_epoch"] > 0
+    assert found["A0"].description == "multilingual RNN-T"
+
+
+def test_a_bare_name_is_an_experiment(tmp_path):
+    found = load_experiments(put(tmp_path, "B0:\nB1:\n  alpha: 0.5\n"))
+    assert found["B0"].description == "B0" and found["B0"].overrides == {}
+    assert found["B1"].overrides == {"alpha": 0.5} and found["B1"].backbone == "B1"
+
+
+def test_command_line_wins_over_experiment_over_file(tmp_path):
+    found = load_experiments(put(tmp_path, "B:\n  alpha: 0.5\n  optim_conf: {lr: 2}\n  seed: 2\n"))
+    config = {"alpha": 0.1, "optim_conf": {"lr": 1, "eps": 1}, "max_epoch": 1}
+    assert resolve(config, found["B"], {"optim_conf": {"eps": 3}, "seed": 3}) == {
+        "alpha": 0.5,
+        "optim_conf": {"lr": 2, "eps": 3},
+        "max_epoch": 1,
+        "seed": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("A1:\nA5:\n  adapt: A2\n", "A5 refers to 'A2'; known: A1, A5"),
+        ("A1:\nA3:\n  read_early: A9\n", "A3 refers to 'A9'"),
+        ("A1:\nA5:\n  adapt: A1\n  compare: B\n", "A5 refers to 'B'"),
+        ("A1:\nA5:\n  adapt: A1\n  alpha: 1\n", "A5 has the settings of A1: unknown key 'alpha'"),
+        ("A1:\nA5:\n  adapt: A1\n  read_early: A1\n", "A5 has the settings of A1: unknown key 'read_early'"),
+    ],
+)
+def test_bad_references(tmp_path, content, message):
+    with pytest.raises(PelasrError, match=f"experiments.yaml: {message}"):
+        load_experiments(put(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "A4:\nA3:\n  read_early: A4\nA6:\n  adapt: A3\n",
+        "A1:\nA5:\n  adapt: A1\nA6:\n  adapt: A5\n",
+        "A6:\n  adapt: A6\n",
+    ],
+)
+def test_a_source_must_train_a_backbone_of_its_own(tmp_path, content):
+    """Otherwise a backbone of the source's name would be trained, without the settings of whom it reads."""
+    with pytest.raises(PelasrError, match="A6.*backbone"):
+        load_experiments(put(tmp_path, content))
+
+
+@pytest.mark.parametrize("entry", ["A1: 5\n", "A1: words\n", "A1: [alpha, 1]\n"])
+def test_an_entry_that_is_no_mapping(tmp_path, entry):
+    with pytest.raises(PelasrError, match="experiments.yaml: A1"):
+        load_experiments(put(tmp_path, entry))
+
+
+def test_find_experiment(tmp_path):
+    found = load_experiments(put(tmp_path, "A0:\nA1:\n"))
+    assert find_experiment(found, "A1") is found["A1"]
+    with pytest.raises(PelasrError, match="no experiment 'A2'; .*known: A0, A1"):
+        find_experiment(found, "A2")
+
+
+def test_experiments_name_real_options():
+    """Every override of the shipped experiments is a key of a configuration."""
+    from pelasr.stages import split_options
+
+    config = load_yaml(ROOT / "conf/rnnt_mini.yaml")
+    for experiment in load_experiments(ROOT / "egs/mini_indic/asr1/conf/experiments.yaml").values():
+        split_options(resolve(config, experiment, {}), experiment.name)
+
+
+def test_place():
+    place = Place(Path("data"), Path("dump"), Path("exp"), ["hi", "ur"])
+    assert place.names("train", "dev") == ["train_hi", "train_ur", "dev_hi", "dev_ur"]
+    assert place.dirs("test") == [Path("data/test_hi"), Path("data/test_ur")]
+    assert (place.tokens, place.stats) == (Path("exp/tokens"), Path("exp/stats.npz"))
+
+
+def test_marker(tmp_path):
+    path, inputs = tmp_path / "stage" / "done.json", {"data": "abc", "shape": (1, 2), "none": None}
+    assert not Marker(path, inputs).done and Marker(path, inputs).changed == []
+    Marker(path, inputs).write(done=False)
+    assert not Marker(path, inputs).done
+    Marker(path, inputs).write(done=True)
+    assert Marker(path, inputs).done and Marker(path, inputs).changed == []
+    other = Marker(path, {"data": "abd", "shape": [1, 2], "none": None})
+    assert not other.done and other.changed == ['data: "abc" -> "abd"']
+    assert not Marker(path, {"data": "abc", "shape": (1, 2), "alpha": 0.5}).done
+
+
+def test_marker_claims_a_folder(tmp_path):
+    path = tmp_path / "A1" / "train.json"
+    Marker(path, {"lr": 1, "seed": 0}).claim()
+    Marker(path, {"lr": 1, "seed": 0}).claim()  # an interrupted run goes on
+    with pytest.raises(
+        PelasrError, match=r"A1 holds a run with other settings \(lr: 1 -> 2; new: null -> 3\)"
+    ) as caught:
+        Marker(path, {"lr": 2, "seed": 0, "new": 3}).claim()
+    assert "--exp_dir" in str(caught.value)
+    assert Marker(path, {"lr": 1, "seed": 0}).changed == []  # what was there is left alone
+
+
+def test_long_values_are_cut_in_messages(tmp_path):
+    path = tmp_path / "done.json"
+    Marker(path, {"text": "a" * 1000}).write(done=True)
+    (line,) = Marker(path, {"text": "b" * 1000}).changed
+    assert len(line) < 150

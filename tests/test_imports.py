@@ -1,0 +1,146 @@
+"""Who may import whom: methods, models, corpora and numbers stay in folders of their own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "pelasr"
+LEAVES = {"config", "errors", "files", "progress", "text"}
+MODELS = {"adapter", "adapters", "backbones", "batch", "decode", "evaluate", "fit", "pack", "train", "transducer"}
+WITHOUT_MODELS = ["score", "table", "data", "text", "sampling", "results"]
+HEAVY = {"torch", "espnet", "espnet2", "lightning", "torchaudio", "transformers"}
+
+
+def imports(path, top_level=False):
+    """Modules that a file imports, as dotted names; `top_level`: only those of merely importing it."""
+    found = set()
+
+    def visit(node):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found.update({node.module} | {f"{node.module}.{alias.name}" for alias in node.names})
+        elif not (top_level and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)):
+            for child in ast.iter_child_nodes(node):
+                visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+def ours(path, **options):
+    """Modules of pelasr that a file imports, {"config", "backbones.rnnt"}; names within modules are left out."""
+    found = set()
+    for name in imports(path, **options):
+        parts = name.split(".")
+        if parts[0] == "pelasr" and len(parts) > 1:
+            inner = PACKAGE.joinpath(*parts[1:])
+            if inner.is_dir() or inner.with_suffix(".py").exists():
+                found.add(".".join(parts[1:]))
+    return found
+
+
+def roots(names):
+    return {name.split(".")[0] for name in names}
+
+
+def files(folder):
+    found = sorted((PACKAGE / folder).glob("*.py"))
+    assert len(found) > 1
+    return found
+
+
+def test_the_reader_of_imports(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(
+        "import os.path, pelasr.files\n"
+        "from pelasr import adapter\n"
+        "from pelasr.backbones.rnnt import RNNT\n"
+        "if True:\n    import numpy\n"
+        "class A:\n    import json\n    def f(self):\n        import torch\n        from pelasr.train import Fit\n"
+    )
+    assert {"os.path", "numpy", "json", "torch"} <= imports(path)
+    assert "torch" not in imports(path, top_level=True) and "json" in imports(path, top_level=True)
+    assert ours(path) == {"files", "adapter", "backbones.rnnt", "train"}
+    assert "train" not in ours(path, top_level=True)
+
+
+@pytest.mark.parametrize("path", files("adapters"), ids=lambda path: path.stem)
+def test_adapters_import_the_heart_alone(path):
+    assert ours(path) <= {"adapter"}
+
+
+@pytest.mark.parametrize("path", files("backbones"), ids=lambda path: path.stem)
+def test_backbones_import_leaves(path):
+    allowed = LEAVES | {"transducer"}
+    assert roots(ours(path)) <= allowed | {"backbones"}
+    assert not imports(path) & {"lightning"}
+
+
+def test_leaves_import_leaves():
+    for name in LEAVES | {"transducer"}:
+        assert roots(ours(PACKAGE / f"{name}.py")) <= LEAVES, name
+
+
+def test_the_heart_knows_no_model():
+    assert ours(PACKAGE / "adapter.py") <= {"config", "errors"}
+    assert not roots(imports(PACKAGE / "adapter.py")) & {"espnet", "espnet2", "transformers", "lightning"}
+
+
+@pytest.mark.parametrize("name", WITHOUT_MODELS)
+def test_data_and_figures_know_no_model(name):
+    path = PACKAGE / f"{name}.py"
+    assert not roots(ours(path)) & MODELS
+    assert not roots(imports(path, top_level=True)) & HEAVY
+
+
+def test_nothing_imports_the_command_line():
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "__main__.py":
+            assert "cli" not in ours(path), path
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("egs/*/*/local/*.py")), ids=lambda path: path.parts[-4])
+def test_recipes_import_the_data_layer(path):
+    assert roots(ours(path)) <= {"data", "errors", "files", "progress"}
+    assert not roots(imports(path)) & HEAVY
+
+
+def test_no_cycles():
+    """Importing a module never comes back to itself."""
+    graph = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): ours(path, top_level=True)
+        for path in PACKAGE.rglob("*.py")
+    }
+    done = set()
+
+    def visit(name, above):
+        assert name not in above, " -> ".join([*above, name])
+        if name not in done:
+            for other in graph.get(name, ()):
+                visit(other, [*above, name])
+            done.add(name)
+
+    for name in graph:
+        visit(name, [])
+
+
+def loaded(module):
+    code = f"import sys, {module}; print(*sys.modules)"
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return roots(output.split())
+
+
+def test_the_command_line_starts_at_once():
+    found = loaded("pelasr.cli")
+    assert "pelasr" in found and not found & {*HEAVY, "numpy", "scipy", "yaml", "matplotlib", "rich", "sentencepiece"}
+
+
+@pytest.mark.parametrize("name", ["data", "text", "validate", "score", "table", "sampling", "results", "features"])
+def test_light_modules_load_nothing_heavy(name):
+    assert not loaded(f"pelasr.{name}") & {*HEAVY, "scipy", "librosa", "matplotlib", "jiwer"}

@@ -1,0 +1,249 @@
+"""Packs: a round trip is exact, and every kind of tampering is refused in one line that says what is wrong."""
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from pelasr.adapter import Bank
+from pelasr.backbones import LoadedBackbone, load_weights, save_weights, state_sha256
+from pelasr.errors import PelasrError
+from pelasr.pack import load_bank, read_pack, save_pack
+from pelasr.text import Tokenizer, train_graphemes
+
+NAME = "encoder.layers.1/down.weight"
+
+
+@pytest.fixture
+def backbone(make_rnnt):
+    module = make_rnnt()
+    tokenizer = Tokenizer(train_graphemes(["abcd"]))
+    return LoadedBackbone(module, tokenizer, ["hi", "ur", "pa"], state_sha256(module.state_dict()), {})
+
+
+def make_bank(backbone, languages=("hi", "ur"), **options):
+    torch.manual_seed(1)
+    bank = Bank("houlsby", {"bottleneck": 4, **options}, backbone.module.sites())
+    for language in languages:
+        bank.add(language)
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter)
+    return bank
+
+
+def save(folder, backbone, bank, **changed):
+    for language in bank.languages:
+        tensors = {name: tensor.detach().clone() for name, tensor in bank.tensors(language).items()} | changed
+        save_pack(folder / language, bank, language, tensors, backbone, {"epoch": 4, "dev": {"wer": 12.5}})
+
+
+@pytest.fixture
+def packs(tmp_path, backbone):
+    save(tmp_path / "packs", backbone, make_bank(backbone))
+    return tmp_path / "packs"
+
+
+def refused(packs, backbone, message, languages=("hi",)):
+    with pytest.raises(PelasrError, match=message) as caught:
+        load_bank(packs, list(languages), backbone)
+    text = str(caught.value)
+    assert "\n" not in text and len(text) < 400
+    return text
+
+
+def rewrite(packs, folder="hi", **changes):
+    path = packs / folder / "pack.yaml"
+    description = {**yaml.safe_load(path.read_text()), **changes}
+    path.write_text(yaml.safe_dump({key: value for key, value in description.items() if value is not None}))
+
+
+def retensor(packs, change, honest=True):
+    """Other tensors in a pack of `hi`, with (`honest`) the hash that they have."""
+    path = packs / "hi" / "pack.safetensors"
+    tensors = load_weights(path)
+    change(tensors)
+    save_weights(path, tensors)
+    if honest:
+        rewrite(packs, tensors_sha256=state_sha256(tensors))
+
+
+def test_round_trip_is_exact(packs, backbone, make_batch):
+    bank, batch = make_bank(backbone), make_batch(["hi", "ur", "hi"])
+    loaded = load_bank(packs, ["ur", "hi"], backbone)
+    assert loaded.languages == ["ur", "hi"] and not any(module.training for module in loaded.modules())
+    for language in ("hi", "ur"):
+        found, wanted = loaded.tensors(language), bank.tensors(language)
+        assert list(found) == list(wanted)
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    with loaded.route(batch.languages):
+        through_packs, _ = backbone.module.encode(batch.feats, batch.lens, batch.language_ids)
+    plain, _ = backbone.module.encode(batch.feats, batch.lens, batch.language_ids)
+    bank.attach(backbone.module)
+    with bank.route(batch.languages):
+        wanted, _ = backbone.module.encode(batch.feats, batch.lens, batch.language_ids)
+    assert torch.equal(through_packs, wanted) and not torch.equal(plain, wanted)
+
+
+def test_what_a_pack_says(packs, backbone):
+    description = read_pack(packs / "hi")
+    tensors = load_weights(packs / "hi" / "pack.safetensors")
+    assert description["format"] == 1 and description["language"] == "hi"
+    assert description["adapter"] == "houlsby" and description["adapter_conf"] == {"bottleneck": 4}
+    assert description["sites"] == {f"encoder.layers.{n}": 6 for n in range(3)}
+    assert description["backbone_sha256"] == state_sha256(backbone.module.state_dict())
+    assert description["tokens_sha256"] == backbone.tokenizer.sha256
+    assert description["parameters"] == sum(t.numel() for t in tensors.values()) == 3 * (2 * 6 * 4 + 4 + 3 * 6)
+    assert description["training"] == {"epoch": 4, "dev": {"wer": 12.5}}
+    assert not any(word in name for name in tensors for word in ("hi", "houlsby"))
+    assert {file.name for file in (packs / "hi").iterdir()} == {"pack.safetensors", "pack.yaml"}
+
+
+def test_same_pack_same_bytes(packs, backbone, tmp_path):
+    save(tmp_path / "again", backbone, make_bank(backbone))
+    for name in ("pack.safetensors", "pack.yaml"):
+        assert (tmp_path / "again/hi" / name).read_bytes() == (packs / "hi" / name).read_bytes()
+
+
+def test_packs_are_independent(packs, backbone):
+    """One language's folder is all that its results rest on."""
+    for file in (packs / "ur").iterdir():
+        file.write_bytes(b"damaged")
+    load_bank(packs, ["hi"], backbone)
+    refused(packs, backbone, "ur/pack.yaml", languages=["hi", "ur"])
+
+
+def test_a_language_without_a_pack(packs, backbone):
+    text = refused(packs, backbone, "no pack of 'ta'; known: hi, ur", languages=["hi", "ta"])
+    assert str(packs / "ta") in text
+    refused(packs, backbone, "no languages asked for", languages=[])
+
+
+def test_other_backbone(packs, backbone):
+    backbone.sha256 = "0" * 64
+    text = refused(packs, backbone, "hi/pack.yaml: backbone_sha256 is .*, this model's is 000000000000")
+    assert "fit the pack on this backbone" in text
+
+
+def test_other_tokens(packs, backbone):
+    backbone.tokenizer = Tokenizer(train_graphemes(["abce"]))
+    refused(packs, backbone, "hi/pack.yaml: tokens_sha256 is")
+
+
+def test_other_sites(packs, backbone, make_rnnt):
+    conf = {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1}
+    backbone.module = make_rnnt(encoder_conf=conf)
+    refused(packs, backbone, "hi/pack.yaml: sites is")
+
+
+@pytest.mark.parametrize(("key", "value"), [("adapter_conf", {"bottleneck": 5}), ("sites", {"encoder.layers.0": 6})])
+def test_packs_of_different_making(packs, backbone, key, value):
+    rewrite(packs, "ur", **{key: value})
+    refused(packs, backbone, f"ur/pack.yaml: {key} is .*this model's is", languages=["hi", "ur"])
+
+
+def test_other_language(packs, backbone):
+    (packs / "hi").rename(packs / "pa")
+    refused(packs, backbone, "pa: holds 'hi', not 'pa'", languages=["pa"])
+
+
+@pytest.mark.parametrize("version", [0, 2, "1"])
+def test_other_format(packs, backbone, version):
+    rewrite(packs, format=version)
+    refused(packs, backbone, f"hi/pack.yaml: format {version}, this version reads 1")
+
+
+def test_other_method(packs, backbone):
+    rewrite(packs, adapter="hulsby")
+    refused(packs, backbone, "no method 'hulsby'; did you mean 'houlsby'")
+
+
+@pytest.mark.parametrize("key", ["format", "language", "adapter_conf", "tensors_sha256", "training"])
+def test_a_key_is_missing(packs, backbone, key):
+    rewrite(packs, **{key: None})
+    text = refused(packs, backbone, f"hi/pack.yaml.*missing.*{key}|hi/pack.yaml.*{key}.*missing")
+    assert "unknown" not in text
+
+
+def test_a_key_too_many(packs, backbone):
+    rewrite(packs, langauge="hi")
+    refused(packs, backbone, "hi/pack.yaml: unknown key 'langauge'; did you mean 'language'")
+
+
+def test_half_a_description(packs, backbone):
+    path = packs / "hi" / "pack.yaml"
+    path.write_text(path.read_text()[:150])
+    refused(packs, backbone, "hi/pack.yaml")
+    path.write_text("format: [1\nlanguage: hi\n")
+    refused(packs, backbone, "hi/pack.yaml: not valid YAML: .*line 2")
+
+
+def test_renamed_missing_and_unexpected_tensors(packs, backbone):
+    retensor(packs, lambda tensors: tensors.update(surplus=torch.ones(2)))
+    refused(packs, backbone, "pack.safetensors: tensor surplus is unexpected")
+    retensor(packs, lambda tensors: tensors.pop("surplus"))
+    load_bank(packs, ["hi"], backbone)
+    retensor(packs, lambda tensors: tensors.update({f"{NAME}s": tensors.pop(NAME)}))
+    refused(packs, backbone, f"tensor {NAME} is missing")
+    retensor(packs, lambda tensors: tensors.pop(f"{NAME}s"))
+    refused(packs, backbone, f"tensor {NAME} is missing")
+
+
+def test_other_shape_and_type(packs, backbone):
+    retensor(packs, lambda tensors: tensors.update({NAME: torch.ones(6, 4)}))
+    refused(packs, backbone, rf"tensor {NAME} is \(6, 4\) torch.float32, expected \(4, 6\)")
+    retensor(packs, lambda tensors: tensors.update({NAME: torch.ones(4, 6).half()}))
+    refused(packs, backbone, rf"tensor {NAME} is \(4, 6\) torch.float16, expected")
+
+
+def test_swapped_values_of_the_same_shape(packs, backbone):
+    def swap(tensors):
+        tensors[NAME], tensors[NAME.replace("1", "2")] = tensors[NAME.replace("1", "2")], tensors[NAME]
+
+    retensor(packs, swap, honest=False)
+    refused(packs, backbone, "not the tensors that pack.yaml describes: incomplete or altered")
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_a_number(packs, backbone, value):
+    retensor(packs, lambda tensors: tensors[NAME].view(-1)[3:4].fill_(value))
+    refused(packs, backbone, f"tensor {NAME} holds NaN or infinity")
+
+
+def test_one_altered_bit(packs, backbone):
+    path = packs / "hi" / "pack.safetensors"
+    content = path.read_bytes()
+    for position in (len(content) - 1, len(content) - 200):
+        altered = bytearray(content)
+        altered[position] ^= 1
+        path.write_bytes(altered)
+        refused(packs, backbone, "hi/pack.safetensors: not the tensors that pack.yaml describes")
+    altered = bytearray(content)
+    altered[20] ^= 1  # in the header
+    path.write_bytes(altered)
+    refused(packs, backbone, "hi/pack.safetensors")
+
+
+@pytest.mark.parametrize("size", [0, 5, 300, -1])
+def test_truncated(packs, backbone, size):
+    path = packs / "hi" / "pack.safetensors"
+    path.write_bytes(path.read_bytes()[:size])
+    refused(packs, backbone, "hi/pack.safetensors: damaged")
+
+
+def test_absent_tensors_are_not_blamed_on_the_backbone(packs, backbone):
+    (packs / "hi" / "pack.safetensors").unlink()
+    text = refused(packs, backbone, "hi/pack.safetensors: no such file")
+    assert "stage 4" not in text and "train the backbone" not in text
+
+
+def test_packs_with_a_shared_layer_norm_keep_their_own_copies(tmp_path, backbone):
+    """Each language's best epoch may be another, so the copies differ; loading one must not change the other."""
+    bank = make_bank(backbone, shared_ln=True)
+    wanted = {}
+    for shift, language in enumerate(bank.languages):
+        wanted[language] = {name: tensor.detach() + shift for name, tensor in bank.tensors(language).items()}
+        save_pack(tmp_path / language, bank, language, wanted[language], backbone, {})
+    loaded = load_bank(tmp_path, ["hi", "ur"], backbone)
+    for language in ("hi", "ur"):
+        for name, tensor in loaded.tensors(language).items():
+            assert torch.equal(tensor, wanted[language][name]), f"{language} {name}"

@@ -1,0 +1,128 @@
+"""The recipe's command, all stages on a corpus of seconds: what a user types first."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pelasr.results import KEYS, read_results
+
+ROOT = Path(__file__).parents[1]
+RUN = ROOT / "egs/mini_indic/asr1/run.sh"
+OPTIONS = ["--size", "test", "--langs", "hi ur", "--ngpu", "0", "--nj", "2", "--val_interval", "1"]
+OPTIONS += ["--max_epoch", "2", "--adapt_max_epoch", "1", "--batch_size", "8", "--warmup_steps", "2"]
+OPTIONS += ["--encoder_conf", "hidden_size=32", "--encoder_conf", "output_size=32"]
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    places = [f"--{name}_dir={folder / name}" for name in ("data", "dump", "exp")]
+    places = [part for place in places for part in place.split("=")]
+    command = ["bash", str(RUN), *places, "--results", str(folder / "RESULTS.md"), *options]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("mini_indic")
+    done = run(folder, *OPTIONS, "--exps", "A1 A5")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done
+
+
+def test_from_nothing_to_the_table(finished):
+    folder, done = finished
+    results = read_results(folder / "exp/results.jsonl")
+    assert all(list(line) == KEYS for line in results)
+    figures = {(line["experiment"], line["language"], line["metric"]) for line in results}
+    expected = {(e, lang, m) for e in ("A1", "A5") for lang in ("hi", "ur", "mean") for m in ("wer", "cer")}
+    assert figures == expected | {("A5", lang, "wer_minus_A1") for lang in ("hi", "ur", "mean")}
+    assert "WER % test" in done.stdout
+    page = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert "synthetic" in page and "Kannan et al. 2019" in page
+    assert (folder / "RESULTS.png").stat().st_size > 5000
+    assert (folder / "exp/A1/curves.png").exists()
+    stages = [json.loads(line)["stage"] for line in (folder / "exp/times.jsonl").read_text().splitlines()]
+    assert stages == ["data", "tokens", "stats", "train", "adapt", "decode", "decode", "score"]
+
+
+def test_hypotheses_are_kaldi_text_of_every_utterance(finished):
+    folder, _ = finished
+    for experiment in ("A1", "A5"):
+        for language in ("hi", "ur"):
+            output = folder / f"exp/{experiment}/decode/test_{language}"
+            ids = [line.split()[0] for line in (output / "text").read_text(encoding="utf-8").splitlines()]
+            wanted = (folder / f"data/test_{language}/text").read_text(encoding="utf-8").splitlines()
+            assert ids == [line.split()[0] for line in wanted]
+            assert all(float(line.split()[1]) < 0 for line in (output / "scores").read_text().splitlines())
+
+
+def test_the_second_run_skips_what_is_finished(finished):
+    folder, _ = finished
+    page = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    again = run(folder, *OPTIONS, "--exps", "A1 A5")
+    assert again.returncode == 0
+    for what in ("valid already", "tokens.txt is made already", "statistics are made already", "trained already"):
+        assert what in again.stdout
+    assert again.stdout.count("decode is made already") == 2
+    assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+    results = read_results(folder / "exp/results.jsonl")
+    assert len(results) == 15  # the same figures are not appended again
+    assert page.splitlines()[0] == (folder / "RESULTS.md").read_text(encoding="utf-8").splitlines()[0]
+
+
+def test_one_language_is_fitted_by_itself(finished):
+    folder, _ = finished
+    hindi = (folder / "exp/A5/packs/hi/pack.safetensors").read_bytes()
+    before = (folder / "exp/A5/decode/test_hi/text").read_bytes()
+    done = run(
+        folder,
+        "--stage",
+        "5",
+        "--exps",
+        "A5",
+        "--langs",
+        "ur",
+        "--adapt_max_epoch",
+        "2",
+        "--adapt_optim_conf",
+        "lr=0.01",
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (folder / "exp/A5/packs/hi/pack.safetensors").read_bytes() == hindi
+    assert (folder / "exp/A5/decode/test_hi/text").read_bytes() == before
+    assert (folder / "exp/A5/fit_ur/history.json").exists()
+
+
+def test_dry_run_prints_the_commands_and_does_nothing(tmp_path):
+    done = run(tmp_path, "--dry_run", "true", "--exps", "all")
+    assert done.returncode == 0 and list(tmp_path.iterdir()) == []
+    lines = done.stdout.splitlines()
+    assert sum("'train'" in line for line in lines) == sum("'decode'" in line for line in lines) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lnags", "hi"], "unknown key 'lnags'"),
+        (["--max_epochs", "3"], "did you mean 'max_epoch'?"),
+        (["--adapt_bottleneck", "3"], "unknown key 'bottleneck'"),
+        (["--stage"], "a value is missing"),
+        (["7"], "unexpected argument '7'"),
+        (["--exps", "A9", "--stage", "4"], "no experiment 'A9'"),
+        (["--langs", "xx", "--size", "test"], "no such language: xx"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_line(tmp_path, options, message):
+    done = run(tmp_path, *options)
+    assert done.returncode != 0
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_help_lists_the_options():
+    done = subprocess.run(["bash", str(RUN), "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for option in ("stage", "stop_stage", "exps", "langs", "size", "ngpu", "nj", "seed", "dry_run", "skip_bad"):
+        assert f"--{option} " in done.stdout
