@@ -69,10 +69,11 @@ for ((n = 0; n < ${#overrides[@]}; n += 2)); do
   esac
 done
 
-run "$here/../tools/install.sh" "${extras:-}"
+run "$here/../tools/install.sh" ${extras:+"$extras"}
 if [ "$dry_run" != true ] && [ ${#overrides[@]} -gt 0 ]; then
   # A misspelt option should not wait for the stage that reads it.
-  pelasr config --config "$config" --adapter "$adapter" "${overrides[@]}" >/dev/null || { usage >&2; exit 2; }
+  pelasr config --config "$config" --adapter "$adapter" "${overrides[@]}" >/dev/null ||
+    { echo "$0: the pipeline's own options are listed by $0 --help" >&2; exit 2; }
 fi
 
 place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --langs "$langs")
@@ -108,5 +109,9 @@ if starts 6 "decoding"; then
 fi
 if starts 7 "scores and table"; then
   run pelasr score "${place[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe"
-  run pelasr table "${place[@]}" --sets "$sets" --recipe "$recipe" --output "$results"
+  for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
+    page=$results
+    [ "$name" = test ] || page=${results%.md}_$name.md
+    run pelasr table "${place[@]}" --set "$name" --recipe "$recipe" --output "$page"
+  done
 fi

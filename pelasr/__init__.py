@@ -1,3 +1,3 @@
-"""pelasr: multilingual speech recognition and translation with adapters."""
+"""pelasr: multilingual speech recognition with adapters."""
 
 __version__ = "0.1.0"

@@ -67,32 +67,32 @@ class Bank(nn.Module):
 
     @property
     def languages(self) -> list[str]:
-        return list(self.adapters)
+        return [key.removesuffix("/").replace("/", ".") for key in self.adapters]
 
-    def add(self, language: str) -> None:
+    def add(self, language: str, share: bool = True) -> None:
         """Give a language fresh adapters.
 
         Submodules named in `Adapter.shared` are those of the first language, so that languages fitted in one run train
-        them together; a saved pack holds its own copy, so packs stay independent afterwards.
+        them together. A saved pack holds its own copy, to be loaded with `share=False`, so packs stay independent.
         """
-        if language in self.adapters:
+        if language in self.languages:
             raise PelasrError(f"language {language!r} has adapters already")
         made = {
             _key(path): construct(self.cls, self.options, "adapter_conf", width=width)
             for path, width in self.sites.items()
         }
-        for first in list(self.adapters.values())[:1]:
+        for first in list(self.adapters.values())[:1] if share else ():
             for path, adapter in made.items():
                 for name in adapter.shared:
                     setattr(adapter, name, getattr(first[path], name))
-        self.adapters[language] = nn.ModuleDict(made)
+        self.adapters[_key(language)] = nn.ModuleDict(made)
 
     def tensors(self, language: str) -> dict[str, Tensor]:
         """A language's parameters, {"<site path>/<parameter>": tensor}, live."""
         return {
             f"{path}/{name}": tensor
             for path in self.sites
-            for name, tensor in self.adapters[language][_key(path)].state_dict(keep_vars=True).items()
+            for name, tensor in self.adapters[_key(language)][_key(path)].state_dict(keep_vars=True).items()
         }
 
     def attach(self, backbone: nn.Module) -> None:
@@ -105,7 +105,7 @@ class Bank(nn.Module):
         """Inside the block row b of every batch belongs to `languages[b]`."""
         present = list(dict.fromkeys(languages))
         for language in present:
-            if language not in self.adapters:
+            if language not in self.languages:
                 raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
         device = next(self.parameters()).device
         position = {language: n for n, language in enumerate(present)}
@@ -125,7 +125,7 @@ class Bank(nn.Module):
     def _adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         """Adapt every row by its own language: (B, T, D_in), (B, T, D) to (B, T, D), without a loop over languages."""
         languages, index = self._rows
-        adapters = [self.adapters[language][_key(path)] for language in languages]
+        adapters = [self.adapters[_key(language)][_key(path)] for language in languages]
         if index is None:
             return adapters[0](x, y)
         parameters = {
@@ -147,7 +147,7 @@ class Bank(nn.Module):
             if path not in self._fired:
                 raise PelasrError(f"site {path}: the hook never fired: the backbone does not call this module")
             for language in languages:
-                for name, parameter in self.adapters[language][_key(path)].named_parameters():
+                for name, parameter in self.adapters[_key(language)][_key(path)].named_parameters():
                     if parameter.requires_grad and parameter.grad is None:
                         raise PelasrError(f"site {path}: {name} of {language!r} got no gradient from the loss")
 
@@ -178,7 +178,7 @@ def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str,
     size = _count(backbone.parameters())
     report = {"backbone": size, "adapter_per_language": 0}
     if bank is not None:
-        report["adapter_per_language"] = _count(bank.adapters[bank.languages[0]].parameters())
+        report["adapter_per_language"] = _count(bank.adapters[_key(bank.languages[0])].parameters())
         size += _count(bank.parameters())
     trainable = [*backbone.parameters(), *(bank.parameters() if bank is not None else ())]
     report["trainable"] = _count(p for p in trainable if p.requires_grad)
@@ -191,8 +191,8 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 
 def _key(path: str) -> str:
-    """Module names cannot hold dots."""
-    return path.replace(".", "/")
+    """Names of modules hold no dots (`zh.Hant`) and are no attribute of a ModuleDict (`to`, Tongan)."""
+    return f"{path}/".replace(".", "/")
 
 
 def _tensor_of(value: Any) -> Tensor:

@@ -16,9 +16,10 @@ from pelasr.text import Tokenizer
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance whose features are stored: `feats` says where, `frames` how many there are."""
+    """An utterance of the data directory `source`; `feats` says where its features are, `frames` how many."""
 
     id: str
+    source: str
     feats: str
     frames: int
     targets: list[int]
@@ -56,7 +57,9 @@ def load_examples(data: Path, dump: Path, name: str, tokenizer: Tokenizer) -> li
         raise PelasrError(
             f"{dump / name}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again"
         )
-    return [Example(u.id, feats[u.id], frames[u.id], tokenizer.encode(u.text), u.language, u.text) for u in utterances]
+    return [
+        Example(u.id, name, feats[u.id], frames[u.id], tokenizer.encode(u.text), u.language, u.text) for u in utterances
+    ]
 
 
 class Collate:

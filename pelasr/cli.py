@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import resource
 import shlex
 import socket
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it was")
-    if worked and hasattr(known, "exp_dir"):
+    if worked and _is_first_process():
         _record_time(known, arguments, time.monotonic() - start, started)
 
 
@@ -96,9 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     sets(sub, "test")
     sub.add_argument("--recipe", required=True, help="name of the recipe in the results")
 
-    sub = verb("table", _table, "Stage 7: print the table; write RESULTS.md and its chart.")
+    sub = verb("table", _table, "Stage 7: print the table of a set; write RESULTS.md and its chart.")
     sub.add_argument("--experiments", type=Path, default=Path("conf/experiments.yaml"), help="their definitions")
-    sets(sub, "test")
+    sub.add_argument("--set", default="test", help="name of the data set, without the language")
     sub.add_argument("--recipe", required=True, help="title of the page")
     sub.add_argument("--page", type=Path, default=Path("conf/results.yaml"), help="note and paper's figures, if any")
     sub.add_argument("--output", type=Path, default=Path("RESULTS.md"))
@@ -202,7 +203,7 @@ def _table(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import write_page
 
     descriptions = {experiment.name: experiment.description for experiment in _experiments(known).values()}
-    write_page(_place(known), descriptions, known.sets.split(), known.recipe, known.page, known.output)
+    write_page(_place(known), descriptions, known.set, known.recipe, known.page, known.output)
     return False
 
 
@@ -236,6 +237,12 @@ def _config(known: argparse.Namespace, rest: list[str]) -> bool:
         split_adapter_options(adapter, str(known.adapter))
         print(f"---\n{yaml.safe_dump(adapter, sort_keys=False, allow_unicode=True)}", end="")
     return False
+
+
+def _is_first_process() -> bool:
+    """Under torchrun, srun or Lightning's own launcher there are several."""
+    ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
+    return next(ranks, "0") == "0"
 
 
 def _record_time(known: argparse.Namespace, arguments: Sequence[str] | None, seconds: float, started: str) -> None:

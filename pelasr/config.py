@@ -6,6 +6,7 @@ that argument's default. `encoder: conformer` chooses a class, `encoder_conf: {.
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,29 @@ import yaml
 from pelasr.errors import PelasrError
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 wants a point in a number with an exponent; people write `1e-3`."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise PelasrError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping; raises PelasrError with the file and line of a fault."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise PelasrError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise PelasrError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise PelasrError(f"{path}: not UTF-8: {error}") from None
+    content = _parse(text, str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -60,10 +76,10 @@ def _parse_value(key: str, given: list[str]) -> Any:
         raise PelasrError(f"--{key}: a value is missing")
     if key.endswith("_conf") and all("=" in value for value in given):
         pairs = (value.split("=", 1) for value in given)
-        return {name: yaml.safe_load(value) for name, value in pairs}
+        return {name: _parse(value, f"--{key}") for name, value in pairs}
     if len(given) > 1:
         raise PelasrError(f"--{key}: more than one value ({' '.join(given)})")
-    return yaml.safe_load(given[0])
+    return _parse(given[0], f"--{key}")
 
 
 def arguments_of(function: Callable) -> dict[str, inspect.Parameter]:
@@ -74,8 +90,8 @@ def arguments_of(function: Callable) -> dict[str, inspect.Parameter]:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that lists the known names, the most alike first where there is one."""
-    known = sorted(known)
-    alike = difflib.get_close_matches(name, known, n=1)
+    known = sorted(map(str, known))
+    alike = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {alike[0]!r}? " if alike else ""
     return f"{hint}known: {', '.join(known)}"
 
@@ -86,6 +102,13 @@ def check_keys(config: Iterable[str], known: Iterable[str], where: str) -> None:
     for key in config:
         if key not in known:
             raise PelasrError(f"{where}: unknown key {key!r}; {nearest(key, known)}")
+
+
+def require_keys(config: Iterable[str], required: Iterable[str], where: str) -> None:
+    """Raise PelasrError at the first of `required` that is not in `config`."""
+    for key in required:
+        if key not in config:
+            raise PelasrError(f"{where}: the key {key!r} is missing")
 
 
 def construct(cls: Callable, conf: dict[str, Any] | None, where: str, **given: Any) -> Any:

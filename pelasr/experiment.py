@@ -7,7 +7,7 @@ from typing import Any
 
 from pelasr.config import check_keys, load_yaml, nearest, override
 from pelasr.errors import PelasrError
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, sha256_json
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
     entries = load_yaml(path)
     result = {}
     for name, entry in entries.items():
+        if not isinstance(entry or {}, dict):
+            raise PelasrError(f"{path}: {name}: expected `key: value` lines, found {entry!r}")
         entry = dict(entry or {})
         description, compare = entry.pop(DESCRIPTION, name), entry.pop(COMPARE, None)
         source = entry.get(ADAPT) or entry.get(READ_EARLY)
@@ -70,6 +72,8 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
             if other not in entries:
                 raise PelasrError(f"{path}: {name} refers to {other!r}; {nearest(other, entries)}")
         if source:
+            if {ADAPT, READ_EARLY} & set(entries[source] or {}):
+                raise PelasrError(f"{path}: {name} refers to {source!r}, which trains no backbone of its own")
             check_keys(entry, [ADAPT if ADAPT in entry else READ_EARLY], f"{path}: {name} has the settings of {source}")
         result[name] = Experiment(
             name,
@@ -111,6 +115,11 @@ class Marker:
     @property
     def done(self) -> bool:
         return self.found is not None and self.found["done"] and not self.changed
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the inputs."""
+        return sha256_json(self.inputs)
 
     @property
     def changed(self) -> list[str]:

@@ -20,7 +20,7 @@ from pelasr.errors import PelasrError
 from pelasr.evaluate import LanguageScores
 from pelasr.experiment import Marker, Place
 from pelasr.features import load_stats
-from pelasr.files import atomic_write, sha256_json
+from pelasr.files import atomic_write
 from pelasr.monitor import read_history
 from pelasr.options import TrainingOptions
 from pelasr.pack import save_pack
@@ -66,9 +66,9 @@ def fit_backbone(
         best.average()
         facts = {"training": {"epochs": training.max_epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}}
         describe_backbone(folder, family, options, place.languages, place.tokens, facts)
-        _write_facts(folder, "backbone", report, training, marker)
-        fit.checkpoint.unlink()
+        _write_facts(folder, report, training, marker)
         marker.write(done=True)
+        fit.checkpoint.unlink()
     fabric.barrier()
 
 
@@ -118,10 +118,13 @@ def fit_bank(
     training: TrainingOptions,
     ngpu: int,
 ) -> None:
-    """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev loss."""
-    fabric = make_fabric(ngpu)
+    """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev loss.
+
+    A fit that is done is not made again; its packs are, from its snapshots, if another fit has replaced them.
+    """
+    fabric = make_fabric(ngpu, adapters=True)
     first = fabric.global_rank == 0
-    if first:
+    if first and not marker.done:
         marker.claim()
     backbone = load_backbone(source, weights)
     freeze(backbone.module)
@@ -146,19 +149,17 @@ def fit_bank(
         fabric,
         best,
     )
-    fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}, the backbone is frozen")
-    fit.run()
+    if not marker.done:
+        fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}, the backbone is frozen")
+        fit.run()
     if first:
         for language in languages:
             entry = best.entry(language)
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
+            facts |= {"seed": training.seed, "config_sha256": marker.sha256}
             save_pack(folder.parent / "packs" / language, bank, language, best.load(language), backbone, facts)
-        # Languages may be fitted one by one: the table counts those that have a pack.
-        fitted = len(list(folder.parent.glob("packs/*/pack.yaml"))) * report["adapter_per_language"]
-        report |= {"trainable": fitted, "total": report["backbone"] + fitted}
-        _write_facts(folder.parent, method, report, training, marker)
-        fit.checkpoint.unlink()
         marker.write(done=True)
+        fit.checkpoint.unlink(missing_ok=True)
     fabric.barrier()
 
 
@@ -192,14 +193,14 @@ def _examples(place: Place, name: str, languages: Sequence[str], tokenizer: Toke
     ]
 
 
-def _write_facts(folder: Path, method: str, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:
-    """What the results table says of a run."""
+def _write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:
+    """What the results table says of a backbone."""
     facts = {
-        "method": method,
+        "method": "backbone",
         "trainable_parameters": report["trainable"],
         "total_parameters": report["total"],
         "seed": training.seed,
-        "config_sha256": sha256_json(marker.inputs),
+        "config_sha256": marker.sha256,
     }
     with atomic_write(folder / "facts.json") as stream:
         json.dump(facts, stream, indent=1)

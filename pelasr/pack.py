@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pelasr.adapter import Bank
 from pelasr.backbones import LoadedBackbone, check_tensors, load_weights, save_weights, state_sha256
-from pelasr.config import check_keys, load_yaml, nearest
+from pelasr.config import check_keys, load_yaml, nearest, require_keys
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 
@@ -59,7 +59,7 @@ def read_pack(folder: Path) -> dict[str, Any]:
         have = [pack.parent.name for pack in sorted(folder.parent.glob("*/pack.yaml"))]
         raise PelasrError(f"{folder}: no pack of {folder.name!r}; {nearest(folder.name, have)} (fit it with stage 5)")
     description = load_yaml(path)
-    check_keys(KEYS, description, f"{path}: a key is missing")
+    require_keys(description, KEYS, str(path))
     check_keys(description, KEYS, str(path))
     if description["format"] != FORMAT:
         raise PelasrError(f"{path}: format {description['format']}, this version reads {FORMAT}")
@@ -92,7 +92,7 @@ def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Ba
                     f"{folder}/pack.yaml: {key} is {_short(description[key])}, this model's is {_short(expected)};"
                     " fit the pack on this backbone, or load the backbone it was fitted on"
                 )
-        bank.add(language)
+        bank.add(language, share=False)
         put_tensors(bank, language, _read_tensors(folder, description), str(folder / "pack.safetensors"))
     if bank is None:
         raise PelasrError(f"{packs}: no languages asked for")

@@ -67,7 +67,10 @@ class BatchSampler:
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         labels = np.asarray(languages)
         self.members = {language: np.flatnonzero(labels == language) for language in sorted(set(languages))}
-        self.shares = language_shares(dict(Counter(languages)), alpha, temperature)
+        shares = language_shares(dict(Counter(languages)), alpha, temperature)
+        edges = np.cumsum([0.0, *(shares[language] for language in self.members)]).tolist()
+        # The languages lie side by side on [0, 1], so that rounding each edge gives every epoch the same size.
+        self.spans = dict(zip(self.members, zip(edges, edges[1:], strict=False), strict=True))
 
     def __len__(self) -> int:
         """Steps per epoch: no batch is larger than `batch_size`, unless a process would get nothing of it."""
@@ -87,8 +90,9 @@ class BatchSampler:
     def _draw(self, language: str, epoch: int) -> np.ndarray:
         """The language's utterances of this epoch: a window, moved on by its width every epoch, of endless passes."""
         members = self.members[language]
-        width = self.shares[language] * len(self.lengths)
-        start, stop = round(width * epoch), round(width * (epoch + 1))
+        low, high = self.spans[language]
+        draws = len(self.lengths)
+        start, stop = (round(high * draws * e) - round(low * draws * e) for e in (epoch, epoch + 1))
         index = np.arange(start, stop)
         passes = {
             number: np.random.default_rng([self.seed, 1 + number, *language.encode()]).permutation(members)

@@ -1,15 +1,15 @@
 """What the verbs of the command line do: one function per stage, each of which skips work that is finished."""
 
 import json
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pelasr.config import check_keys
+from pelasr.config import check_keys, load_yaml
 from pelasr.data import data_sha256, parse, read_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Marker, Place
-from pelasr.files import sha256_file
+from pelasr.files import sha256_file, sha256_json
 from pelasr.options import TrainingOptions
 
 
@@ -188,7 +188,8 @@ def fit_adapters(
         "backbone": _required(source / f"{experiment.weights}.safetensors", 4),
     }
     marker = Marker(folder / "adapt.json", inputs)
-    if marker.done:
+    packs = [folder.parent / "packs" / language / "pack.yaml" for language in only]
+    if marker.done and all(path.exists() and _config_of(path) == marker.sha256 for path in packs):
         say(f"stage 5: the adapters of {' '.join(only)} in {folder} are fitted already")
         return False
     from pelasr.fit import fit_bank
@@ -205,6 +206,11 @@ def _training_inputs(place: Place, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _config_of(pack: Path) -> str:
+    """Hash of the settings that a pack was fitted with."""
+    return load_yaml(pack)["training"]["config_sha256"]
+
+
 def _required(path: Path, stage: int) -> str:
     """Hash of a file that an earlier stage makes."""
     if not path.exists():
@@ -216,20 +222,25 @@ def decode(place: Place, experiment: Experiment, sets: list[str], only: list[str
     """Stage 6: hypotheses and scores of sets and languages, as `<exp>/<experiment>/decode/<set>_<language>`."""
     source = place.exp / experiment.backbone
     folder = place.exp / experiment.name
-    inputs = {"backbone": _required(source / f"{experiment.weights}.safetensors", 4)}
-    if experiment.adapted:
-        inputs |= {name: _required(folder / "packs" / name / "pack.yaml", 5) for name in only}
-    wanted = replace(place, languages=only)
-    inputs |= {name: data_sha256([place.data / name]) for name in wanted.names(*sets)}
-    marker = Marker(folder / "decode" / "done.json", inputs)
-    if marker.done:
+    backbone = _required(source / f"{experiment.weights}.safetensors", 4)
+    markers = {}
+    for language in only:
+        inputs = {"backbone": backbone}
+        if experiment.adapted:
+            inputs["pack"] = _required(folder / "packs" / language / "pack.yaml", 5)
+        for name in (f"{test_set}_{language}" for test_set in sets):
+            inputs["data"] = data_sha256([place.data / name])
+            markers[name, language] = Marker(folder / "decode" / name / "done.json", dict(inputs))
+    missing = {key: marker for key, marker in markers.items() if not marker.done}
+    if not missing:
         say(f"stage 6: {folder}/decode is made already")
         return False
-    from pelasr.decode import decode_sets
+    from pelasr.decode import decode_dirs
 
     packs = folder / "packs" if experiment.adapted else None
-    decode_sets(wanted, source, experiment.weights, packs, folder / "decode", sets, ngpu)
-    marker.write(done=True)
+    decode_dirs(place, source, experiment.weights, packs, folder / "decode", list(missing), ngpu)
+    for marker in missing.values():
+        marker.write(done=True)
     return True
 
 
@@ -242,22 +253,39 @@ def score(place: Place, experiments: list[Experiment], sets: list[str], recipe: 
     write_environment(place.exp / "environment.json")
     names = [experiment.name for experiment in experiments]
     for experiment in experiments:
-        owner = place.exp / (experiment.name if experiment.adapted else experiment.backbone)
-        trained = json.loads((owner / "facts.json").read_text(encoding="utf-8"))
         for name in sets:
             data_hash = data_sha256(place.dirs("train", "dev", name))
-            facts = {"recipe": recipe, "experiment": experiment.name, "data_sha256": data_hash, **trained}
+            facts = {"recipe": recipe, "experiment": experiment.name, "data_sha256": data_hash}
+            facts |= _facts(place, experiment)
             score_set(facts, name, place.languages, place.data, place.exp)
             if experiment.compare in names:
                 compare(facts, experiment.compare, name, place.languages, place.data, place.exp)
     return True
 
 
-def write_page(
-    place: Place, descriptions: dict[str, str], sets: list[str], recipe: str, page: Path, output: Path
-) -> None:
-    """Stage 7: the table on the terminal, RESULTS.md and its chart, all from `<exp>/results.jsonl`."""
-    from pelasr.config import load_yaml
+def _facts(place: Place, experiment: Experiment) -> dict[str, Any]:
+    """What the results say of an experiment's training: of its backbone, or of the packs that were decoded."""
+    path = place.exp / experiment.backbone / "facts.json"
+    _required(path, 4)
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if not experiment.adapted:
+        return facts
+    folders = [place.exp / experiment.name / "packs" / language for language in place.languages]
+    packs = [load_yaml(folder / "pack.yaml") for folder in folders]
+    added = sum(pack["parameters"] for pack in packs)
+    # Packs may come from several fits: one hash of them all.
+    hashes = sorted({pack["training"]["config_sha256"] for pack in packs})
+    return facts | {
+        "method": packs[0]["adapter"],
+        "trainable_parameters": added,
+        "total_parameters": facts["total_parameters"] + added,
+        "seed": packs[0]["training"]["seed"],
+        "config_sha256": hashes[0] if len(hashes) == 1 else sha256_json(hashes),
+    }
+
+
+def write_page(place: Place, descriptions: dict[str, str], name: str, recipe: str, page: Path, output: Path) -> None:
+    """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`."""
     from pelasr.environment import read_environment
     from pelasr.files import atomic_write
     from pelasr.results import read_results
@@ -265,25 +293,24 @@ def write_page(
 
     results = read_results(place.exp / "results.jsonl")
     extra = load_yaml(page) if page.exists() else {}
-    for name in sets:
-        chart = output.with_suffix(".png")
-        make_chart(results, chart, name, descriptions, place.languages)
-        text = make_table(
-            results,
-            name,
-            descriptions,
-            place.languages,
-            title=recipe,
-            note=extra.get("note", ""),
-            environment=read_environment(place.exp / "environment.json"),
-            times=read_times(place.exp / "times.jsonl"),
-            paper=extra.get("paper"),
-            chart=chart.name,
-        )
-        with atomic_write(output) as stream:
-            stream.write(text)
-        print_table(results, name, descriptions, place.languages)
-        say(f"written: {output} and {chart}")
+    chart = output.with_suffix(".png")
+    make_chart(results, chart, name, descriptions, place.languages)
+    text = make_table(
+        results,
+        name,
+        descriptions,
+        place.languages,
+        title=recipe,
+        note=extra.get("note", ""),
+        environment=read_environment(place.exp / "environment.json"),
+        times=read_times(place.exp / "times.jsonl"),
+        paper=extra.get("paper"),
+        chart=chart.name,
+    )
+    with atomic_write(output) as stream:
+        stream.write(text)
+    print_table(results, name, descriptions, place.languages)
+    say(f"written: {output} and {chart}")
 
 
 def count(
@@ -292,7 +319,6 @@ def count(
     """Integer parameter counts of a configured backbone, and of the adapters of its languages, on live modules."""
     from pelasr.adapter import Bank, count_parameters, freeze
     from pelasr.backbones import build_backbone
-    from pelasr.config import load_yaml
 
     family, options, _ = split_options(config, where)
     backbone = build_backbone(family, options, vocab_size, num_languages)

@@ -5,6 +5,7 @@ follows from the seed and the step, and a checkpoint holds the place within the 
 """
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Objective(nn.Module):
         seen: set[Tensor] = set()
         result = []
         for language in self.bank.languages:
-            parameters = [p for p in self.bank.adapters[language].parameters() if p not in seen]
+            parameters = [p for p in self.bank.tensors(language).values() if p.requires_grad and p not in seen]
             seen.update(parameters)
             result.append({"name": language, "params": parameters})
         return result
@@ -68,19 +69,15 @@ class Objective(nn.Module):
         return self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens).total
 
 
-def make_fabric(ngpu: int) -> lightning.fabric.Fabric:
+def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
     """`ngpu` GPUs of this machine, or its CPU; as many processes and nodes as torchrun or SLURM started."""
     from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     devices, nodes = max(ngpu, 1), 1
     if TorchElasticEnvironment.detect():
-        import os
-
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     elif SLURMEnvironment.detect():
-        import os
-
         nodes = int(os.environ["SLURM_NNODES"])
     if ngpu and not torch.cuda.is_available():
         raise PelasrError(f"--ngpu {ngpu}: torch {torch.__version__} sees no GPU; use --ngpu 0 or install a CUDA torch")
@@ -90,7 +87,7 @@ def make_fabric(ngpu: int) -> lightning.fabric.Fabric:
         devices=devices,
         num_nodes=nodes,
         # A batch need not hold every language, so some adapters have no gradient in some steps.
-        strategy=DDPStrategy(find_unused_parameters=True) if devices * nodes > 1 else "auto",
+        strategy=DDPStrategy(find_unused_parameters=adapters) if devices * nodes > 1 else "auto",
         precision="bf16-mixed" if half else "32-true",
     )
     fabric.launch()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 # Cells whose logits are alive at one time: on a CPU a block should stay in the cache, on a GPU it should fill the card.
 CELLS = {"cpu": 2048, "cuda": 65536}
@@ -82,30 +83,36 @@ class _FusedLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad_loss):
-        enc, pred, weight, bias, padded, normaliser, blank_occupancy, label_occupancy = ctx.saved_tensors
-        grad_enc, grad_pred = torch.zeros_like(enc), torch.zeros_like(pred)
-        output_layer_trains = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
-        grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-        # d loss / d logits = occupancy * softmax - (occupancy of blank at blank, of label at the label):
-        # the first term is exp(logits - shift), so one pass over the logits makes it.
-        shift = normaliser - (blank_occupancy + label_occupancy).log()
-        cells = CELLS[enc.device.type]
-        for b, t, u in _blocks(ctx.lengths, ctx.labels, cells):
-            hidden = (enc[b, t, None] + pred[b, :u]).tanh_()
-            grad = torch.nn.functional.linear(hidden, weight, bias)
-            grad.sub_(shift[b, t, :u, None]).exp_()
-            grad[..., 0] -= blank_occupancy[b, t, :u]
-            next_label = padded[b, :u].expand(grad.shape[:2])[..., None]
-            grad.scatter_add_(-1, next_label, -label_occupancy[b, t, :u, None])
-            scaled = hidden * grad_loss[b]
-            if output_layer_trains:
-                grad_weight.addmm_(grad.flatten(0, 1).t(), scaled.flatten(0, 1))
-                grad_bias.add_(grad.sum((0, 1)) * grad_loss[b])
-            grad_hidden = (grad @ weight).mul_(grad_loss[b] - scaled * hidden)  # tanh' = 1 - h^2
-            grad_enc[b, t] += grad_hidden.sum(1)
-            grad_pred[b, :u] += grad_hidden.sum(0)
-        return grad_enc, grad_pred, grad_weight, grad_bias, None, None, None
+        with torch.autocast(grad_loss.device.type, enabled=False):
+            return (*_backward(ctx, grad_loss), None, None, None)
+
+
+def _backward(ctx, grad_loss: Tensor) -> tuple[Tensor, ...]:
+    enc, pred, weight, bias, padded, normaliser, blank_occupancy, label_occupancy = ctx.saved_tensors
+    grad_enc, grad_pred = torch.zeros_like(enc), torch.zeros_like(pred)
+    output_layer_trains = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+    grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    # d loss / d logits = occupancy * softmax - (occupancy of blank at blank, of label at the label):
+    # the first term is exp(logits - shift), so one pass over the logits makes it.
+    shift = normaliser - (blank_occupancy + label_occupancy).log()
+    cells = CELLS[enc.device.type]
+    for b, t, u in _blocks(ctx.lengths, ctx.labels, cells):
+        hidden = (enc[b, t, None] + pred[b, :u]).tanh_()
+        grad = torch.nn.functional.linear(hidden, weight, bias)
+        grad.sub_(shift[b, t, :u, None]).exp_()
+        grad[..., 0] -= blank_occupancy[b, t, :u]
+        next_label = padded[b, :u].expand(grad.shape[:2])[..., None]
+        grad.scatter_add_(-1, next_label, -label_occupancy[b, t, :u, None])
+        scaled = hidden * grad_loss[b]
+        if output_layer_trains:
+            grad_weight.addmm_(grad.flatten(0, 1).t(), scaled.flatten(0, 1))
+            grad_bias.add_(grad.sum((0, 1)) * grad_loss[b])
+        grad_hidden = (grad @ weight).mul_(grad_loss[b] - scaled * hidden)  # tanh' = 1 - h^2
+        grad_enc[b, t] += grad_hidden.sum(1)
+        grad_pred[b, :u] += grad_hidden.sum(0)
+    return grad_enc, grad_pred, grad_weight, grad_bias
 
 
 def _lattice(blank: Tensor, label: Tensor, lengths: list[int], labels: list[int]) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from pelasr.config import arguments_of, check_keys, construct, load_yaml, nearest
+from pelasr.config import arguments_of, construct, load_yaml, nearest, require_keys
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.text import Tokenizer
@@ -73,9 +73,11 @@ def load_weights(path: Path) -> dict[str, Any]:
     try:
         return load_file(path)
     except FileNotFoundError:
-        raise PelasrError(f"{path}: no such file; train the backbone first (stage 4)") from None
+        raise PelasrError(f"{path}: no such file; run the stage that makes it") from None
     except SafetensorError as error:
-        raise PelasrError(f"{path}: damaged ({error}); train it again or restore the file") from None
+        raise PelasrError(
+            f"{path}: damaged ({error}); restore it, or delete it and run the stage that makes it"
+        ) from None
 
 
 def describe_backbone(
@@ -102,7 +104,7 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
     """
     folder = Path(folder)
     description = load_yaml(folder / "backbone.yaml")
-    check_keys(("backbone", "options", "languages", "tokens_sha256"), description, str(folder / "backbone.yaml"))
+    require_keys(description, ("backbone", "options", "languages", "tokens_sha256"), str(folder / "backbone.yaml"))
     tokenizer = Tokenizer.load(folder / "tokens")
     if tokenizer.sha256 != description["tokens_sha256"]:
         raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with")

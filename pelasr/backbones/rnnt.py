@@ -49,6 +49,8 @@ class LSTMEncoder(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        if not 1 <= reduction_layer < num_layers:
+            raise PelasrError(f"encoder_conf: reduction_layer {reduction_layer} is not between 1 and num_layers - 1")
         self.reduction_layer = reduction_layer
         sizes = [input_size] + [output_size * (2 if n == reduction_layer else 1) for n in range(1, num_layers)]
         self.layers = nn.ModuleList(
@@ -131,6 +133,7 @@ class ESPnetPrediction(nn.Module):
         self.decoder.set_device(labels.device)
         if state is None:
             state = self.decoder.init_state(labels.shape[0])
+        state = (*state, None)[:2]  # a GRU has no c
         x, state = self.decoder.rnn_forward(self.decoder.dropout_embed(self.decoder.embed(labels)), state)
         return x, tuple(part for part in state if part is not None)
 

@@ -12,7 +12,7 @@ config=../../../conf/rnnt_mini.yaml
 adapter=../../../conf/adapter/houlsby_mini.yaml
 extras=corpora
 size=$(nvidia-smi -L >/dev/null 2>&1 && echo full || echo tiny)
-options="size: of the corpus: test (seconds), tiny (0.5 h), full (3 h)"
+options="size: of the corpus: test (seconds), tiny (0.6 h of train), full (3 h)"
 
 prepare_data() { # pa, whose script the backbone never sees, is made beside the others for later
   run python local/data.py --size "$size" --seed "$seed" --nj "$nj" --data "$data_dir" --langs "$langs pa"
