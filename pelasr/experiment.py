@@ -1,5 +1,6 @@
 """Experiments: named settings of one program (A0 ... A5), and the folders they live in."""
 
+import fcntl
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,16 @@ class Marker:
             json.dump({"done": done, "inputs": self.inputs}, stream, indent=1, ensure_ascii=False)
 
     def claim(self) -> None:
-        """Begin a long stage in its folder; raise PelasrError if a run with other inputs is there already."""
+        """Begin a long stage in its folder, which is this process's own until it ends.
+
+        Raises PelasrError if another process works in it, or a run with other inputs is there already.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.lock = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - held until the process ends
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PelasrError(f"{self.path.parent}: another process is training here; wait for it or end it") from None
         if self.changed:
             raise PelasrError(
                 f"{self.path.parent} holds a run with other settings ({'; '.join(self.changed)}):"

@@ -139,3 +139,12 @@ def test_long_values_are_cut_in_messages(tmp_path):
     Marker(path, {"text": "a" * 1000}).write(done=True)
     (line,) = Marker(path, {"text": "b" * 1000}).changed
     assert len(line) < 150
+
+
+def test_two_processes_cannot_work_in_one_folder(tmp_path):
+    first = Marker(tmp_path / "A1/train.json", {"lr": 1})
+    first.claim()
+    with pytest.raises(PelasrError, match="A1: another process is training here"):
+        Marker(tmp_path / "A1/train.json", {"lr": 1}).claim()
+    first.lock.close()
+    Marker(tmp_path / "A1/train.json", {"lr": 1}).claim()
