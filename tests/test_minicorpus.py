@@ -129,6 +129,8 @@ def test_speakers_are_disjoint():
     variants = [{speaker.variant for speaker in pool} for pool in SPEAKERS.values()]
     assert len(set().union(*variants)) == sum(map(len, variants)) == 40
     for speaker in speakers:
+        assert 26 <= speaker.pitch <= 74 and 130 <= speaker.rate <= 210 and 0.869 <= speaker.warp <= 1.141
+    for speaker in SPEAKERS["dev"] + SPEAKERS["test"]:
         assert 35 <= speaker.pitch <= 65 and 145 <= speaker.rate <= 195 and 0.92 <= speaker.warp <= 1.09
 
 

@@ -16,7 +16,7 @@ import importlib.metadata
 
 from pelasr.errors import PelasrError
 
-GENERATOR_VERSION = 3  # raise it whenever the same settings would give another text or other samples
+GENERATOR_VERSION = 4  # raise it whenever the same settings would give another text or other samples
 
 
 def versions() -> dict[str, str | int]:
