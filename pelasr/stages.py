@@ -145,14 +145,6 @@ def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict
     return config["adapter"], config.get("adapter_conf") or {}, options
 
 
-def _training_inputs(place: Place, config: dict[str, Any]) -> dict[str, Any]:
-    return {
-        **{key: value for key, value in config.items() if key not in WITHOUT_EFFECT},
-        "languages": place.languages,
-        "data_sha256": data_sha256(place.dirs("train", "dev")),
-    }
-
-
 def train_backbone(place: Place, experiment: Experiment, config: dict[str, Any], where: str, ngpu: int) -> bool:
     """Stage 4: train the backbone that an experiment uses, in the folder of the experiment that owns it."""
     family, options, training = split_options(config, where)

@@ -75,7 +75,7 @@ def test_the_second_run_skips_what_is_finished(finished):
 
 def test_one_language_is_fitted_by_itself(finished):
     folder, _ = finished
-    hindi = (folder / "exp/A5/packs/hi/pack.safetensors").read_bytes()
+    hindi, urdu = ((folder / f"exp/A5/packs/{name}/pack.safetensors").read_bytes() for name in ("hi", "ur"))
     before = (folder / "exp/A5/decode/test_hi/text").read_bytes()
     done = run(
         folder,
@@ -94,6 +94,9 @@ def test_one_language_is_fitted_by_itself(finished):
     assert (folder / "exp/A5/packs/hi/pack.safetensors").read_bytes() == hindi
     assert (folder / "exp/A5/decode/test_hi/text").read_bytes() == before
     assert (folder / "exp/A5/fit_ur/history.json").exists()
+    again = run(folder, *OPTIONS, "--exps", "A1 A5", "--stage", "5")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert (folder / "exp/A5/packs/ur/pack.safetensors").read_bytes() == urdu
 
 
 def test_dry_run_prints_the_commands_and_does_nothing(tmp_path):
