@@ -1,0 +1,75 @@
+"""What the main job must show (Kannan et al. 2019, in small), on the whole tiny corpus: about 20 minutes on 2 cores."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pelasr.adapter import Bank
+from pelasr.backbones import LoadedBackbone, load_backbone
+from pelasr.batch import Collate, Example, load_examples
+from pelasr.evaluate import recognise
+from pelasr.pack import load_bank
+from pelasr.results import latest, read_results
+from pelasr.score import count_errors, error_rate
+
+ROOT = Path(__file__).parents[1]
+LANGUAGES = ["hi", "mr", "bn", "te", "gu", "ta", "ml", "kn", "ur"]  # by size of the training data
+POOR = LANGUAGES[5:]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    options = ["--exps", "all", "--size", "tiny", "--ngpu", "0", "--results", str(folder / "RESULTS.md")]
+    for name in ("data", "dump", "exp"):
+        options += [f"--{name}_dir", str(folder / name)]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run(["bash", ROOT / "egs/mini_indic/asr1/run.sh", *options], check=True, env=environment)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wer(finished) -> dict[tuple[str, str], float]:
+    lines = latest(read_results(finished / "exp/results.jsonl"))
+    return {(exp, language): line["value"] for (exp, _, language, metric), line in lines.items() if metric == "wer"}
+
+
+def test_the_language_vector_helps(wer):
+    assert wer["A1", "mean"] <= 0.8 * wer["A0", "mean"]
+    assert wer["A1", "hi"] <= 12.0
+
+
+def test_adapters_help_and_small_languages_most(wer):
+    assert wer["A5", "mean"] < wer["A1", "mean"]
+    assert sum(wer["A5", language] < wer["A1", language] for language in LANGUAGES) >= 6
+
+    def gain(languages: list[str]) -> float:
+        return sum(1 - wer["A5", language] / wer["A1", language] for language in languages) / len(languages)
+
+    assert gain(POOR) > gain(["hi"])
+
+
+def test_sampling_helps_the_smallest_language_without_a_vector(wer):
+    assert wer["A2", "ur"] < wer["A0", "ur"]
+
+
+def in_language(backbone: LoadedBackbone, bank: Bank | None, examples: list[Example], language: str) -> float:
+    """WER of utterances recognised as if they were in `language`."""
+    claimed = [Example(**{**vars(example), "language": language}) for example in examples]
+    found = list(recognise(backbone.module, bank, claimed, Collate(backbone.languages)))
+    hypotheses = [backbone.tokenizer.decode(item.tokens) for item in found]
+    return error_rate(count_errors([item.example.text for item in found], hypotheses))
+
+
+def test_a_wrong_language_hurts_where_the_language_is_used(finished):
+    plain, vector = (load_backbone(finished / "exp" / name) for name in ("A0", "A1"))
+    adapted = load_backbone(finished / "exp/A1")
+    bank = load_bank(finished / "exp/A5/packs", ["hi", "ta"], adapted)
+    examples = load_examples(finished / "data", finished / "dump", "test_hi", plain.tokenizer)
+    assert in_language(plain, None, examples, "hi") == in_language(plain, None, examples, "ta")
+    for backbone, hooked in ((vector, None), (adapted, bank)):
+        assert in_language(backbone, hooked, examples, "ta") > 80 > 30 > in_language(backbone, hooked, examples, "hi")
