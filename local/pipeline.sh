@@ -15,9 +15,13 @@ data_dir=data
 dump_dir=dump
 exp_dir=exp
 results=RESULTS.md
-ngpu=${ngpu:-$( (nvidia-smi -L 2>/dev/null || true) | wc -l)}
-nj=$(getconf _NPROCESSORS_ONLN)
-seed=0
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
+  ngpu=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
+else
+  ngpu=$({ nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true)
+fi
+nj=$(env -u OMP_NUM_THREADS nproc)
+seed=
 dry_run=false
 recipe_langs=$langs
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
@@ -36,7 +40,7 @@ exp_dir: models and results
 results: page to write, its chart beside it
 ngpu: GPUs
 nj: processes of the data stages
-seed: of everything random
+seed: of everything random; default: the one in the YAML files, or 0
 dry_run: true: print the commands only
 ${options:-}"
 case " $* " in *" --langs "*) langs_given=true ;; *) langs_given=false ;; esac
@@ -69,6 +73,11 @@ for ((n = 0; n < ${#overrides[@]}; n += 2)); do
   esac
 done
 
+case " ${adapter_overrides[*]} " in
+  *" --seed "*) ;;
+  *) adapter_overrides+=(${seed:+--seed "$seed"}) ;;
+esac
+
 run "$here/../tools/install.sh" ${extras:+"$extras"}
 if [ "$dry_run" != true ] && [ ${#overrides[@]} -gt 0 ]; then
   # A misspelt option should not wait for the stage that reads it.
@@ -85,21 +94,21 @@ if starts 1 "data"; then
   [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && echo "$langs" >"$exp_dir/langs"; }
 fi
 if starts 2 "tokens"; then
-  run pelasr tokens "${place[@]}" --token_type "$token_type" --vocab_size "$vocab_size"
+  run pelasr tokens "${place[@]}" --sets "dev $sets" --token_type "$token_type" --vocab_size "$vocab_size"
 fi
 if starts 3 "features and statistics"; then
   run pelasr stats "${place[@]}" --sets "train dev $sets" --nj "$nj"
 fi
 if starts 4 "backbone"; then
   for exp in $exps; do
-    run $train_cmd pelasr train "${place[@]}" --exp "$exp" --config "$config" --ngpu "$ngpu" --seed "$seed" \
-      "${backbone_overrides[@]}"
+    run $train_cmd pelasr train "${place[@]}" --exp "$exp" --config "$config" --ngpu "$ngpu" \
+      ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
   done
 fi
 if starts 5 "adapters"; then
   for exp in $exps; do
     run $train_cmd pelasr adapt "${place[@]}" --exp "$exp" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
-      --seed "$seed" "${adapter_overrides[@]}"
+      "${adapter_overrides[@]}"
   done
 fi
 if starts 6 "decoding"; then

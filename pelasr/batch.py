@@ -1,6 +1,6 @@
 """Utterances as tensors: what a step of training or decoding works on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,8 +44,15 @@ class Batch:
         return len(self.ids)
 
     def to(self, device: torch.device) -> "Batch":
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """What a DataLoader calls, so that copies to the GPU do not wait."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
 def load_examples(data: Path, dump: Path, name: str, tokenizer: Tokenizer) -> list[Example]:
@@ -91,6 +98,7 @@ def batches(
     examples: Sequence[Example], index_batches: Sequence[list[int]], collate: Collate, workers: int = 0
 ) -> torch.utils.data.DataLoader:
     """Load batches in the order given; `workers` processes read ahead (for a GPU that would wait)."""
+    pin = workers > 0 and torch.cuda.is_available()
     return torch.utils.data.DataLoader(
-        examples, batch_sampler=index_batches, collate_fn=collate, num_workers=workers, pin_memory=workers > 0
+        examples, batch_sampler=index_batches, collate_fn=collate, num_workers=workers, pin_memory=pin
     )

@@ -67,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--skip_bad", type=_boolean, default=False, help="true: drop bad utterances and list them")
     sub.add_argument("--nj", type=int, default=2, help="processes")
 
-    sub = verb("tokens", _tokens, "Stage 2: make the token list.")
+    sub = verb("tokens", _tokens, "Stage 2: make the token list of the training texts.")
+    sets(sub, "dev test")
     sub.add_argument("--token_type", choices=["char", "unigram"], default="char")
     sub.add_argument("--vocab_size", type=int, default=1000, help="for unigram: number of tokens")
 
@@ -151,7 +152,7 @@ def _data(known: argparse.Namespace, rest: list[str]) -> bool:
 def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import make_tokens
 
-    return make_tokens(_place(known), known.token_type, known.vocab_size)
+    return make_tokens(_place(known), known.sets.split(), known.token_type, known.vocab_size)
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -196,7 +197,7 @@ def _score(known: argparse.Namespace, rest: list[str]) -> bool:
 
     experiments = _experiments(known)
     chosen = [find_experiment(experiments, name) for name in known.exps.split()]
-    return score(_place(known), chosen, known.sets.split(), known.recipe)
+    return score(_place(known), experiments, chosen, known.sets.split(), known.recipe)
 
 
 def _table(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -241,8 +242,7 @@ def _config(known: argparse.Namespace, rest: list[str]) -> bool:
 
 def _is_first_process() -> bool:
     """Under torchrun, srun or Lightning's own launcher there are several."""
-    ranks = (os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ)
-    return next(ranks, "0") == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
 
 
 def _record_time(known: argparse.Namespace, arguments: Sequence[str] | None, seconds: float, started: str) -> None:

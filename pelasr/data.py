@@ -377,3 +377,10 @@ def data_sha256(dirs: Iterable[str | Path]) -> str:
     """Hash of the text files of data directories (not of the audio), wherever the directories lie."""
     present = [[Path(path) / file for file in FILES if (Path(path) / file).exists()] for path in dirs]
     return sha256_json([{file.name: sha256_file(file) for file in files} for files in present])
+
+
+def audio_sha256(path: str | Path) -> str:
+    """Hash of a data directory's text files, and of size and time of every audio file that it names."""
+    files = {re.sub(r":\d+$", "", utterance.audio) for utterance in parse(path).utterances}
+    stamps = {file: (os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files if os.path.exists(file)}
+    return sha256_json([data_sha256([path]), stamps])

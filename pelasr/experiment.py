@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,16 +107,19 @@ class Marker:
     Args:
         path: the file.
         inputs: names and hashes (or values) of everything that decides the stage's output.
+        outputs: files that the stage makes; without them it is not done.
     """
 
-    def __init__(self, path: Path, inputs: dict[str, Any]):
-        self.path = path
+    def __init__(self, path: Path, inputs: dict[str, Any], outputs: Sequence[Path] = ()):
+        self.path, self.outputs = path, outputs
         self.inputs = json.loads(json.dumps(inputs))  # as it will be read back: tuples are lists
         self.found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
     @property
     def done(self) -> bool:
-        return self.found is not None and self.found["done"] and not self.changed
+        if self.found is None or not self.found["done"] or self.changed:
+            return False
+        return all(path.exists() for path in self.outputs)
 
     @property
     def sha256(self) -> str:
@@ -135,10 +139,18 @@ class Marker:
         with atomic_write(self.path) as stream:
             json.dump({"done": done, "inputs": self.inputs}, stream, indent=1, ensure_ascii=False)
 
+    def check_unchanged(self) -> None:
+        """Raise PelasrError if a run with other inputs is in the folder already."""
+        if self.changed:
+            raise PelasrError(
+                f"{self.path.parent} holds a run with other settings ({'; '.join(self.changed)}):"
+                " delete it, or use another --exp_dir"
+            )
+
     def claim(self) -> None:
         """Begin a long stage in its folder, which is this process's own until it ends.
 
-        Raises PelasrError if another process works in it, or a run with other inputs is there already.
+        Raises PelasrError if another process works in it.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.lock = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - held until the process ends
@@ -146,11 +158,6 @@ class Marker:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise PelasrError(f"{self.path.parent}: another process is training here; wait for it or end it") from None
-        if self.changed:
-            raise PelasrError(
-                f"{self.path.parent} holds a run with other settings ({'; '.join(self.changed)}):"
-                " delete it, or use another --exp_dir"
-            )
         self.write(done=False)
 
 

@@ -1,6 +1,6 @@
 """Log-mel features: computed once, kept as kaldi archives, and their global mean and deviation."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -72,8 +72,8 @@ def _extract_one(utterance: Utterance) -> np.ndarray:
     return feats
 
 
-def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> None:
-    """Write the features of data directories: pairs (data directory, directory of its features).
+def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> Iterator[Path]:
+    """Write the features of data directories: pairs (data directory, directory of its features); yields what is done.
 
     A directory of features holds `feats.ark`, `feats.scp` and, last, `utt2num_frames`. The bytes do not depend on `nj`.
     Raises PelasrError naming the utterance if its audio cannot be read, is too short or gives features that are not
@@ -84,6 +84,7 @@ def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> None
     feats = parallel_map(_extract_batch, utterances, nj, "features")
     for content, dump_dir in contents:
         _write_archive(dump_dir, content, islice(feats, len(content)))
+        yield dump_dir
 
 
 def _write_archive(dump_dir: Path, utterances: list[Utterance], feats: Iterable[np.ndarray]) -> None:

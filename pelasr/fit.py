@@ -38,10 +38,10 @@ def fit_backbone(
     ngpu: int,
 ) -> None:
     """Train a backbone and write `backbone.safetensors`, the average of its best validations."""
+    marker.check_unchanged()
     fabric = make_fabric(ngpu)
     first = fabric.global_rank == 0
-    if first:
-        marker.claim()
+    _claim(marker, fabric)
     tokenizer = Tokenizer.load(place.tokens)
     torch.manual_seed(training.seed)
     backbone = build_backbone(family, options, len(tokenizer.tokens), len(place.languages))
@@ -122,10 +122,11 @@ def fit_bank(
 
     A fit that is done is not made again; its packs are, from its snapshots, if another fit has replaced them.
     """
+    marker.check_unchanged()
     fabric = make_fabric(ngpu, adapters=True)
     first = fabric.global_rank == 0
-    if first and not marker.done:
-        marker.claim()
+    if not marker.done:
+        _claim(marker, fabric)
     backbone = load_backbone(source, weights)
     freeze(backbone.module)
     torch.manual_seed(training.seed)
@@ -183,6 +184,19 @@ class BestSnapshots:
 
     def _path(self, language: str) -> Path:
         return self.folder / "snapshots" / f"{language}.safetensors"
+
+
+def _claim(marker: Marker, fabric: Any) -> None:
+    """The first process claims the folder; all of them stop if it cannot."""
+    error = None
+    if fabric.global_rank == 0:
+        try:
+            marker.claim()
+        except PelasrError as refused:
+            error = str(refused)
+    error = fabric.broadcast(error)
+    if error is not None:
+        raise PelasrError(error)
 
 
 def _examples(place: Place, name: str, languages: Sequence[str], tokenizer: Tokenizer) -> list[Example]:

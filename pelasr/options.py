@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from pelasr.errors import PelasrError
+
 
 @dataclass(frozen=True)
 class TrainingOptions:
@@ -42,3 +44,18 @@ class TrainingOptions:
     checkpoint_seconds: float = 60.0
     num_workers: int = 0
     seed: int = 0
+
+    def __post_init__(self):
+        """Raises PelasrError for values that would fail, or have no effect, hours later."""
+        for key in ("max_epoch", "batch_size", "accum_grad", "val_interval", "keep_nbest_models"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise PelasrError(f"{key}: {value!r} is not a whole number from 1 on")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**23:
+            raise PelasrError(f"seed: {self.seed!r} is not a whole number from 0 to {2**23 - 1}")
+        early = self.early_epoch
+        if early and early != self.max_epoch and (early > self.max_epoch or early % self.val_interval):
+            raise PelasrError(
+                f"early_epoch: after epoch {early} there is no validation"
+                f" (max_epoch {self.max_epoch}, val_interval {self.val_interval})"
+            )

@@ -90,7 +90,7 @@ def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Ba
             if description[key] != expected:
                 raise PelasrError(
                     f"{folder}/pack.yaml: {key} is {_short(description[key])}, this model's is {_short(expected)};"
-                    " fit the pack on this backbone, or load the backbone it was fitted on"
+                    " fit it again with the method, backbone and tokens of the others, or load those it was fitted with"
                 )
         bank.add(language, share=False)
         put_tensors(bank, language, _read_tensors(folder, description), str(folder / "pack.safetensors"))

@@ -1,12 +1,12 @@
 """What the verbs of the command line do: one function per stage, each of which skips work that is finished."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys, load_yaml
-from pelasr.data import data_sha256, parse, read_data_dir
+from pelasr.data import audio_sha256, data_sha256, parse, read_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Marker, Place
 from pelasr.files import sha256_file, sha256_json
@@ -20,32 +20,40 @@ def say(message: str) -> None:
 def validate_data(place: Place, sets: list[str], config: dict[str, Any], skip_bad: bool, nj: int) -> bool:
     """Stage 1: open every file of the data directories; all problems at once, or dropped utterances.
 
-    The tokens are not made yet: whether an utterance is long enough for its labels is judged by its characters.
+    Where the configured backbone trains with CTC, training utterances must be long enough for their labels. The tokens
+    are not made yet: characters count.
     """
     from pelasr.text import Tokenizer, train_graphemes
     from pelasr.validate import drop, validate
 
-    dirs = place.dirs(*sets)
-    marker = Marker(place.exp / ".done" / "data.json", _data_inputs(dirs))
-    if marker.done:
+    train = place.dirs("train") if "train" in sets else []
+    others = place.dirs(*(name for name in sets if name != "train"))
+    dirs = [*train, *others]
+    subsampling = _subsampling(config) if config.get("ctc_weight") else None
+    path = place.exp / ".done" / "data.json"
+    if Marker(path, _data_inputs(dirs, subsampling)).done:
         say(f"stage 1: {len(dirs)} data directories are valid already")
         return False
-    texts = [utterance.text for path in place.dirs("train") for utterance in parse(path).utterances]
-    tokenizer = Tokenizer(train_graphemes(texts)) if any(texts) else None
-    report = validate(dirs, tokenizer, _subsampling(config), place.languages, nj)
-    for warning in report.warnings:
+    texts = [utterance.text for folder in train for utterance in parse(folder).utterances]
+    tokenizer = Tokenizer(train_graphemes(texts)) if subsampling and any(texts) else None
+    reports = [validate(train, tokenizer, subsampling or 1, place.languages, nj)]
+    reports.append(validate(others, languages=place.languages, nj=nj))
+    for warning in (warning for report in reports for warning in report.warnings):
         say(f"warning: {warning}")
-    bad = [problem for problem in report.problems if not (skip_bad and problem.droppable)]
+    problems = [problem for report in reports for problem in report.problems]
+    bad = [problem for problem in problems if not (skip_bad and problem.droppable)]
     if bad:
         hint = "" if skip_bad else "\nmend them, or drop the utterances that are at fault with --skip_bad true"
         raise DataError([*map(str, bad), f"{len(bad)} problems in {len(dirs)} data directories{hint}"])
     for folder in dirs:
-        if report.bad_in(folder):
-            drop(folder, report.bad_in(folder))
-            say(f"{folder}: {len(report.bad_in(folder))} utterances dropped, listed in {folder}/skipped.txt")
-    for language, counted in report.languages.items():
-        say(f"{language}: {counted.utterances} utterances, {counted.hours:.2f} h")
-    Marker(marker.path, _data_inputs(dirs)).write(done=True)
+        dropped = {name: reason for report in reports for name, reason in report.bad_in(folder).items()}
+        if dropped:
+            drop(folder, dropped)
+            say(f"{folder}: {len(dropped)} utterances dropped, listed in {folder}/skipped.txt")
+    for name, report in zip(("train", "other sets"), reports, strict=True):
+        for language, counted in report.languages.items():
+            say(f"{language}, {name}: {counted.utterances} utterances, {counted.hours:.2f} h")
+    Marker(path, _data_inputs(dirs, subsampling)).write(done=True)
     return True
 
 
@@ -60,20 +68,21 @@ def _subsampling(config: dict[str, Any]) -> int:
         return build_backbone(family, options, vocab_size=3, num_languages=1).subsampling
 
 
-def _data_inputs(dirs: list[Path]) -> dict[str, Any]:
+def _data_inputs(dirs: list[Path], subsampling: int | None) -> dict[str, Any]:
     missing = [str(path) for path in dirs if not path.is_dir()]
     if missing:
         raise PelasrError(f"{missing[0]}: no such data directory; prepare the data first (stage 1), or correct --langs")
-    return {str(path): data_sha256([path]) for path in dirs}
+    return {str(path): audio_sha256(path) for path in dirs} | {"subsampling": subsampling}
 
 
-def make_tokens(place: Place, token_type: str, vocab_size: int) -> bool:
-    """Stage 2: the token list of the languages' training texts, and what it cannot write of each language."""
+def make_tokens(place: Place, sets: list[str], token_type: str, vocab_size: int) -> bool:
+    """Stage 2: the token list of the languages' training texts, and what it cannot write of other sets' texts."""
     from pelasr.text import Tokenizer, train_graphemes, train_unigram, unknown_report
 
     dirs = place.dirs("train")
-    inputs = {"token_type": token_type, "vocab_size": vocab_size, "data": data_sha256(place.dirs("train", "dev"))}
-    marker = Marker(place.exp / ".done" / "tokens.json", inputs)
+    data_hash = data_sha256(place.dirs("train", *sets))
+    inputs = {"token_type": token_type, "vocab_size": vocab_size, "data": data_hash}
+    marker = Marker(place.exp / ".done" / "tokens.json", inputs, [place.tokens / "tokens.txt"])
     if marker.done:
         say(f"stage 2: {place.tokens}/tokens.txt is made already")
         return False
@@ -84,13 +93,10 @@ def make_tokens(place: Place, token_type: str, vocab_size: int) -> bool:
         train_unigram(texts, vocab_size, place.tokens)
     tokenizer = Tokenizer.load(place.tokens)
     say(f"{len(tokenizer.tokens)} tokens in {place.tokens}/tokens.txt")
-    dev = {
-        language: [utterance.text for utterance in read_data_dir(place.data / f"dev_{language}")]
-        for language in place.languages
-    }
-    for language, (unknown, total, which) in unknown_report(tokenizer, dev).items():
+    texts_of = {name: [u.text for u in read_data_dir(place.data / name)] for name in place.names(*sets)}
+    for name, (unknown, total, which) in unknown_report(tokenizer, texts_of).items():
         shown = " ".join(f"{character}({count})" for character, count in which.most_common(10))
-        say(f"dev_{language}: {unknown} of {total} characters unknown ({100 * unknown / max(total, 1):.2f} %) {shown}")
+        say(f"{name}: {unknown} of {total} characters unknown ({100 * unknown / max(total, 1):.2f} %) {shown}".rstrip())
     marker.write(done=True)
     return True
 
@@ -100,15 +106,15 @@ def make_stats(place: Place, sets: list[str], nj: int) -> bool:
     from pelasr.features import extract, feature_stats, save_stats
 
     markers = {
-        name: Marker(place.dump / name / "done.json", {"data": data_sha256([place.data / name])})
+        place.dump / name: Marker(place.dump / name / "done.json", {"data": audio_sha256(place.data / name)})
         for name in place.names(*sets)
     }
-    missing = [name for name, marker in markers.items() if not marker.done]
-    extract([(place.data / name, place.dump / name) for name in missing], nj)
-    for name in missing:
-        markers[name].write(done=True)
+    missing = [folder for folder, marker in markers.items() if not marker.done]
+    for folder in extract([(place.data / folder.name, folder) for folder in missing], nj):
+        markers[folder].write(done=True)
     dumps = [place.dump / name for name in place.names("train")]
-    marker = Marker(place.exp / ".done" / "stats.json", {str(path): sha256_file(path / "done.json") for path in dumps})
+    inputs = {str(path): sha256_file(path / "done.json") for path in dumps}
+    marker = Marker(place.exp / ".done" / "stats.json", inputs, [place.stats])
     if not marker.done:
         save_stats(place.stats, *feature_stats(dumps))
         marker.write(done=True)
@@ -150,11 +156,12 @@ def train_backbone(place: Place, experiment: Experiment, config: dict[str, Any],
     family, options, training = split_options(config, where)
     folder = place.exp / experiment.backbone
     inputs = {
-        **_training_inputs(place, config),
+        **_training_inputs(place, {"backbone": family, **options}, training),
         "tokens": _required(place.tokens / "tokens.txt", 2),
         "stats": _required(place.stats, 3),
     }
-    marker = Marker(folder / "train.json", inputs)
+    outputs = [folder / f"{name}.safetensors" for name in ("backbone", *(["early"] if training.early_epoch else []))]
+    marker = Marker(folder / "train.json", inputs, outputs)
     if marker.done:
         say(f"stage 4: the backbone {folder} is trained already")
         return False
@@ -173,15 +180,17 @@ def fit_adapters(
         return False
     method, options, training = split_adapter_options(config, where)
     # A folder for each choice of languages: fitting one again later leaves the run that fitted all as it is.
-    folder = place.exp / experiment.name / f"fit_{'_'.join(only)}"
+    label = "_".join(only)
+    label = label if len(label) <= 100 else f"{len(only)}_languages_{sha256_json(only)[:8]}"  # file names have a limit
+    folder = place.exp / experiment.name / f"fit_{label}"
     source = place.exp / experiment.backbone
     inputs = {
-        **_training_inputs(place, config),
+        **_training_inputs(place, {"adapter": method, "adapter_conf": options}, training),
         "backbone": _required(source / f"{experiment.weights}.safetensors", 4),
     }
-    marker = Marker(folder / "adapt.json", inputs)
-    packs = [folder.parent / "packs" / language / "pack.yaml" for language in only]
-    if marker.done and all(path.exists() and _config_of(path) == marker.sha256 for path in packs):
+    marker = Marker(folder / "adapt.json", inputs, [folder / "snapshots" / f"{name}.safetensors" for name in only])
+    packs = [folder.parent / "packs" / language for language in only]
+    if marker.done and all(_config_of(path) == marker.sha256 for path in packs):
         say(f"stage 5: the adapters of {' '.join(only)} in {folder} are fitted already")
         return False
     from pelasr.fit import fit_bank
@@ -190,17 +199,20 @@ def fit_adapters(
     return True
 
 
-def _training_inputs(place: Place, config: dict[str, Any]) -> dict[str, Any]:
+def _training_inputs(place: Place, model: dict[str, Any], training: TrainingOptions) -> dict[str, Any]:
     return {
-        **{key: value for key, value in config.items() if key not in WITHOUT_EFFECT},
+        **model,
+        **{key: value for key, value in asdict(training).items() if key not in WITHOUT_EFFECT},
         "languages": place.languages,
         "data_sha256": data_sha256(place.dirs("train", "dev")),
     }
 
 
-def _config_of(pack: Path) -> str:
-    """Hash of the settings that a pack was fitted with."""
-    return load_yaml(pack)["training"]["config_sha256"]
+def _config_of(pack: Path) -> str | None:
+    """Hash of the settings that a pack was fitted with; None if there is no pack."""
+    if not (pack / "pack.yaml").exists() or not (pack / "pack.safetensors").exists():
+        return None
+    return load_yaml(pack / "pack.yaml")["training"]["config_sha256"]
 
 
 def _required(path: Path, stage: int) -> str:
@@ -212,17 +224,8 @@ def _required(path: Path, stage: int) -> str:
 
 def decode(place: Place, experiment: Experiment, sets: list[str], only: list[str], ngpu: int) -> bool:
     """Stage 6: hypotheses and scores of sets and languages, as `<exp>/<experiment>/decode/<set>_<language>`."""
-    source = place.exp / experiment.backbone
-    folder = place.exp / experiment.name
-    backbone = _required(source / f"{experiment.weights}.safetensors", 4)
-    markers = {}
-    for language in only:
-        inputs = {"backbone": backbone}
-        if experiment.adapted:
-            inputs["pack"] = _required(folder / "packs" / language / "pack.yaml", 5)
-        for name in (f"{test_set}_{language}" for test_set in sets):
-            inputs["data"] = data_sha256([place.data / name])
-            markers[name, language] = Marker(folder / "decode" / name / "done.json", dict(inputs))
+    source, folder = place.exp / experiment.backbone, place.exp / experiment.name
+    markers = _decoded(place, experiment, sets, only)
     missing = {key: marker for key, marker in markers.items() if not marker.done}
     if not missing:
         say(f"stage 6: {folder}/decode is made already")
@@ -236,23 +239,55 @@ def decode(place: Place, experiment: Experiment, sets: list[str], only: list[str
     return True
 
 
-def score(place: Place, experiments: list[Experiment], sets: list[str], recipe: str) -> bool:
-    """Stage 7: error rates, and paired comparisons where an experiment names another, into `<exp>/results.jsonl`."""
+def _decoded(
+    place: Place, experiment: Experiment, sets: list[str], languages: list[str]
+) -> dict[tuple[str, str], Marker]:
+    """Done-files of decoded data directories, {(name, language): marker}."""
+    folder = place.exp / experiment.name
+    backbone = _required(place.exp / experiment.backbone / f"{experiment.weights}.safetensors", 4)
+    markers = {}
+    for language in languages:
+        inputs = {"backbone": backbone}
+        if experiment.adapted:
+            inputs["pack"] = _required(folder / "packs" / language / "pack.yaml", 5)
+        for name in (f"{test_set}_{language}" for test_set in sets):
+            inputs["data"] = data_sha256([place.data / name])
+            output = folder / "decode" / name
+            markers[name, language] = Marker(output / "done.json", dict(inputs), [output / "text"])
+    return markers
+
+
+def score(
+    place: Place, experiments: dict[str, Experiment], chosen: list[Experiment], sets: list[str], recipe: str
+) -> bool:
+    """Stage 7: error rates, and paired comparisons where an experiment names another, into `<exp>/results.jsonl`.
+
+    Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
+    """
     from pelasr.environment import write_environment
     from pelasr.score import compare
     from pelasr.score import score as score_set
 
     write_environment(place.exp / "environment.json")
-    names = [experiment.name for experiment in experiments]
-    for experiment in experiments:
+    for experiment in chosen:
+        stale = _not_decoded(place, experiment, sets)
+        if stale:
+            raise PelasrError(f"{experiment.name}: {stale} was not decoded with this model and data; run stage 6")
+        other = experiments[experiment.compare] if experiment.compare else None
         for name in sets:
             data_hash = data_sha256(place.dirs("train", "dev", name))
             facts = {"recipe": recipe, "experiment": experiment.name, "data_sha256": data_hash}
             facts |= _facts(place, experiment)
             score_set(facts, name, place.languages, place.data, place.exp)
-            if experiment.compare in names:
-                compare(facts, experiment.compare, name, place.languages, place.data, place.exp)
+            if other and not _not_decoded(place, other, [name]):
+                compare(facts, other.name, name, place.languages, place.data, place.exp)
     return True
+
+
+def _not_decoded(place: Place, experiment: Experiment, sets: list[str]) -> str | None:
+    """The first data directory whose hypotheses are missing or stale."""
+    markers = _decoded(place, experiment, sets, place.languages)
+    return next((name for (name, _), marker in markers.items() if not marker.done), None)
 
 
 def _facts(place: Place, experiment: Experiment) -> dict[str, Any]:

@@ -222,9 +222,11 @@ def _comparisons(grid: Grid) -> list[str]:
     for name, metric in pairs:
         other, rows = metric.removeprefix(PAIRED), []
         for column in grid.columns:
-            if line := grid.get(name, column, metric):
-                sides = [_number(grid.get(side, column, "wer")) for side in (other, name)]
-                rows.append([column, *sides, f"{line['value']:+z.1f}", _interval(line, "+"), _verdict(line)])
+            line, *sides = (grid.get(name, column, metric), *(grid.get(side, column, "wer") for side in (other, name)))
+            # A difference that is not that of the rates was measured before one of them was.
+            if line and None not in sides and abs(sides[1]["value"] - sides[0]["value"] - line["value"]) < 1e-3:
+                shown = f"{line['value']:+z.1f}", _interval(line, "+"), _verdict(line)
+                rows.append([column, *map(_number, sides), *shown])
         parts.append(f"### {name} against {other}")
         parts.append(_markdown(["", other, name, "difference", "95 % interval", f"{name} is"], rows))
     if parts:

@@ -79,8 +79,17 @@ def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
         nodes = int(os.environ["WORLD_SIZE"]) // devices
     elif SLURMEnvironment.detect():
         nodes = int(os.environ["SLURM_NNODES"])
-    if ngpu and not torch.cuda.is_available():
-        raise PelasrError(f"--ngpu {ngpu}: torch {torch.__version__} sees no GPU; use --ngpu 0 or install a CUDA torch")
+        tasks = int(os.environ.get("SLURM_NTASKS", 1))
+        if tasks != devices * nodes:
+            raise PelasrError(
+                f"SLURM started {tasks} tasks, {devices * nodes} are wanted:"
+                f" train_cmd='srun --ntasks-per-node={devices} ...'"
+            )
+    if ngpu > torch.cuda.device_count():
+        raise PelasrError(
+            f"--ngpu {ngpu}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use a smaller --ngpu, or"
+            " install a CUDA torch (TORCH=cuda tools/install.sh in a new .venv)"
+        )
     half = bool(ngpu) and torch.cuda.is_bf16_supported()
     fabric = lightning.fabric.Fabric(
         accelerator="cuda" if ngpu else "cpu",
@@ -95,14 +104,14 @@ def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
 
 
 @dataclass
-class Place:
+class Progress:
     """Where a run stands: between steps, all of it in the checkpoint."""
 
     epoch: int = 0  # epochs completed
     batch: int = 0  # batches completed of the next one
     step: int = 0  # optimizer steps tried
     skips: int = 0
-    loss: float = 0.0  # sum over the epoch's utterances so far
+    loss: float = 0.0  # sum over the utterances since the last validation
     utterances: int = 0
 
 
@@ -148,7 +157,7 @@ class Fit:
         optimizer = construct(torch.optim.AdamW, options.optim_conf, "optim_conf", params=objective.groups())
         self.wrapped, self.optimizer = fabric.setup(objective, optimizer)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
-        self.place = Place()
+        self.place = Progress()
         self.gradients_checked = False
         total = self.steps_per_epoch * options.max_epoch
         self.monitor = Monitor(folder, total, active=fabric.global_rank == 0)
@@ -169,6 +178,7 @@ class Fit:
         if self.checkpoint.exists():
             self._load()
         else:
+            self.monitor.resume(-1)  # an attempt that left no checkpoint does not count
             self._validate()
             self._save()
         with self.monitor:
@@ -234,13 +244,14 @@ class Fit:
 
     def _skip(self, parts: list[tuple[Batch, Tensor]]) -> None:
         """A loss or gradient that is not finite never enters the weights; too many of them end the run."""
-        bad = [
-            name
+        mine = [
+            (name, math.isfinite(loss))
             for batch, losses in parts
             for name, loss in zip(batch.ids, losses.tolist(), strict=True)
-            if not math.isfinite(loss)
         ]
-        names = bad or [name for batch, _ in parts for name in batch.ids]
+        everyone = [pair for pairs in self._gather(mine) for pair in pairs]
+        bad = [name for name, finite in everyone if not finite]
+        names = bad or [name for name, _ in everyone]
         what = "loss" if bad else "gradient, finite loss"
         self.place.skips += 1
         message = f"step {self.place.step}: not finite ({what}) in {' '.join(names)}"
@@ -269,6 +280,14 @@ class Fit:
             return value
         return float(self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device), reduce_op="sum"))
 
+    def _gather(self, value: Any) -> list[Any]:
+        """The values of all processes."""
+        if self.fabric.world_size == 1:
+            return [value]
+        values = [None] * self.fabric.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def _save(self) -> None:
         if self.fabric.global_rank != 0:
             return
@@ -289,6 +308,6 @@ class Fit:
             self.schedule.load_state_dict(state["schedule"])
         except Exception as error:  # torch's readers raise many kinds
             raise PelasrError(f"{self.checkpoint}: cannot go on from it ({error}); delete it to start again") from error
-        self.place = Place(**state["place"])
+        self.place = Progress(**state["place"])
         self.monitor.resume(self.place.epoch)
         self.monitor.say(f"going on after epoch {self.place.epoch}, batch {self.place.batch} of the next")

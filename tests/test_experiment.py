@@ -129,7 +129,7 @@ def test_marker_claims_a_folder(tmp_path):
     with pytest.raises(
         PelasrError, match=r"A1 holds a run with other settings \(lr: 1 -> 2; new: null -> 3\)"
     ) as caught:
-        Marker(path, {"lr": 2, "seed": 0, "new": 3}).claim()
+        Marker(path, {"lr": 2, "seed": 0, "new": 3}).check_unchanged()
     assert "--exp_dir" in str(caught.value)
     assert Marker(path, {"lr": 1, "seed": 0}).changed == []  # what was there is left alone
 
@@ -148,3 +148,12 @@ def test_two_processes_cannot_work_in_one_folder(tmp_path):
         Marker(tmp_path / "A1/train.json", {"lr": 1}).claim()
     first.lock.close()
     Marker(tmp_path / "A1/train.json", {"lr": 1}).claim()
+
+
+def test_a_stage_whose_output_is_gone_is_not_done(tmp_path):
+    output = tmp_path / "tokens.txt"
+    marker = Marker(tmp_path / "done.json", {"data": 1}, [output])
+    marker.write(done=True)
+    assert not Marker(tmp_path / "done.json", {"data": 1}, [output]).done
+    output.write_text("")
+    assert Marker(tmp_path / "done.json", {"data": 1}, [output]).done

@@ -85,7 +85,7 @@ def test_silence_has_the_floor():
 
 def test_extract_and_read_back(tmp_path):
     lengths = [4000, 3200, 8000]
-    extract([(make_data(tmp_path / "data", lengths), tmp_path / "dump")])
+    list(extract([(make_data(tmp_path / "data", lengths), tmp_path / "dump")]))
     feats = read_feats(tmp_path / "dump")
     assert list(feats) == ["utt000", "utt001", "utt002"]
     for number, (name, spec) in enumerate(feats.items()):
@@ -99,21 +99,21 @@ def test_extract_and_read_back(tmp_path):
 def test_kaldiio_reads_the_index(tmp_path):
     import kaldiio
 
-    extract([(make_data(tmp_path / "data", [4000, 3200]), tmp_path / "dump")])
+    list(extract([(make_data(tmp_path / "data", [4000, 3200]), tmp_path / "dump")]))
     stored = kaldiio.load_scp(str(tmp_path / "dump/feats.scp"))
     np.testing.assert_array_equal(stored["utt001"], log_mel(noise(3200, 1)))
 
 
 def test_a_moved_directory_is_read(tmp_path):
-    extract([(make_data(tmp_path / "data", [4000]), tmp_path / "dump")])
+    list(extract([(make_data(tmp_path / "data", [4000]), tmp_path / "dump")]))
     (tmp_path / "dump").rename(tmp_path / "moved")
     assert load_feats(read_feats(tmp_path / "moved")["utt000"]).shape == (26, 80)
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
     data = make_data(tmp_path / "data", [2000 + 37 * number for number in range(70)], rate=8000)
-    extract([(data, tmp_path / "one")], nj=1)
-    extract([(data, tmp_path / "two")], nj=2)
+    list(extract([(data, tmp_path / "one")], nj=1))
+    list(extract([(data, tmp_path / "two")], nj=2))
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
@@ -124,7 +124,7 @@ def test_features_that_are_not_finite_name_the_utterance(tmp_path):
     (tmp_path / "dump").mkdir()
     (tmp_path / "dump/feats.scp").write_text("old old.ark:1\n")
     with pytest.raises(PelasrError, match=r"utterance utt001: .*001.wav: features are not finite; cure: mend"):
-        extract([(data, tmp_path / "dump")])
+        list(extract([(data, tmp_path / "dump")]))
     assert not list((tmp_path / "dump").iterdir())
     with pytest.raises(PelasrError, match=r"feats.scp: no features; cure: run the feature stage"):
         read_feats(tmp_path / "dump")
@@ -133,7 +133,7 @@ def test_features_that_are_not_finite_name_the_utterance(tmp_path):
 def test_an_error_in_a_worker_process_arrives(tmp_path):
     data = make_data(tmp_path / "data", [400] * 40 + [100])
     with pytest.raises(PelasrError, match=r"utterance utt040: .*: 100 samples are too short"):
-        extract([(data, tmp_path / "dump")], nj=2)
+        list(extract([(data, tmp_path / "dump")], nj=2))
 
 
 def test_threads_of_torch_are_restored(tmp_path):
@@ -142,15 +142,15 @@ def test_threads_of_torch_are_restored(tmp_path):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        extract([(make_data(tmp_path / "data", [400]), tmp_path / "dump")])
+        list(extract([(make_data(tmp_path / "data", [400]), tmp_path / "dump")]))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_stats_equal_numpy(tmp_path):
-    extract([(make_data(tmp_path / "a/data", [4000, 8000]), tmp_path / "a/dump")])
-    extract([(make_data(tmp_path / "b/data", [3333]), tmp_path / "b/dump")])
+    list(extract([(make_data(tmp_path / "a/data", [4000, 8000]), tmp_path / "a/dump")]))
+    list(extract([(make_data(tmp_path / "b/data", [3333]), tmp_path / "b/dump")]))
     dumps = [tmp_path / "a/dump", tmp_path / "b/dump"]
     frames = np.concatenate([load_feats(spec) for dump in dumps for spec in read_feats(dump).values()])
     mean, std = feature_stats(dumps)
@@ -166,7 +166,7 @@ def test_stats_equal_numpy(tmp_path):
 
 
 def test_a_constant_band_has_deviation_one(tmp_path):
-    extract([(make_data(tmp_path / "data", [np.zeros(4000, np.float32)]), tmp_path / "dump")])
+    list(extract([(make_data(tmp_path / "data", [np.zeros(4000, np.float32)]), tmp_path / "dump")]))
     np.testing.assert_array_equal(feature_stats([tmp_path / "dump"])[1], np.ones(80))
 
 

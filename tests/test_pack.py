@@ -121,7 +121,7 @@ def test_a_language_without_a_pack(packs, backbone):
 def test_other_backbone(packs, backbone):
     backbone.sha256 = "0" * 64
     text = refused(packs, backbone, "hi/pack.yaml: backbone_sha256 is .*, this model's is 000000000000")
-    assert "fit the pack on this backbone" in text
+    assert "fit it again with the method, backbone and tokens" in text
 
 
 def test_other_tokens(packs, backbone):

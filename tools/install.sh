@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Make .venv in the repository and install into it what is missing. Usage: tools/install.sh [extra,extra]
 # Extras (setup.py): corpora (the built-in corpora's texts and espeak-ng), test. Run twice it does nothing.
-# PYTHON=python3.12 tools/install.sh chooses the interpreter.
+# PYTHON=python3.12 tools/install.sh chooses the interpreter; TORCH=cuda or TORCH=cpu the build of torch, by default the
+# one that fits the machine.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -20,8 +21,8 @@ inputs=$(cat "$pins" "$root/setup.py" | cksum)
 is_installed() { [ -f "$state" ] && grep -qxF "$1 $inputs" "$state"; }
 
 install_torch() {
-  if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
-    say "a GPU is here: $(pin torch) with CUDA"
+  if [ "${TORCH:-}" = cuda ] || { [ "${TORCH:-}" != cpu ] && nvidia-smi -L >/dev/null 2>&1; }; then
+    say "$(pin torch) with CUDA"
     pip "$(pin torch)"
     return
   fi
@@ -40,7 +41,7 @@ for extra in ${extras//,/ }; do is_installed "$extra" || wanted+=("$extra"); don
   die "$python is not Python 3.11 or newer; name one with PYTHON=... $0"
 if [ ! -x "$venv/bin/python" ]; then
   say "making $venv with $("$python" --version)"
-  "$python" -m venv "$venv" || die "no virtual environment could be made (on Debian: apt install python3-venv)"
+  "$python" -m venv "$venv" || { rm -rf "$venv"; die "no virtual environment could be made (on Debian: apt install python3-venv)"; }
 fi
 for extra in "${wanted[@]}"; do
   if [ "$extra" = base ]; then

@@ -32,7 +32,13 @@ class ProjectedLSTM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, input) to (B, T, output)."""
-        return self.dropout(self.norm(self.lstm(x)[0]))
+        return self.step(x)[0]
+
+    def step(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `forward`, after the state (h, c), (1, B, .) each; returns the new state too."""
+        with torch.autocast(x.device.type, enabled=False):  # cuDNN's LSTM would run in float16, not in bfloat16
+            y, state = self.lstm(x.float(), state)
+        return self.dropout(self.norm(y)), state
 
 
 class LSTMEncoder(nn.Module):
@@ -111,9 +117,7 @@ class LSTMPrediction(nn.Module):
         """Labels (B, U) after `state` (h and c of every layer, (1, B, .) each) to (B, U, output) and the new state."""
         x, new_state = self.embed(labels), ()
         for number, layer in enumerate(self.layers):
-            before = state[2 * number : 2 * number + 2] if state is not None else None
-            x, after = layer.lstm(x, before)
-            x = layer.dropout(layer.norm(x))
+            x, after = layer.step(x, state[2 * number : 2 * number + 2] if state is not None else None)
             new_state += after
         return x, new_state
 

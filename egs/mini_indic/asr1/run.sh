@@ -15,7 +15,7 @@ size=$(nvidia-smi -L >/dev/null 2>&1 && echo full || echo tiny)
 options="size: of the corpus: test (seconds), tiny (0.6 h of train), full (3 h)"
 
 prepare_data() { # pa, whose script the backbone never sees, is made beside the others for later
-  run python local/data.py --size "$size" --seed "$seed" --nj "$nj" --data "$data_dir" --langs "$langs pa"
+  run python local/data.py --size "$size" --seed "${seed:-0}" --nj "$nj" --data "$data_dir" --langs "$langs pa"
 }
 
 . ../../../local/pipeline.sh
