@@ -11,12 +11,11 @@ import numpy as np
 
 from pelasr.data import DataDir, Problem, Utterance, parse, read_audio, write_data_dir
 from pelasr.errors import DataError
+from pelasr.features import RATE, num_frames
 from pelasr.files import atomic_write
 from pelasr.parallel import parallel_map
 from pelasr.text import Tokenizer, is_nfc, unknown_report
 
-RATE = 16000
-HOP = 160  # samples between feature frames
 WINDOW = 400  # samples of the first feature window
 SEGMENT_SLACK = 0.1  # seconds a segment may end after its recording
 DROP = "or drop it with --skip_bad true"
@@ -200,7 +199,7 @@ def _check_audio(
         what = f"too short: {milliseconds:.0f} ms, less than one window of 25 ms; cure: correct the audio, {DROP}"
         data_dir.report(file, line, utterance.id, what, "too-short")
     elif tokenizer is not None:
-        frames = -(-(1 + inspection.samples // HOP) // subsampling)
+        frames = -(-num_frames(inspection.samples) // subsampling)
         labels = tokenizer.encode(utterance.text)
         repeats = sum(left == right for left, right in pairwise(labels))
         if frames < len(labels) + repeats:

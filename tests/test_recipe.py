@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -129,3 +130,13 @@ def test_help_lists_the_options():
     assert done.returncode == 0
     for option in ("stage", "stop_stage", "exps", "langs", "size", "ngpu", "nj", "seed", "dry_run", "skip_bad"):
         assert f"--{option} " in done.stdout
+
+
+def test_hypotheses_of_another_model_are_not_scored(finished):
+    folder, _ = finished
+    fit = ["--stage", "5", "--stop_stage", "5", "--exps", "A5", "--langs", "ur", "--adapt_max_epoch", "1"]
+    shutil.rmtree(folder / "exp/A5/fit_ur")  # it holds a run with other settings
+    assert run(folder, *fit, "--adapt_optim_conf", "lr=0.02").returncode == 0
+    stale = run(folder, "--stage", "7", "--exps", "A1 A5")
+    assert stale.returncode != 0
+    assert "A5: test_ur was not decoded with this model and data; run stage 6" in stale.stderr
