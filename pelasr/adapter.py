@@ -128,8 +128,9 @@ class Bank(nn.Module):
         adapters = [self.adapters[_key(language)][_key(path)] for language in languages]
         if index is None:
             return adapters[0](x, y)
+        # Not `[index]`: its backward pass adds in an order that depends on the threads.
         parameters = {
-            name: torch.stack([adapter.get_parameter(name) for adapter in adapters])[index]
+            name: torch.stack([adapter.get_parameter(name) for adapter in adapters]).index_select(0, index)
             for name, _ in adapters[0].named_parameters()
         }
 
