@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         worked = known.run(known, rest)
     except PelasrError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # `pelasr ... | head`; what is left to print must not fail again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it was")
     if worked and _is_first_process():
