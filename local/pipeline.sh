@@ -1,14 +1,17 @@
 # The stages of every recipe, sourced by its run.sh with the command line's arguments. Before, run.sh sets
 #   recipe, langs, exps, all_exps, config, adapter    and defines    prepare_data (stage 1: what writes data/)
-# and may add to `options` (lines of "name: help"), setting a default for each.
+# and may set init, token_type, vocab_size, and add to `options` (lines of "name: help"), with a default for each.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/path.sh"
 . "$here/cmd.sh"
 
 stage=1
 stop_stage=7
-token_type=char
-vocab_size=1000
+token_type=${token_type:-char}
+vocab_size=${vocab_size:-1000}
+init=${init:-none}
+beam_size=
+rows=
 skip_bad=false
 sets="test"
 data_dir=data
@@ -27,13 +30,16 @@ recipe_langs=$langs
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
 stop_stage: last stage
 exps: experiments of conf/experiments.yaml, or all
+rows: the same
 langs: languages; from stage 5 on: those to fit and decode, of the backbone's
 config: YAML file of the backbone
-adapter: YAML file of the adapters
+adapter: YAML file of the adapters, or a name in conf/adapter; experiments that name one have their own
+init: experiment whose encoder the backbones start from, or none
 token_type: char (graphemes) or unigram (sentencepiece)
 vocab_size: tokens, for unigram
 skip_bad: true: drop bad utterances and list them
 sets: test sets
+beam_size: of the search; default: the backbone's
 data_dir: data directories
 dump_dir: features
 exp_dir: models and results
@@ -54,7 +60,12 @@ starts() { # starts N "what": is this stage wanted?
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] && log "stage $1: $2"
 }
 
+exps=${rows:-$exps}
 [ "$exps" = all ] && exps=$all_exps
+case "$adapter" in */*) ;; *) adapter=$here/../conf/adapter/$adapter.yaml ;; esac
+# The experiment that the others' encoders come from is trained first, and has no row in the table.
+first=
+[ "$init" = none ] || first=$init
 # Once a backbone is trained its languages are settled, and --langs says which of them to work on.
 only=$langs
 if [ "$stage" -ge 5 ]; then
@@ -94,15 +105,18 @@ if starts 1 "data"; then
   [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && echo "$langs" >"$exp_dir/langs"; }
 fi
 if starts 2 "tokens"; then
-  run pelasr tokens "${place[@]}" --sets "dev $sets" --token_type "$token_type" --vocab_size "$vocab_size"
+  run pelasr tokens "${place[@]}" --exps "$first $exps" --sets "dev $sets" --token_type "$token_type" \
+    --vocab_size "$vocab_size"
 fi
 if starts 3 "features and statistics"; then
   run pelasr stats "${place[@]}" --sets "train dev $sets" --nj "$nj"
 fi
 if starts 4 "backbone"; then
-  for exp in $exps; do
+  for exp in $first $exps; do
+    from=$first
+    [ "$exp" != "$first" ] || from=
     run $train_cmd pelasr train "${place[@]}" --exp "$exp" --config "$config" --ngpu "$ngpu" \
-      ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
+      ${from:+--init "$from"} ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
   done
 fi
 if starts 5 "adapters"; then
@@ -113,11 +127,13 @@ if starts 5 "adapters"; then
 fi
 if starts 6 "decoding"; then
   for exp in $exps; do
-    run $decode_cmd pelasr decode "${place[@]}" --exp "$exp" --sets "$sets" --only "$only" --ngpu "$((ngpu > 0))"
+    run $decode_cmd pelasr decode "${place[@]}" --exp "$exp" --sets "$sets" --only "$only" --ngpu "$((ngpu > 0))" \
+      ${beam_size:+--beam_size "$beam_size"}
   done
 fi
 if starts 7 "scores and table"; then
-  run pelasr score "${place[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe"
+  run pelasr score "${place[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
+    ${beam_size:+--beam_size "$beam_size"}
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
     page=$results
     [ "$name" = test ] || page=${results%.md}_$name.md

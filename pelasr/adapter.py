@@ -16,20 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from pelasr.config import construct, nearest
+from pelasr.config import check_keys, construct, nearest, require_keys
 from pelasr.errors import PelasrError
+from pelasr.rows import remaining
+
+SIDES = ("encoder", "decoder")  # what a site's path may begin with
 
 
 class Adapter(nn.Module):
     """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch.
 
     `forward(x, y)` takes the host's input and output, (B, T, D) each, and returns what replaces the output. It must be
-    independent between rows. `sites` are the kinds of site the method goes to, `shared` names submodules that all
-    languages of one training run may share (see `Bank.add`).
+    independent between rows. `sites` are the kinds of site the method goes to by itself, `shared` names submodules that
+    all languages of one training run may share (see `Bank.add`), `size` the option that is 0 where there is to be no
+    adapter. A method that `copies` has no forward: every language gets its own copy of the host modules, to be trained
+    (see `pelasr.finetune`).
     """
 
     sites: tuple[str, ...] = ("layer",)
     shared: tuple[str, ...] = ()
+    size: str = ""
+    copies: bool = False
 
 
 def find_method(name: str) -> type[Adapter]:
@@ -47,7 +54,8 @@ class Bank(nn.Module):
 
     Args:
         method: name of a file in `pelasr/adapters`.
-        options: arguments of its class, but for the width.
+        options: arguments of its class, but for the width; one that is a mapping {encoder: ..., decoder: ...} differs
+            between the two sides of the backbone. `sites` names other kinds of site than the method's own.
         sites: the backbone's map {kind: {path: width}}.
 
     Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself.
@@ -57,13 +65,46 @@ class Bank(nn.Module):
         super().__init__()
         self.method, self.options = method, dict(options or {})
         self.cls = find_method(method)
-        for kind in self.cls.sites:
+        kinds = self.options.get("sites", self.cls.sites)
+        self.sites: dict[str, int] = {}
+        for kind in [kinds] if isinstance(kinds, str) else kinds:
             if kind not in sites:
                 raise PelasrError(f"adapter {method} needs a site {kind!r}; {nearest(kind, sites)}")
-        self.sites = {path: width for kind in self.cls.sites for path, width in sites[kind].items()}
+            self.sites |= {path: width for path, width in sites[kind].items() if self._is_wanted(path)}
+        if not self.sites:
+            raise PelasrError(f"adapter_conf: {self.cls.size} 0 everywhere leaves no adapter")
         self.adapters = nn.ModuleDict()
         self._rows: tuple[list[str], Tensor | None] | None = None
         self._fired: set[str] = set()
+
+    mixes_languages = True  # whether a batch may hold several languages
+
+    def _options_at(self, path: str) -> dict[str, Any]:
+        """The method's options at a site: of those that are mappings, the entry of its side."""
+        side, found = path.partition(".")[0], {}
+        for key, value in self.options.items():
+            if isinstance(value, dict):
+                check_keys(value, SIDES, f"adapter_conf: {key}")
+                require_keys(value, [side], f"adapter_conf: {key}")
+                value = value[side]
+            if key != "sites":
+                found[key] = value
+        return found
+
+    def _is_wanted(self, path: str) -> bool:
+        return not self.cls.size or self._options_at(path).get(self.cls.size) != 0
+
+    def touches(self, side: str) -> bool:
+        """Whether any adapter is in `encoder` or in `decoder`."""
+        return any(path.partition(".")[0] == side for path in self.sites)
+
+    def size(self, language: str) -> int:
+        """Parameters of a language."""
+        return _count(self.adapters[_key(language)].parameters())
+
+    def total_size(self, backbone: nn.Module) -> int:
+        """Parameters of all languages together with the backbone; shared submodules count once."""
+        return _count(backbone.parameters()) + _count(self.parameters())
 
     @property
     def languages(self) -> list[str]:
@@ -77,22 +118,30 @@ class Bank(nn.Module):
         """
         if language in self.languages:
             raise PelasrError(f"language {language!r} has adapters already")
-        made = {
-            _key(path): construct(self.cls, self.options, "adapter_conf", width=width)
-            for path, width in self.sites.items()
-        }
+        made = {_key(path): self._make(path, width) for path, width in self.sites.items()}
         for first in list(self.adapters.values())[:1] if share else ():
             for path, adapter in made.items():
                 for name in adapter.shared:
                     setattr(adapter, name, getattr(first[path], name))
         self.adapters[_key(language)] = nn.ModuleDict(made)
 
+    def _make(self, path: str, width: int) -> nn.Module:
+        """What a new language has at a site."""
+        return construct(self.cls, self._options_at(path), "adapter_conf", width=width)
+
+    def _of(self, language: str) -> dict[str, nn.Module]:
+        """A language's adapters by site. Raises PelasrError if it has none."""
+        if language not in self.languages:
+            raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
+        adapters = self.adapters[_key(language)]
+        return {path: adapters[_key(path)] for path in self.sites}
+
     def tensors(self, language: str) -> dict[str, Tensor]:
         """A language's parameters, {"<site path>/<parameter>": tensor}, live."""
         return {
             f"{path}/{name}": tensor
-            for path in self.sites
-            for name, tensor in self.adapters[_key(language)][_key(path)].state_dict(keep_vars=True).items()
+            for path, adapter in self._of(language).items()
+            for name, tensor in adapter.state_dict(keep_vars=True).items()
         }
 
     def attach(self, backbone: nn.Module) -> None:
@@ -105,8 +154,7 @@ class Bank(nn.Module):
         """Inside the block row b of every batch belongs to `languages[b]`."""
         present = list(dict.fromkeys(languages))
         for language in present:
-            if language not in self.languages:
-                raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
+            self._of(language)
         device = next(self.parameters()).device
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], device=device)
@@ -128,6 +176,10 @@ class Bank(nn.Module):
         adapters = [self.adapters[_key(language)][_key(path)] for language in languages]
         if index is None:
             return adapters[0](x, y)
+        rows = remaining()
+        index = index if rows is None else index.index_select(0, rows)
+        if len(index) != len(y):
+            raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
         # Not `[index]`: its backward pass adds in an order that depends on the threads.
         parameters = {
             name: torch.stack([adapter.get_parameter(name) for adapter in adapters]).index_select(0, index)
@@ -177,14 +229,13 @@ def check_frozen(backbone: nn.Module) -> None:
 def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str, int]:
     """Integer counts on the live modules; shared submodules count once."""
     size = _count(backbone.parameters())
-    report = {"backbone": size, "adapter_per_language": 0}
-    if bank is not None:
-        report["adapter_per_language"] = _count(bank.adapters[_key(bank.languages[0])].parameters())
-        size += _count(bank.parameters())
     trainable = [*backbone.parameters(), *(bank.parameters() if bank is not None else ())]
-    report["trainable"] = _count(p for p in trainable if p.requires_grad)
-    report["total"] = size
-    return report
+    return {
+        "backbone": size,
+        "adapter_per_language": bank.size(bank.languages[0]) if bank is not None else 0,
+        "trainable": _count(p for p in trainable if p.requires_grad),
+        "total": bank.total_size(backbone) if bank is not None else size,
+    }
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

@@ -1,22 +1,26 @@
 """Utterances as tensors: what a step of training or decoding works on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pelasr.data import read_data_dir
+from pelasr.data import read_data_dir, text_of
 from pelasr.errors import PelasrError
+from pelasr.experiment import Place
 from pelasr.features import load_feats, read_feats, read_num_frames
 from pelasr.text import Tokenizer
 
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance of the data directory `source`; `feats` says where its features are, `frames` how many."""
+    """An utterance and what it is to become in `language`, a language or a pair (`en-de`).
+
+    `source` is the set with the language (`test_en-de`), `feats` says where the features are, `frames` how many,
+    `prefix` are the tokens that every hypothesis begins with, `targets` those that follow.
+    """
 
     id: str
     source: str
@@ -25,11 +29,16 @@ class Example:
     targets: list[int]
     language: str
     text: str
+    prefix: list[int] = field(default_factory=list)
 
 
 @dataclass
 class Batch:
-    """Log-mel (B, T, 80), frames (B,), labels (B, U), their number (B,), index of the language (B,)."""
+    """Log-mel (S, T, 80), frames (S,), labels (B, U), their number (B,), index of the language (B,).
+
+    Where an utterance has several targets its features come once (S < B) and `rows` (B,) says where; otherwise `rows`
+    is None. `prefix` (B, P) are the forced first tokens, None for models without.
+    """
 
     ids: list[str]
     languages: list[str]
@@ -39,6 +48,8 @@ class Batch:
     targets: Tensor
     target_lens: Tensor
     language_ids: Tensor
+    rows: Tensor | None = None
+    prefix: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,18 +66,22 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
-def load_examples(data: Path, dump: Path, name: str, tokenizer: Tokenizer) -> list[Example]:
-    """The utterances of `<data>/<name>` whose features lie in `<dump>/<name>`."""
-    feats, frames = read_feats(dump / name), read_num_frames(dump / name)
-    utterances = read_data_dir(data / name)
-    missing = [utterance.id for utterance in utterances if utterance.id not in feats]
-    if missing:
-        raise PelasrError(
-            f"{dump / name}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again"
-        )
-    return [
-        Example(u.id, name, feats[u.id], frames[u.id], tokenizer.encode(u.text), u.language, u.text) for u in utterances
-    ]
+def load_examples(place: Place, name: str, language: str, tokenizer: Tokenizer) -> list[Example]:
+    """The utterances of a set, as examples of a language or a pair. Raises PelasrError where features are missing."""
+    prefix, source = tokenizer.prefix(language), f"{name}_{language}"
+    examples = []
+    for folder in place.folders(name, language):
+        dump = place.dump / folder.name
+        feats, frames = read_feats(dump), read_num_frames(dump)
+        utterances = read_data_dir(folder)
+        missing = [utterance.id for utterance in utterances if utterance.id not in feats]
+        if missing:
+            raise PelasrError(f"{dump}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again")
+        for u in utterances:
+            text = text_of(u, language)
+            labels = tokenizer.encode(text)
+            examples.append(Example(u.id, source, feats[u.id], frames[u.id], labels, language, text, prefix))
+    return examples
 
 
 class Collate:
@@ -80,7 +95,9 @@ class Collate:
             if example.language not in self.slots:
                 known = ", ".join(self.slots)
                 raise PelasrError(f"utterance {example.id}: the backbone has no language {example.language!r}: {known}")
-        feats = [torch.tensor(load_feats(example.feats)) for example in examples]
+        position = {source: row for row, source in enumerate(dict.fromkeys(example.feats for example in examples))}
+        feats = [torch.tensor(load_feats(source)) for source in position]
+        rows = [position[example.feats] for example in examples] if len(feats) < len(examples) else None
         targets = [torch.tensor(example.targets, dtype=torch.long) for example in examples]
         return Batch(
             ids=[example.id for example in examples],
@@ -91,6 +108,8 @@ class Collate:
             targets=pad_sequence(targets, batch_first=True, padding_value=1),
             target_lens=torch.tensor([len(t) for t in targets]),
             language_ids=torch.tensor([self.slots[example.language] for example in examples]),
+            rows=torch.tensor(rows) if rows is not None else None,
+            prefix=torch.tensor([example.prefix for example in examples]) if examples[0].prefix else None,
         )
 
 

@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pelasr", description="Multilingual speech recognition with adapters.")
+    parser = argparse.ArgumentParser(
+        prog="pelasr", description="Multilingual speech recognition and translation with adapters."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
 
@@ -70,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--skip_bad", type=_boolean, default=False, help="true: drop bad utterances and list them")
     sub.add_argument("--nj", type=int, default=2, help="processes")
 
-    sub = verb("tokens", _tokens, "Stage 2: make the token list of the training texts.")
+    sub = verb("tokens", _tokens, "Stage 2: make the token lists of the experiments' training texts.")
+    experiment(sub, several=True)
     sets(sub, "dev test")
     sub.add_argument("--token_type", choices=["char", "unigram"], default="char")
     sub.add_argument("--vocab_size", type=int, default=1000, help="for unigram: number of tokens")
@@ -82,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb("train", _train, "Stage 4: train the backbone that an experiment uses.", overridable=True)
     config(sub)
     experiment(sub)
+    sub.add_argument("--init", help="experiment whose encoder it starts from")
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
     sub = verb("adapt", _adapt, "Stage 5: fit an experiment's adapters on its frozen backbone.", overridable=True)
@@ -90,15 +94,20 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", help="languages to fit; default: all of --langs")
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
-    sub = verb("decode", _decode, "Stage 6: recognise test sets.")
+    def beam_size(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--beam_size", type=int, help="of the search; default: the backbone's")
+
+    sub = verb("decode", _decode, "Stage 6: recognise or translate test sets.")
     experiment(sub)
     sets(sub, "test")
+    beam_size(sub)
     sub.add_argument("--only", help="languages to decode; default: all of --langs")
     sub.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
 
-    sub = verb("score", _score, "Stage 7: error rates with intervals, into results.jsonl.")
+    sub = verb("score", _score, "Stage 7: error rates or BLEU with intervals, into results.jsonl.")
     experiment(sub, several=True)
     sets(sub, "test")
+    beam_size(sub)
     sub.add_argument("--recipe", required=True, help="name of the recipe in the results")
 
     sub = verb("table", _table, "Stage 7: print the table of a set; write RESULTS.md and its chart.")
@@ -139,6 +148,13 @@ def _experiments(known: argparse.Namespace) -> Any:
     return load_experiments(known.experiments)
 
 
+def _chosen(known: argparse.Namespace) -> Any:
+    from pelasr.experiment import find_experiment
+
+    experiments = _experiments(known)
+    return [find_experiment(experiments, name) for name in known.exps.split()]
+
+
 def _configured(path: Path, rest: list[str]) -> dict[str, Any]:
     from pelasr.config import load_yaml, override, parse_overrides
 
@@ -155,7 +171,7 @@ def _data(known: argparse.Namespace, rest: list[str]) -> bool:
 def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import make_tokens
 
-    return make_tokens(_place(known), known.sets.split(), known.token_type, known.vocab_size)
+    return make_tokens(_place(known), _chosen(known), known.sets.split(), known.token_type, known.vocab_size)
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -173,17 +189,19 @@ def _train(known: argparse.Namespace, rest: list[str]) -> bool:
     experiment = find_experiment(experiments, known.exp)
     owner = find_experiment(experiments, experiment.backbone)
     config = resolve(load_yaml(known.config), owner, parse_overrides(rest))
-    return train_backbone(_place(known), experiment, config, str(known.config), known.ngpu)
+    return train_backbone(_place(known), experiment, config, str(known.config), known.ngpu, known.init)
 
 
 def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.experiment import find_experiment
+    from pelasr.config import load_yaml, parse_overrides
+    from pelasr.experiment import find_experiment, resolve
     from pelasr.stages import fit_adapters
 
     experiment = find_experiment(_experiments(known), known.exp)
     only = (known.only or known.langs).split()
-    config = _configured(known.adapter, rest)
-    return fit_adapters(_place(known), experiment, config, str(known.adapter), only, known.ngpu)
+    path = known.adapter.with_name(f"{experiment.adapter}.yaml") if experiment.adapter else known.adapter
+    config = resolve(load_yaml(path), experiment, parse_overrides(rest)) if experiment.adapted else {}
+    return fit_adapters(_place(known), experiment, config, str(path), only, known.ngpu)
 
 
 def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -191,20 +209,19 @@ def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import decode
 
     experiment = find_experiment(_experiments(known), known.exp)
-    return decode(_place(known), experiment, known.sets.split(), (known.only or known.langs).split(), known.ngpu)
+    only = (known.only or known.langs).split()
+    return decode(_place(known), experiment, known.sets.split(), only, known.ngpu, known.beam_size)
 
 
 def _score(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.experiment import find_experiment
-    from pelasr.stages import score
+    from pelasr.figures import score
 
-    experiments = _experiments(known)
-    chosen = [find_experiment(experiments, name) for name in known.exps.split()]
-    return score(_place(known), experiments, chosen, known.sets.split(), known.recipe)
+    chosen, sets = _chosen(known), known.sets.split()
+    return score(_place(known), _experiments(known), chosen, sets, known.recipe, known.beam_size)
 
 
 def _table(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.stages import write_page
+    from pelasr.figures import write_page
 
     descriptions = {experiment.name: experiment.description for experiment in _experiments(known).values()}
     write_page(_place(known), descriptions, known.set, known.recipe, known.page, known.output)
@@ -212,7 +229,7 @@ def _table(known: argparse.Namespace, rest: list[str]) -> bool:
 
 
 def _params(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.stages import count
+    from pelasr.figures import count
 
     config = _configured(known.config, rest)
     report = count(config, str(known.config), known.adapter, known.vocab_size, known.num_languages)

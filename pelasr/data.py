@@ -1,17 +1,17 @@
-"""Kaldi data directories: one parser, one writer, one way to load the audio of an utterance.
+"""Kaldi data directories: one parser, one writer.
 
 A data directory has `wav.scp`, `text`, `utt2spk`, `utt2lang` and, where recordings hold several utterances, `segments`.
+Speech that is translated has a `text.<target>` for each target language besides, such as `text.de`.
+
+A *language key* is a language, `hi`, or a pair of source and target, `en-de`.
 """
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import gcd
 from pathlib import Path
 from typing import NamedTuple
-
-import numpy as np
 
 from pelasr.errors import DataError
 from pelasr.files import atomic_write, sha256_file, sha256_json
@@ -19,14 +19,15 @@ from pelasr.files import atomic_write, sha256_file, sha256_json
 FILES = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
 # Faults of a file as a whole: dropping utterances does not mend them.
 STRUCTURAL = frozenset({"missing-file", "not-utf8", "line-format", "duplicate", "unsorted"})
-ARCHIVE = re.compile(r".+:\d+")
+TRANSLATION = re.compile(r"text\.(\w+)")
 WORD = re.compile(r"\S+")  # no white space, no-break spaces and the like included
 
 
 @dataclass(frozen=True)
 class Utterance:
     """One utterance. `audio` is a path (absolute, or relative to the working directory) or a kaldi `file.ark:offset`;
-    `start` and `end` are seconds within the recording (None: from its beginning, to its end)."""
+    `start` and `end` are seconds within the recording (None: from its beginning, to its end). `text` is the transcript,
+    in `language`; `translations` has the text in each target language."""
 
     id: str
     recording: str
@@ -36,6 +37,30 @@ class Utterance:
     text: str
     speaker: str
     language: str
+    translations: dict[str, str] = field(default_factory=dict, hash=False)
+
+
+def split_pair(key: str) -> tuple[str, str | None]:
+    """Source and target of a language key: `en-de` is ("en", "de"), `hi` is ("hi", None). Raises DataError."""
+    source, *targets = key.split("-")
+    if not source or len(targets) > 1 or "" in targets:
+        raise DataError(f"{key!r} is no language; cure: write a language such as hi, or a pair such as en-de")
+    return source, (targets[0] if targets else None)
+
+
+def text_of(utterance: Utterance, key: str) -> str:
+    """What an utterance is to become for a language key: its transcript, or for a pair its translation into the target.
+
+    Raises DataError if there is no such translation.
+    """
+    target = split_pair(key)[1]
+    if target is None:
+        return utterance.text
+    if target not in utterance.translations:
+        there = " ".join(utterance.translations) or "none"
+        cure = f"cure: write text.{target}, or take {key} from --langs"
+        raise DataError(f"utterance {utterance.id}: no translation into {target} (there is: {there}); {cure}")
+    return utterance.translations[target]
 
 
 @dataclass(frozen=True)
@@ -87,7 +112,18 @@ class DataDir:
     @property
     def utterance_files(self) -> list[str]:
         """The files present whose lines begin with an utterance id."""
-        return [file for file in (self.audio_file, "text", "utt2spk", "utt2lang") if file in self.tables]
+        files = (self.audio_file, *self.text_files, "utt2spk", "utt2lang")
+        return [file for file in files if file in self.tables]
+
+    @property
+    def text_files(self) -> list[str]:
+        """`text` and the files of translations, as far as they are present."""
+        return [file for file in self.tables if file == "text" or TRANSLATION.fullmatch(file)]
+
+    @property
+    def targets(self) -> list[str]:
+        """The languages that there are translations into."""
+        return [file.removeprefix("text.") for file in self.text_files if file != "text"]
 
     @property
     def ids(self) -> set[str]:
@@ -109,11 +145,15 @@ def parse(path: str | Path) -> DataDir:
     if not found.path.is_dir():
         found.report("", 0, "", "no such data directory; cure: correct the path, or run the data stage", "missing-file")
         return found
-    for file in FILES:
+    for file in (*FILES, *_translation_files(found.path)):
         _read_table(found, file)
     _compare_ids(found)
     _build_utterances(found)
     return found
+
+
+def _translation_files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.glob("text.*") if TRANSLATION.fullmatch(file.name))
 
 
 def _read_table(found: DataDir, file: str) -> None:
@@ -199,6 +239,7 @@ def _build_utterances(found: DataDir) -> None:
     """Make the utterances whose audio is named, with empty strings for what the other files lack."""
     recordings = found.tables.get("wav.scp", {})
     segmented = "segments" in found.tables
+    targets = found.targets
 
     def value(file: str, name: str) -> str:
         entry = found.tables.get(file, {}).get(name)
@@ -221,12 +262,13 @@ def _build_utterances(found: DataDir) -> None:
                     found.report("segments", entry.line, name, what, "missing-id")
                 continue
         audio = recordings[recording].value
-        fault = _audio_fault(audio)
+        fault = audio_fault(audio)
         if fault:
             found.report("wav.scp", recordings[recording].line, name, fault, "wav-scp")
             continue
         text, speaker, language = (value(file, name) for file in ("text", "utt2spk", "utt2lang"))
-        found.utterances.append(Utterance(name, recording, audio, start, end, text, speaker, language))
+        translations = {target: value(f"text.{target}", name) for target in targets}
+        found.utterances.append(Utterance(name, recording, audio, start, end, text, speaker, language, translations))
 
 
 def _parse_segment(value: str) -> tuple[str, float | None, float | None]:
@@ -240,7 +282,8 @@ def _parse_segment(value: str) -> tuple[str, float | None, float | None]:
     return recording, start, end
 
 
-def _audio_fault(audio: str) -> str:
+def audio_fault(audio: str) -> str:
+    """What is wrong with a value of `wav.scp` and how to cure it, or an empty string."""
     if not audio:
         return "no audio named; cure: write the path of the audio after the id"
     if audio.endswith("|") or audio.startswith("|"):
@@ -252,8 +295,9 @@ def _audio_fault(audio: str) -> str:
 
 
 def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Write `wav.scp text utt2spk spk2utt utt2lang` (and `segments` if any utterance has a start or an end), sorted as
-    `LC_ALL=C sort` does, each file atomically. Raises DataError on what could not be read back."""
+    """Write `wav.scp text utt2spk spk2utt utt2lang` (`segments` if any utterance has a start or an end, `text.<target>`
+    for every target), sorted as `LC_ALL=C sort` does, each file atomically; files of targets that there are no more are
+    removed. Raises DataError on what could not be read back."""
     path = Path(path)
     utterances = sorted(utterances, key=lambda utterance: utterance.id)
     segmented = any(utterance.start is not None or utterance.end is not None for utterance in utterances)
@@ -267,9 +311,19 @@ def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
     else:
         (path / "segments").unlink(missing_ok=True)
     _write_table(path / "text", {u.id: u.text for u in utterances})
+    targets = _targets(utterances)
+    for target in targets:
+        _write_table(path / f"text.{target}", {u.id: u.translations[target] for u in utterances})
+    for file in _translation_files(path):
+        if file.removeprefix("text.") not in targets:
+            (path / file).unlink()
     _write_table(path / "utt2spk", {u.id: u.speaker for u in utterances})
     _write_table(path / "spk2utt", {speaker: " ".join(names) for speaker, names in speakers.items()})
     _write_table(path / "utt2lang", {u.id: u.language for u in utterances})
+
+
+def _targets(utterances: Iterable[Utterance]) -> list[str]:
+    return sorted({target for utterance in utterances for target in utterance.translations})
 
 
 def _format_segment(utterance: Utterance) -> str:
@@ -285,14 +339,22 @@ def _write_table(path: Path, table: dict[str, str]) -> None:
 
 def _check_writable(path: Path, utterances: Sequence[Utterance], segmented: bool) -> None:
     problems, seen, audio_of = [], set(), {}
+    targets = _targets(utterances)
+    for target in targets:
+        if not TRANSLATION.fullmatch(f"text.{target}"):
+            problems.append(f"{path}: target {target!r} is no language; cure: name it by letters and digits, as de")
     for u in utterances:
         for noun, word in (("id", u.id), ("recording", u.recording), ("speaker", u.speaker), ("language", u.language)):
             if not WORD.fullmatch(word):
                 problems.append(f"{path}: utterance {u.id!r}: {noun} {word!r} must be one word; cure: rename it")
-        if "\n" in u.text or "\r" in u.text:
-            problems.append(f"{path}: utterance {u.id}: text has a line end; cure: replace it with a space")
-        if "\n" in u.audio or _audio_fault(u.audio):
-            problems.append(f"{path}: utterance {u.id}: {_audio_fault(u.audio) or 'line end in the audio path'}")
+        for text in (u.text, *u.translations.values()):
+            if "\n" in text or "\r" in text:
+                problems.append(f"{path}: utterance {u.id}: text has a line end; cure: replace it with a space")
+        if lacking := [target for target in targets if target not in u.translations]:
+            what = f"no translation into {' '.join(lacking)}, which others have; cure: add it, or drop the utterance"
+            problems.append(f"{path}: utterance {u.id}: {what}")
+        if "\n" in u.audio or audio_fault(u.audio):
+            problems.append(f"{path}: utterance {u.id}: {audio_fault(u.audio) or 'line end in the audio path'}")
         if u.id in seen:
             problems.append(f"{path}: utterance {u.id}: given twice; cure: make ids unique")
         if segmented and audio_of.setdefault(u.recording, u.audio) != u.audio:
@@ -306,77 +368,19 @@ def _check_writable(path: Path, utterances: Sequence[Utterance], segmented: bool
         raise DataError(problems)
 
 
-def read_audio(audio: str, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
-    """Samples of a `wav.scp` value, float32 (N,) mono in [-1, 1], and their rate in Hz, from `start` to `end` seconds.
-
-    Raises DataError if the file is missing or cannot be decoded.
-    """
-    if _audio_fault(audio):
-        raise DataError(_audio_fault(audio))
-    is_archive = ARCHIVE.fullmatch(audio) is not None
-    path = audio.rpartition(":")[0] if is_archive else audio
-    if not os.path.isfile(path):
-        where = "" if os.path.isabs(path) else f" (looked for from {os.getcwd()})"
-        raise DataError(f"{path}: no such audio file{where}; cure: correct the path in wav.scp")
-    read: Callable = _read_archive if is_archive else _read_soundfile
-    try:
-        samples, rate = read(audio, start, end)
-    except Exception as error:  # decoders raise nearly anything on a damaged file, and the file is at fault
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{audio}: unreadable audio ({reason}); cure: convert or fetch the file again") from error
-    return samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples, rate
-
-
-def _span(start: float | None, end: float | None, rate: int, length: int) -> tuple[int, int]:
-    """Sample indices of a segment, within the recording."""
-    first = min(round((start or 0.0) * rate), length)
-    return first, max(first, length if end is None else min(round(end * rate), length))
-
-
-def _read_soundfile(path: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    with soundfile.SoundFile(path) as stream:
-        first, last = _span(start, end, stream.samplerate, stream.frames)
-        if first:
-            stream.seek(first)
-        return stream.read(last - first, dtype="float32", always_2d=True), stream.samplerate
-
-
-def _read_archive(spec: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
-    import kaldiio
-
-    content = kaldiio.load_mat(spec)
-    if not isinstance(content, tuple):
-        raise ValueError("the archive holds no audio at this offset")
-    rate, samples = content
-    first, last = _span(start, end, rate, len(samples))
-    samples = samples[first:last]
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min), rate
-    return samples.astype(np.float32), rate
-
-
-def load_audio(utterance: Utterance, rate: int = 16000) -> np.ndarray:
-    """The audio of an utterance, float32 (N,) mono in [-1, 1], resampled to `rate` Hz. Raises DataError."""
-    try:
-        samples, native = read_audio(utterance.audio, utterance.start, utterance.end)
-    except DataError as error:
-        raise DataError(f"utterance {utterance.id}: {error}") from error
-    if not len(samples):
-        raise DataError(f"utterance {utterance.id}: {utterance.audio}: no samples; cure: drop the utterance")
-    if native == rate:
-        return samples
-    from scipy.signal import resample_poly
-
-    common = gcd(rate, native)
-    return resample_poly(samples, rate // common, native // common).astype(np.float32)
+def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
+    """Add utterances and the reasons for leaving them out to the `skipped.txt` of a data directory."""
+    skipped = Path(path) / "skipped.txt"
+    lines = set(skipped.read_text(encoding="utf-8").splitlines()) if skipped.exists() else set()
+    lines |= {f"{name} {reason}" for name, reason in reasons.items()}
+    with atomic_write(skipped) as stream:
+        stream.writelines(f"{line}\n" for line in sorted(lines))
 
 
 def data_sha256(dirs: Iterable[str | Path]) -> str:
     """Hash of the text files of data directories (not of the audio), wherever the directories lie."""
-    present = [[Path(path) / file for file in FILES if (Path(path) / file).exists()] for path in dirs]
-    return sha256_json([{file.name: sha256_file(file) for file in files} for files in present])
+    files = [[path / file for file in (*FILES, *_translation_files(path))] for path in map(Path, dirs)]
+    return sha256_json([{file.name: sha256_file(file) for file in named if file.exists()} for named in files])
 
 
 def audio_sha256(path: str | Path) -> str:

@@ -6,33 +6,62 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pelasr.adapter import Bank
-from pelasr.batch import Collate, Example, batches
+from pelasr.batch import Batch, Collate, Example, batches
+from pelasr.bleu import figure, statistics
+from pelasr.data import split_pair
 from pelasr.sampling import sorted_batches
-from pelasr.score import count_errors
+from pelasr.wer import count_errors
 
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
 class LanguageScores:
-    """Loss in nats per utterance, and WER in percent."""
+    """Loss in nats per utterance, and WER or BLEU in percent (`metric`: wer, bleu)."""
 
     loss: float
-    wer: float
+    value: float
+    metric: str = "wer"
+
+    def facts(self) -> dict[str, float]:
+        """As the history has it: {"loss": ..., "wer": ...}."""
+        return {"loss": self.loss, self.metric: self.value}
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """One utterance's label sequence, the log probability of its path, and the loss of its reference."""
+    """One utterance's label sequence, its score by the search, whether the length limit ended it, and the loss of its
+    reference."""
 
     example: Example
     tokens: list[int]
     score: float
+    limited: bool
     loss: float
+
+
+def encode(
+    backbone: nn.Module,
+    bank: Bank | None,
+    batch: Batch,
+    augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Encoder output (B, T', D) and its frames (B,) of a batch.
+
+    An utterance with several targets is encoded once, unless the encoder or its adapters look at the language.
+    """
+    feats, lens, rows = batch.feats, batch.lens, batch.rows
+    if rows is None:
+        return backbone.encode(feats, lens, batch.language_ids, augment)
+    if backbone.encodes_language or (bank is not None and bank.touches("encoder")):
+        return backbone.encode(feats.index_select(0, rows), lens[rows], batch.language_ids, augment)
+    enc, lens = backbone.encode(feats, lens, None, augment)
+    return enc.index_select(0, rows), lens[rows]
 
 
 @torch.no_grad()
@@ -41,21 +70,35 @@ def recognise(
     bank: Bank | None,
     examples: list[Example],
     collate: Collate,
-    batch_size: int = BATCH_SIZE,
+    beam_size: int = 1,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Recognised]:
     """Search batches of like length and mixed languages; a process takes every `world_size`-th batch."""
-    order = sorted_batches([example.frames for example in examples], batch_size)[rank::world_size]
+    order = _batches(examples, bank is None or bank.mixes_languages)[rank::world_size]
     device = next(backbone.parameters()).device
     for indices, batch in zip(order, batches(examples, order, collate), strict=True):
         batch = batch.to(device)
         with bank.route(batch.languages) if bank is not None else nullcontext():
-            enc, enc_lens = backbone.encode(batch.feats, batch.lens, batch.language_ids)
-            losses = backbone.loss(enc, enc_lens, batch.targets, batch.target_lens).total.tolist()
-            found = backbone.search(enc, enc_lens)
+            enc, enc_lens = encode(backbone, bank, batch)
+            losses = backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total.tolist()
+            found = backbone.search(enc, enc_lens, batch.prefix, beam_size)
         for index, hypothesis, loss in zip(indices, found, losses, strict=True):
-            yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, loss)
+            yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss)
+
+
+def _batches(examples: list[Example], mixed: bool) -> list[list[int]]:
+    """Batches of like length, longest first, of all languages together or of each by itself."""
+    if mixed:
+        return sorted_batches([example.frames for example in examples], BATCH_SIZE)
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        members[example.language].append(index)
+    return [
+        [indices[n] for n in batch]
+        for indices in members.values()
+        for batch in sorted_batches([examples[index].frames for index in indices], BATCH_SIZE)
+    ]
 
 
 def evaluate(
@@ -66,33 +109,44 @@ def evaluate(
     decode: Callable[[list[int]], str],
     fabric: Any,
 ) -> dict[str, LanguageScores]:
-    """Loss and WER of each language, over all processes."""
+    """Loss, and WER or for a pair BLEU, of each language by greedy search, over all processes."""
     found: dict[str, list[Recognised]] = defaultdict(list)
     for item in recognise(backbone, bank, examples, collate, rank=fabric.global_rank, world_size=fabric.world_size):
         found[item.example.language].append(item)
     languages = sorted({example.language for example in examples})
-    sums = torch.zeros(len(languages), 4, dtype=torch.float64)
+    sums = torch.zeros(len(languages), 2 + STATISTICS, dtype=torch.float64)
     for row, language in zip(sums, languages, strict=True):
         items = found[language]
-        counts = count_errors([item.example.text for item in items], [decode(item.tokens) for item in items])
-        row[:] = torch.tensor(
-            [
-                sum(item.loss for item in items),
-                len(items),
-                sum(c.edits for c in counts),
-                sum(c.reference for c in counts),
-            ]
-        )
+        texts = [item.example.text for item in items], [decode(item.tokens) for item in items]
+        numbers = [sum(item.loss for item in items), len(items), *_statistics(language, *texts)]
+        row[: len(numbers)] = torch.tensor(numbers)
     if fabric.world_size > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum").cpu()
     return {
-        language: LanguageScores(loss / utterances, 100 * errors / max(words, 1))
-        for language, (loss, utterances, errors, words) in zip(languages, sums.tolist(), strict=True)
+        language: _scores(language, loss / utterances, rest)
+        for language, (loss, utterances, *rest) in zip(languages, sums.tolist(), strict=True)
     }
+
+
+STATISTICS = 10  # numbers that are summed over utterances: BLEU's lengths and n-gram counts, or words and errors
+
+
+def _statistics(language: str, references: list[str], hypotheses: list[str]) -> list[float]:
+    if split_pair(language)[1]:
+        return statistics("bleu", references, hypotheses).sum(0).tolist()
+    counts = count_errors(references, hypotheses)
+    return [sum(c.edits for c in counts), sum(c.reference for c in counts)]
+
+
+def _scores(language: str, loss: float, sums: list[float]) -> LanguageScores:
+    if split_pair(language)[1]:
+        return LanguageScores(loss, float(figure("bleu", np.array(sums).round().astype(int))), "bleu")
+    edits, reference = sums[:2]
+    return LanguageScores(loss, 100 * edits / max(reference, 1))
 
 
 def macro(scores: dict[str, LanguageScores]) -> LanguageScores:
     """Unweighted mean over the languages."""
-    return LanguageScores(
-        sum(s.loss for s in scores.values()) / len(scores), sum(s.wer for s in scores.values()) / len(scores)
-    )
+    parts = list(scores.values())
+    loss, value = (sum(getattr(part, name) for part in parts) / len(parts) for name in ("loss", "value"))
+    return LanguageScores(loss, value, parts[0].metric)

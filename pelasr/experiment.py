@@ -3,52 +3,94 @@
 import fcntl
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys, load_yaml, nearest, override
+from pelasr.data import split_pair
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, sha256_json
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a recipe keeps its things, and the languages it is about."""
+    """Where a recipe keeps its things, and the languages or pairs it is about.
+
+    `part`: these languages are an experiment's own, other than the recipe's.
+    """
 
     data: Path
     dump: Path
     exp: Path
     languages: list[str]
+    part: bool = False
+
+    def of(self, languages: list[str]) -> "Place":
+        """The same for an experiment on other languages."""
+        return self if languages == self.languages else replace(self, languages=languages, part=True)
 
     @property
     def tokens(self) -> Path:
-        return self.exp / "tokens"
+        return self.exp / (f"tokens_{label(self.languages)}" if self.part else "tokens")
 
     @property
     def stats(self) -> Path:
         return self.exp / "stats.npz"
 
-    def names(self, *sets: str) -> list[str]:
-        """Data directories `<set>_<language>`."""
-        return [f"{name}_{language}" for name in sets for language in self.languages]
+    def folders(self, name: str, language: str) -> list[Path]:
+        """Data directories of a set in a language.
+
+        Usually `<set>_<language>` alone. A pair without audio of its own (`en-de`) is in its source language's, and a
+        source language without a directory of its own in those of all its pairs.
+        """
+        own = self.data / f"{name}_{language}"
+        source, target = split_pair(language)
+        if own.is_dir():
+            return [own]
+        return [self.data / f"{name}_{source}"] if target else sorted(self.data.glob(f"{own.name}-*")) or [own]
+
+    def folder(self, name: str, language: str) -> Path:
+        """The data directory that a set is scored against."""
+        return self.folders(name, language)[0]
 
     def dirs(self, *sets: str) -> list[Path]:
-        return [self.data / name for name in self.names(*sets)]
+        """Data directories of sets in all languages, each once."""
+        found = [path for name in sets for language in self.languages for path in self.folders(name, language)]
+        return list(dict.fromkeys(found))
+
+    def targets(self, *sets: str) -> dict[Path, list[str]]:
+        """Target languages that data directories must have translations into."""
+        found: dict[Path, list[str]] = {}
+        for name in sets:
+            for language in self.languages:
+                if target := split_pair(language)[1]:
+                    for path in self.folders(name, language):
+                        found.setdefault(path, []).append(target)
+        return found
+
+
+def label(languages: Sequence[str]) -> str:
+    """A name of several languages for a file; names of files have a limit."""
+    joined = "_".join(languages)
+    return joined if len(joined) <= 100 else f"{len(languages)}_languages_{sha256_json(list(languages))[:8]}"
 
 
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
+LANGS, EACH, ADAPTER, TOKENS = "langs", "each", "adapter", ("token_type", "vocab_size")
 
 
 @dataclass(frozen=True)
 class Experiment:
     """One entry of an experiments file.
 
-    An experiment trains a backbone of its own with `overrides`; or, with `read_early: X`, reads the backbone of X at
-    its early epoch; or, with `adapt: X`, fits adapters on the frozen backbone of X. `backbone` names the experiment
-    that trains, `weights` which of its weights are used, `compare` an experiment to test against, utterance by
-    utterance.
+    An experiment trains a backbone of its own with `overrides` (with `each: true` one for every language); or, with
+    `read_early: X`, reads the backbone of X at its early epoch; or, with `adapt: X`, fits adapters on the frozen
+    backbone of X, by the adapter's file `adapter` (beside the one that the command line names) and `overrides`.
+    `backbone` names the experiment that trains, `weights` which of its weights are used, `compare` an experiment to
+    test against, utterance by utterance, `languages` those of an experiment that is not about the recipe's, and
+    `tokens` the kind and number of its tokens where they are its own.
     """
 
     name: str
@@ -58,35 +100,60 @@ class Experiment:
     adapted: bool
     overrides: dict[str, Any]
     compare: str | None
+    languages: list[str] | None = None
+    each: bool = False
+    adapter: str | None = None
+    tokens: dict[str, Any] = field(default_factory=dict)
+
+    def backbones(self, place: Place) -> dict[Path, Place]:
+        """Folders of the backbones, and what each is about."""
+        folder, languages = place.exp / self.backbone, self.languages or place.languages
+        if self.each:
+            return {folder / language: place.of([language]) for language in languages}
+        return {folder: place.of(languages)}
 
 
 def load_experiments(path: str | Path) -> dict[str, Experiment]:
     """Read an experiments file: {name: {description, overrides or read_early or adapt}}."""
-    entries = load_yaml(path)
+    entries = {str(name): entry for name, entry in load_yaml(path).items()}
     result = {}
     for name, entry in entries.items():
         if not isinstance(entry or {}, dict):
             raise PelasrError(f"{path}: {name}: expected `key: value` lines, found {entry!r}")
         entry = dict(entry or {})
-        description, compare = entry.pop(DESCRIPTION, name), entry.pop(COMPARE, None)
+        for key in (ADAPT, READ_EARLY, COMPARE):
+            if key in entry:
+                entry[key] = str(entry[key])  # YAML reads the row 2 as a number
+                if entry[key] not in entries:
+                    raise PelasrError(f"{path}: {name} refers to {entry[key]!r}; {nearest(entry[key], entries)}")
         source = entry.get(ADAPT) or entry.get(READ_EARLY)
-        for other in filter(None, (source, compare)):
-            if other not in entries:
-                raise PelasrError(f"{path}: {name} refers to {other!r}; {nearest(other, entries)}")
-        if source:
-            if {ADAPT, READ_EARLY} & set(entries[source] or {}):
-                raise PelasrError(f"{path}: {name} refers to {source!r}, which trains no backbone of its own")
-            check_keys(entry, [ADAPT if ADAPT in entry else READ_EARLY], f"{path}: {name} has the settings of {source}")
-        result[name] = Experiment(
-            name,
-            description,
-            source or name,
-            "early" if READ_EARLY in entry else "backbone",
-            ADAPT in entry,
-            {} if source else entry,
-            compare,
-        )
+        if source and {ADAPT, READ_EARLY, EACH} & set(entries[source] or {}):
+            raise PelasrError(f"{path}: {name} refers to {source!r}, which trains no backbone of its own for all")
+        if READ_EARLY in entry:
+            allowed = [READ_EARLY, DESCRIPTION, COMPARE]
+            check_keys(entry, allowed, f"{path}: {name} has the settings of {source}")
+        if ADAPT in entry and (own := {LANGS, EACH, *TOKENS} & set(entry)):
+            raise PelasrError(f"{path}: {name} has the languages and tokens of {source}, not its own {min(own)}")
+        result[name] = _experiment(name, entry)
     return result
+
+
+def _experiment(name: str, entry: dict[str, Any]) -> Experiment:
+    """An entry whose references are checked."""
+    adapted, early = entry.pop(ADAPT, None), entry.pop(READ_EARLY, None)
+    return Experiment(
+        name=name,
+        description=entry.pop(DESCRIPTION, name),
+        backbone=adapted or early or name,
+        weights="early" if early else "backbone",
+        adapted=adapted is not None,
+        compare=entry.pop(COMPARE, None),
+        languages=entry.pop(LANGS).split() if LANGS in entry else None,
+        each=entry.pop(EACH, False),
+        adapter=entry.pop(ADAPTER, None) if adapted else None,
+        tokens={key: entry.pop(key) for key in TOKENS if key in entry},
+        overrides=entry,
+    )
 
 
 def find_experiment(experiments: dict[str, Experiment], name: str) -> Experiment:

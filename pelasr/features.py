@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pelasr.data import Utterance, load_audio, read_data_dir
+from pelasr.audio import load_audio
+from pelasr.data import Utterance, read_data_dir
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.parallel import parallel_map

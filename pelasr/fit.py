@@ -12,6 +12,7 @@ from pelasr.backbones import (
     build_backbone,
     describe_backbone,
     load_backbone,
+    load_encoder,
     load_weights,
     save_weights,
 )
@@ -21,30 +22,35 @@ from pelasr.evaluate import LanguageScores
 from pelasr.experiment import Marker, Place
 from pelasr.features import load_stats
 from pelasr.files import atomic_write
+from pelasr.finetune import make_bank
 from pelasr.monitor import read_history
 from pelasr.options import TrainingOptions
 from pelasr.pack import save_pack
 from pelasr.text import Tokenizer
-from pelasr.train import Fit, Objective, make_fabric
+from pelasr.train import Fit, Objective
 
 
 def fit_backbone(
+    fabric: Any,
     place: Place,
     folder: Path,
     marker: Marker,
     family: str,
     options: dict[str, Any],
     training: TrainingOptions,
-    ngpu: int,
+    init: Path | None = None,
 ) -> None:
-    """Train a backbone and write `backbone.safetensors`, the average of its best validations."""
-    marker.check_unchanged()
-    fabric = make_fabric(ngpu)
+    """Train a backbone and write `backbone.safetensors`, the average of its best or last validations.
+
+    `init`: folder of a backbone whose encoder it starts from.
+    """
     first = fabric.global_rank == 0
     _claim(marker, fabric)
     tokenizer = Tokenizer.load(place.tokens)
     torch.manual_seed(training.seed)
     backbone = build_backbone(family, options, len(tokenizer.tokens), len(place.languages))
+    if init is not None:
+        load_encoder(backbone, init)
     mean, std = load_stats(place.stats)
     backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
     report = count_parameters(backbone)
@@ -60,7 +66,7 @@ def fit_backbone(
         fabric,
         best,
     )
-    fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
+    fit.monitor.say(f"{folder}: training {report['trainable']:,} parameters of {report['total']:,}")
     fit.run()
     if first:
         best.average()
@@ -73,7 +79,8 @@ def fit_backbone(
 
 
 class BestBackbones:
-    """Keeps the weights of the validations with the lowest macro-averaged dev WER (ties: the lower loss)."""
+    """Keeps the weights of the validations with the best macro-averaged dev WER or BLEU (ties: the lower loss), or of
+    the last ones."""
 
     def __init__(self, folder: Path, backbone: torch.nn.Module, training: TrainingOptions):
         self.folder, self.backbone, self.training = folder, backbone, training
@@ -99,14 +106,23 @@ class BestBackbones:
 
     def _best(self) -> list[int]:
         entries = [entry for entry in read_history(self.folder) if entry["epoch"] > 0]
-        entries.sort(key=lambda entry: (entry["mean"]["wer"], entry["mean"]["loss"]))
+        if self.training.keep_last_models:
+            return [entry["epoch"] for entry in entries[-self.training.keep_last_models :]]
+        entries.sort(key=_rank)
         return [entry["epoch"] for entry in entries[: self.training.keep_nbest_models]]
 
     def _path(self, epoch: int) -> Path:
         return self.folder / "epochs" / f"{epoch:03d}.safetensors"
 
 
+def _rank(entry: dict[str, Any]) -> tuple[float, float]:
+    """Sorts validations, the best first."""
+    mean = entry["mean"]
+    return mean["wer"] if "wer" in mean else -mean["bleu"], mean["loss"]
+
+
 def fit_bank(
+    fabric: Any,
     place: Place,
     folder: Path,
     marker: Marker,
@@ -116,21 +132,18 @@ def fit_bank(
     method: str,
     options: dict[str, Any],
     training: TrainingOptions,
-    ngpu: int,
 ) -> None:
     """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev loss.
 
     A fit that is done is not made again; its packs are, from its snapshots, if another fit has replaced them.
     """
-    marker.check_unchanged()
-    fabric = make_fabric(ngpu, adapters=True)
     first = fabric.global_rank == 0
     if not marker.done:
         _claim(marker, fabric)
     backbone = load_backbone(source, weights)
     freeze(backbone.module)
     torch.manual_seed(training.seed)
-    bank = Bank(method, options, backbone.module.sites())
+    bank = make_bank(method, options, backbone.module)
     for language in languages:
         if language not in backbone.languages:
             raise PelasrError(f"the backbone {source} has no language {language!r}: {' '.join(backbone.languages)}")
@@ -151,7 +164,8 @@ def fit_bank(
         best,
     )
     if not marker.done:
-        fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}, the backbone is frozen")
+        trained = f"training {report['trainable']:,} parameters of {report['total']:,}"
+        fit.monitor.say(f"{folder}: {trained}, the backbone is frozen")
         fit.run()
     if first:
         for language in languages:
@@ -200,11 +214,7 @@ def _claim(marker: Marker, fabric: Any) -> None:
 
 
 def _examples(place: Place, name: str, languages: Sequence[str], tokenizer: Tokenizer) -> list[Example]:
-    return [
-        example
-        for language in languages
-        for example in load_examples(place.data, place.dump, f"{name}_{language}", tokenizer)
-    ]
+    return [example for language in languages for example in load_examples(place, name, language, tokenizer)]
 
 
 def _write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:

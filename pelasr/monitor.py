@@ -13,7 +13,10 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The validations of a run, in order: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}."""
+    """The validations of a run, in order: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}.
+
+    A pair has `bleu` in the place of `wer`.
+    """
     path = folder / "history.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
@@ -83,29 +86,33 @@ class Monitor:
     def validated(self, epoch: int, step: int, train_loss: float | None, scores: dict[str, LanguageScores]) -> None:
         """Record a validation."""
         mean = macro(scores)
-        dev = {language: vars(score) for language, score in scores.items()}
-        self.history.append({"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": vars(mean)})
+        dev = {language: score.facts() for language, score in scores.items()}
+        facts = {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": mean.facts()}
+        self.history.append(facts)
         with atomic_write(self.folder / "history.json") as stream:
             json.dump(self.history, stream, indent=1)
         train = f"train loss {train_loss:.2f}, " if train_loss is not None else ""
-        wer = " ".join(f"{language} {score.wer:.1f}" for language, score in scores.items())
-        self.say(f"epoch {epoch}: {train}dev loss {mean.loss:.2f}, dev WER {mean.wer:.1f} ({wer})")
+        values = " ".join(f"{language} {score.value:.1f}" for language, score in scores.items())
+        label = mean.metric.upper()
+        self.say(f"epoch {epoch}: {train}dev loss {mean.loss:.2f}, dev {label} {mean.value:.1f} ({values})")
         if self.writer is not None:
             for language, score in {**scores, "mean": mean}.items():
                 self.writer.add_scalar(f"dev_loss/{language}", score.loss, step)
-                self.writer.add_scalar(f"dev_wer/{language}", score.wer, step)
+                self.writer.add_scalar(f"dev_{score.metric}/{language}", score.value, step)
         plot_curves(self.history, self.folder / "curves.png")
 
 
 def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Dev loss and WER by language over the epochs, and their mean, as PNG."""
+    """Dev loss, and WER or BLEU, by language over the epochs, and their mean, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     epochs = [entry["epoch"] for entry in history]
-    for axes, key, label in zip(figure.subplots(1, 2), ("loss", "wer"), ("loss (nats)", "WER (%)"), strict=True):
+    metric = next(key for key in history[-1]["mean"] if key != "loss")
+    labels = {"loss": "loss (nats)", metric: f"{metric.upper()} (%)"}
+    for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for language in history[-1]["dev"]:
             axes.plot(epochs, [entry["dev"][language][key] for entry in history], label=language, linewidth=1)
         axes.plot(epochs, [entry["mean"][key] for entry in history], label="mean", color="black", linewidth=2)

@@ -13,14 +13,17 @@ class TrainingOptions:
     Args:
         max_epoch: passes over the training data.
         batch_size: utterances per optimizer step and accumulation part, over all processes.
+        batch_frames: feature frames instead (an utterance with several targets counts each time); 0: by `batch_size`.
         accum_grad: batches whose gradients are added up before a step.
         alpha, temperature: shares of the languages, see `pelasr.sampling.language_shares`.
         optim_conf: arguments of AdamW (`lr`, `weight_decay`, `betas`).
-        warmup_steps: linear warm-up; then a cosine down to zero at the last step.
+        warmup_steps: linear warm-up.
+        scheduler: after it, `cosine` down to zero at the last step, or `inverse_sqrt`: with one over the step's root.
         grad_clip: largest gradient norm (of the backbone, or of each language's adapters).
         specaug_conf: arguments of ESPnet's SpecAug on normalised features; none: no augmentation.
         val_interval: epochs between validations.
-        keep_nbest_models: backbones averaged at the end, those of lowest macro-averaged dev WER.
+        keep_nbest_models: backbones averaged at the end, those of the best macro-averaged dev WER or BLEU.
+        keep_last_models: if not 0, the last so many epochs are averaged instead.
         early_epoch: keep the backbone's weights after this epoch as `early.safetensors`; 0: none.
         max_skips: steps that may be skipped for a loss or gradient that is not finite before training stops.
         checkpoint_seconds: time between checkpoints within an epoch.
@@ -30,15 +33,18 @@ class TrainingOptions:
 
     max_epoch: int = 30
     batch_size: int = 32
+    batch_frames: int = 0
     accum_grad: int = 1
     alpha: float = 0.0
     temperature: float | None = None
     optim_conf: dict[str, Any] = field(default_factory=dict)
     warmup_steps: int = 100
+    scheduler: str = "cosine"
     grad_clip: float = 5.0
     specaug_conf: dict[str, Any] | None = None
     val_interval: int = 1
     keep_nbest_models: int = 5
+    keep_last_models: int = 0
     early_epoch: int = 0
     max_skips: int = 10
     checkpoint_seconds: float = 60.0
@@ -51,6 +57,12 @@ class TrainingOptions:
             value = getattr(self, key)
             if not isinstance(value, int) or value < 1:
                 raise PelasrError(f"{key}: {value!r} is not a whole number from 1 on")
+        for key in ("batch_frames", "keep_last_models", "early_epoch", "warmup_steps"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 0:
+                raise PelasrError(f"{key}: {value!r} is not a whole number from 0 on")
+        if self.scheduler not in ("cosine", "inverse_sqrt"):
+            raise PelasrError(f"scheduler: {self.scheduler!r}; known: cosine, inverse_sqrt")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**23:
             raise PelasrError(f"seed: {self.seed!r} is not a whole number from 0 to {2**23 - 1}")
         early = self.early_epoch

@@ -12,6 +12,7 @@ from pelasr.backbones import LoadedBackbone, check_tensors, load_weights, save_w
 from pelasr.config import check_keys, load_yaml, nearest, require_keys
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
+from pelasr.finetune import make_bank
 
 FORMAT = 1
 KEYS = (
@@ -44,7 +45,7 @@ def save_pack(
         "backbone_sha256": backbone.sha256,
         "tokens_sha256": backbone.tokenizer.sha256,
         "tensors_sha256": state_sha256(tensors),
-        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "parameters": bank.size(language),
         "training": training,
     }
     save_weights(folder / "pack.safetensors", tensors)
@@ -79,7 +80,7 @@ def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Ba
         if description["language"] != language:
             raise PelasrError(f"{folder}: holds {description['language']!r}, not {language!r}")
         if bank is None:
-            bank = Bank(description["adapter"], description["adapter_conf"], backbone.module.sites())
+            bank = make_bank(description["adapter"], description["adapter_conf"], backbone.module)
         for key, expected in (
             ("adapter", bank.method),
             ("adapter_conf", bank.options),

@@ -1,5 +1,6 @@
 """Batches that mix languages in chosen shares, hold utterances of like length, and follow from the seed alone."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -37,10 +38,12 @@ class BatchSampler:
     Args:
         lengths: frames of each utterance.
         languages: language of each utterance.
-        batch_size: utterances per step, over all processes.
+        batch_size: utterances per step, over all processes; None: by `batch_frames`.
         alpha, temperature: see `language_shares`.
         seed: with the epoch it determines the batches.
         rank, world_size: this process takes every `world_size`-th utterance of each batch.
+        batch_frames: frames per step, about, over all processes (an utterance with several targets counts each time).
+        sources: what each utterance's audio is; those of the same audio come in the same batch, as far as they fit.
     """
 
     # Lengths are stretched by up to this much before sorting, so that batches differ between epochs.
@@ -52,19 +55,26 @@ class BatchSampler:
         self,
         lengths: list[int],
         languages: list[str],
-        batch_size: int,
+        batch_size: int | None,
         alpha: float = 0.0,
         temperature: float | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        batch_frames: int | None = None,
+        sources: list[str] | None = None,
     ):
-        if batch_size < world_size:
+        if batch_size is not None and batch_size < world_size:
             raise PelasrError(f"batch_size: {batch_size} is less than the {world_size} processes that share a batch")
         if len(lengths) < world_size:
             raise PelasrError(f"{len(lengths)} utterances are too few for {world_size} processes")
         self.lengths = np.asarray(lengths, dtype=np.float64)
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.by_frames = batch_size is None
+        per_batch = batch_frames / self.lengths.mean() if self.by_frames else batch_size
+        # No batch is larger than `batch_size`, unless a process would get nothing of it.
+        self.steps = min(math.ceil(len(lengths) / per_batch), len(lengths) // world_size)
+        self.sources = np.arange(len(lengths)) if sources is None else np.unique(sources, return_inverse=True)[1]
         labels = np.asarray(languages)
         self.members = {language: np.flatnonzero(labels == language) for language in sorted(set(languages))}
         shares = language_shares(dict(Counter(languages)), alpha, temperature)
@@ -73,19 +83,35 @@ class BatchSampler:
         self.spans = dict(zip(self.members, zip(edges, edges[1:], strict=False), strict=True))
 
     def __len__(self) -> int:
-        """Steps per epoch: no batch is larger than `batch_size`, unless a process would get nothing of it."""
-        return min(-(-len(self.lengths) // self.batch_size), len(self.lengths) // self.world_size)
+        """Steps per epoch."""
+        return self.steps
 
     def epoch(self, epoch: int) -> Iterator[list[int]]:
         """This process's part of every batch of an epoch."""
         rng = np.random.default_rng([self.seed, epoch])
         drawn = rng.permutation(np.concatenate([self._draw(language, epoch) for language in self.members]))
-        keys = self.lengths[drawn] * rng.uniform(1 - self.JITTER, 1 + self.JITTER, len(drawn))
+        stretch = rng.uniform(1 - self.JITTER, 1 + self.JITTER, len(drawn))
+        # Utterances of the same audio take the place, and the stretch, of the first of them.
+        first, same = np.unique(self.sources[drawn], return_index=True, return_inverse=True)[1:]
+        order = np.argsort(first[same], kind="stable")
+        drawn, stretch = drawn[order], stretch[first[same]][order]
+        keys = self.lengths[drawn] * stretch
         buckets = np.array_split(np.arange(len(drawn)), max(1, len(self) // self.BATCHES_PER_BUCKET))
         order = drawn[np.concatenate([bucket[np.argsort(keys[bucket], kind="stable")] for bucket in buckets])]
-        batches = np.array_split(order, len(self))
+        batches = self._split(order)
         for number in rng.permutation(len(batches)):
             yield batches[number][self.rank :: self.world_size].tolist()
+
+    def _split(self, order: np.ndarray) -> list[np.ndarray]:
+        """As many batches as there are steps, of equal numbers of utterances or of frames."""
+        if not self.by_frames:
+            return np.array_split(order, len(self))
+        ends = np.cumsum(self.lengths[order])
+        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, len(self)) / len(self))
+        # Every process must get something of every batch.
+        room = self.world_size * np.arange(1, len(self))
+        cuts = np.clip(np.maximum.accumulate(np.maximum(cuts, room) - room) + room, None, len(order) - room[::-1])
+        return np.split(order, cuts)
 
     def _draw(self, language: str, epoch: int) -> np.ndarray:
         """The language's utterances of this epoch: a window, moved on by its width every epoch, of endless passes."""

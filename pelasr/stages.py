@@ -1,15 +1,14 @@
 """What the verbs of the command line do: one function per stage, each of which skips work that is finished."""
 
-import json
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys, load_yaml
-from pelasr.data import audio_sha256, data_sha256, parse, read_data_dir
+from pelasr.data import audio_sha256, data_sha256, parse, read_data_dir, split_pair, text_of
 from pelasr.errors import DataError, PelasrError
-from pelasr.experiment import Experiment, Marker, Place
-from pelasr.files import sha256_file, sha256_json
+from pelasr.experiment import Experiment, Marker, Place, label
+from pelasr.files import sha256_file
 from pelasr.options import TrainingOptions
 
 
@@ -27,8 +26,9 @@ def validate_data(place: Place, sets: list[str], config: dict[str, Any], skip_ba
     from pelasr.validate import drop, validate
 
     train = place.dirs("train") if "train" in sets else []
-    others = place.dirs(*(name for name in sets if name != "train"))
+    others = [path for path in place.dirs(*sets) if path not in train]
     dirs = [*train, *others]
+    targets, sources = place.targets(*sets), sorted({split_pair(language)[0] for language in place.languages})
     subsampling = _subsampling(config) if config.get("ctc_weight") else None
     path = place.exp / ".done" / "data.json"
     if Marker(path, _data_inputs(dirs, subsampling)).done:
@@ -36,8 +36,8 @@ def validate_data(place: Place, sets: list[str], config: dict[str, Any], skip_ba
         return False
     texts = [utterance.text for folder in train for utterance in parse(folder).utterances]
     tokenizer = Tokenizer(train_graphemes(texts)) if subsampling and any(texts) else None
-    reports = [validate(train, tokenizer, subsampling or 1, place.languages, nj)]
-    reports.append(validate(others, languages=place.languages, nj=nj))
+    reports = [validate(train, tokenizer, subsampling or 1, sources, nj, targets)]
+    reports.append(validate(others, languages=sources, nj=nj, targets=targets))
     for warning in (warning for report in reports for warning in report.warnings):
         say(f"warning: {warning}")
     problems = [problem for report in reports for problem in report.problems]
@@ -75,25 +75,45 @@ def _data_inputs(dirs: list[Path], subsampling: int | None) -> dict[str, Any]:
     return {str(path): audio_sha256(path) for path in dirs} | {"subsampling": subsampling}
 
 
-def make_tokens(place: Place, sets: list[str], token_type: str, vocab_size: int) -> bool:
-    """Stage 2: the token list of the languages' training texts, and what it cannot write of other sets' texts."""
+def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_type: str, vocab_size: int) -> bool:
+    """Stage 2: the token lists of the experiments' training texts, and what they cannot write of other sets' texts.
+
+    An experiment's own `token_type` and `vocab_size` count before those given.
+    """
+    worked = False
+    made: dict[Path, tuple[str, int]] = {}
+    for experiment in chosen:
+        for part in experiment.backbones(place).values():
+            kind = experiment.tokens.get("token_type", token_type), experiment.tokens.get("vocab_size", vocab_size)
+            if made.setdefault(part.tokens, kind) != kind:
+                raise PelasrError(f"{experiment.name}: {part.tokens} has other tokens in another experiment: {kind}")
+            worked = _make_token_list(part, sets, *kind) or worked
+    return worked
+
+
+def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size: int) -> bool:
     from pelasr.text import Tokenizer, train_graphemes, train_unigram, unknown_report
 
-    dirs = place.dirs("train")
-    data_hash = data_sha256(place.dirs("train", *sets))
-    inputs = {"token_type": token_type, "vocab_size": vocab_size, "data": data_hash}
-    marker = Marker(place.exp / ".done" / "tokens.json", inputs, [place.tokens / "tokens.txt"])
+    inputs = {
+        "token_type": token_type,
+        "vocab_size": vocab_size,
+        "data": data_sha256(place.dirs("train", *sets)),
+        "languages": place.languages,
+    }
+    marker = Marker(place.exp / ".done" / f"{place.tokens.name}.json", inputs, [place.tokens / "tokens.txt"])
     if marker.done:
         say(f"stage 2: {place.tokens}/tokens.txt is made already")
         return False
-    texts = [utterance.text for path in dirs for utterance in read_data_dir(path)]
+    texts = [text for language in place.languages for text in _texts(place, "train", language)]
+    targets = dict.fromkeys(split_pair(language)[1] for language in place.languages)
+    tags = [f"<lang:{target}>" for target in targets if target]
     if token_type == "char":
-        Tokenizer(train_graphemes(texts)).save(place.tokens)
+        Tokenizer(train_graphemes(texts, tags)).save(place.tokens)
     else:
-        train_unigram(texts, vocab_size, place.tokens)
+        train_unigram(texts, vocab_size, place.tokens, tags)
     tokenizer = Tokenizer.load(place.tokens)
     say(f"{len(tokenizer.tokens)} tokens in {place.tokens}/tokens.txt")
-    texts_of = {name: [u.text for u in read_data_dir(place.data / name)] for name in place.names(*sets)}
+    texts_of = {f"{name}_{key}": _texts(place, name, key) for name in sets for key in place.languages}
     for name, (unknown, total, which) in unknown_report(tokenizer, texts_of).items():
         shown = " ".join(f"{character}({count})" for character, count in which.most_common(10))
         say(f"{name}: {unknown} of {total} characters unknown ({100 * unknown / max(total, 1):.2f} %) {shown}".rstrip())
@@ -101,18 +121,23 @@ def make_tokens(place: Place, sets: list[str], token_type: str, vocab_size: int)
     return True
 
 
+def _texts(place: Place, name: str, language: str) -> list[str]:
+    folders = place.folders(name, language)
+    return [text_of(utterance, language) for folder in folders for utterance in read_data_dir(folder)]
+
+
 def make_stats(place: Place, sets: list[str], nj: int) -> bool:
     """Stage 3: log-mel features of every utterance, and their mean and variance over the training data."""
     from pelasr.features import extract, feature_stats, save_stats
 
     markers = {
-        place.dump / name: Marker(place.dump / name / "done.json", {"data": audio_sha256(place.data / name)})
-        for name in place.names(*sets)
+        place.dump / path.name: Marker(place.dump / path.name / "done.json", {"data": audio_sha256(path)})
+        for path in place.dirs(*sets)
     }
     missing = [folder for folder, marker in markers.items() if not marker.done]
     for folder in extract([(place.data / folder.name, folder) for folder in missing], nj):
         markers[folder].write(done=True)
-    dumps = [place.dump / name for name in place.names("train")]
+    dumps = [place.dump / path.name for path in place.dirs("train")]
     inputs = {str(path): sha256_file(path / "done.json") for path in dumps}
     marker = Marker(place.exp / ".done" / "stats.json", inputs, [place.stats])
     if not marker.done:
@@ -151,23 +176,39 @@ def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict
     return config["adapter"], config.get("adapter_conf") or {}, options
 
 
-def train_backbone(place: Place, experiment: Experiment, config: dict[str, Any], where: str, ngpu: int) -> bool:
-    """Stage 4: train the backbone that an experiment uses, in the folder of the experiment that owns it."""
+def train_backbone(
+    place: Place, experiment: Experiment, config: dict[str, Any], where: str, ngpu: int, init: str | None = None
+) -> bool:
+    """Stage 4: train the backbone that an experiment uses, in the folder of the experiment that owns it.
+
+    `init` is an experiment whose encoder the training starts from.
+    """
     family, options, training = split_options(config, where)
-    folder = place.exp / experiment.backbone
-    inputs = {
-        **_training_inputs(place, {"backbone": family, **options}, training),
-        "tokens": _required(place.tokens / "tokens.txt", 2),
-        "stats": _required(place.stats, 3),
-    }
-    outputs = [folder / f"{name}.safetensors" for name in ("backbone", *(["early"] if training.early_epoch else []))]
-    marker = Marker(folder / "train.json", inputs, outputs)
-    if marker.done:
-        say(f"stage 4: the backbone {folder} is trained already")
+    missing = {}
+    for folder, part in experiment.backbones(place).items():
+        inputs = {
+            **_training_inputs(part, {"backbone": family, **options}, training),
+            "tokens": required(part.tokens / "tokens.txt", 2),
+            "stats": required(place.stats, 3),
+        }
+        source = place.exp / init if init else None
+        if source:
+            inputs["init"] = required(source / "backbone.safetensors", 4)
+        names = ("backbone", *(["early"] if training.early_epoch else []))
+        marker = Marker(folder / "train.json", inputs, [folder / f"{name}.safetensors" for name in names])
+        if marker.done:
+            say(f"stage 4: the backbone {folder} is trained already")
+        else:
+            marker.check_unchanged()
+            missing[folder] = part, marker
+    if not missing:
         return False
     from pelasr.fit import fit_backbone
+    from pelasr.train import make_fabric
 
-    fit_backbone(place, folder, marker, family, options, training, ngpu)
+    fabric = make_fabric(ngpu)
+    for folder, (part, marker) in missing.items():
+        fit_backbone(fabric, part, folder, marker, family, options, training, source)
     return True
 
 
@@ -178,24 +219,36 @@ def fit_adapters(
     if not experiment.adapted:
         say(f"stage 5: {experiment.name} has no adapters")
         return False
+    from pelasr.adapter import find_method
+
     method, options, training = split_adapter_options(config, where)
-    # A folder for each choice of languages: fitting one again later leaves the run that fitted all as it is.
-    label = "_".join(only)
-    label = label if len(label) <= 100 else f"{len(only)}_languages_{sha256_json(only)[:8]}"  # file names have a limit
-    folder = place.exp / experiment.name / f"fit_{label}"
     source = place.exp / experiment.backbone
-    inputs = {
-        **_training_inputs(place, {"adapter": method, "adapter_conf": options}, training),
-        "backbone": _required(source / f"{experiment.weights}.safetensors", 4),
-    }
-    marker = Marker(folder / "adapt.json", inputs, [folder / "snapshots" / f"{name}.safetensors" for name in only])
-    packs = [folder.parent / "packs" / language for language in only]
-    if marker.done and all(_config_of(path) == marker.sha256 for path in packs):
-        say(f"stage 5: the adapters of {' '.join(only)} in {folder} are fitted already")
+    # Fine-tuning gives each language a run of its own; adapters of several languages are fitted in mixed batches.
+    runs = [[language] for language in only] if find_method(method).copies else [only]
+    missing = []
+    for languages in runs:
+        # A folder for each choice of languages: fitting one again later leaves the run that fitted all as it is.
+        folder = place.exp / experiment.name / f"fit_{label(languages)}"
+        inputs = {
+            **_training_inputs(place, {"adapter": method, "adapter_conf": options}, training),
+            "backbone": required(source / f"{experiment.weights}.safetensors", 4),
+        }
+        snapshots = [folder / "snapshots" / f"{name}.safetensors" for name in languages]
+        marker = Marker(folder / "adapt.json", inputs, snapshots)
+        packs = [folder.parent / "packs" / language for language in languages]
+        if marker.done and all(_config_of(path) == marker.sha256 for path in packs):
+            say(f"stage 5: the adapters of {' '.join(languages)} in {folder} are fitted already")
+        else:
+            marker.check_unchanged()
+            missing.append((folder, marker, languages))
+    if not missing:
         return False
     from pelasr.fit import fit_bank
+    from pelasr.train import make_fabric
 
-    fit_bank(place, folder, marker, source, experiment.weights, only, method, options, training, ngpu)
+    fabric = make_fabric(ngpu, adapters=True)
+    for folder, marker, languages in missing:
+        fit_bank(fabric, place, folder, marker, source, experiment.weights, languages, method, options, training)
     return True
 
 
@@ -215,145 +268,48 @@ def _config_of(pack: Path) -> str | None:
     return load_yaml(pack / "pack.yaml")["training"]["config_sha256"]
 
 
-def _required(path: Path, stage: int) -> str:
+def required(path: Path, stage: int) -> str:
     """Hash of a file that an earlier stage makes."""
     if not path.exists():
         raise PelasrError(f"{path}: no such file; run stage {stage} first")
     return sha256_file(path)
 
 
-def decode(place: Place, experiment: Experiment, sets: list[str], only: list[str], ngpu: int) -> bool:
+def decode(
+    place: Place, experiment: Experiment, sets: list[str], only: list[str], ngpu: int, beam_size: int | None = None
+) -> bool:
     """Stage 6: hypotheses and scores of sets and languages, as `<exp>/<experiment>/decode/<set>_<language>`."""
-    source, folder = place.exp / experiment.backbone, place.exp / experiment.name
-    markers = _decoded(place, experiment, sets, only)
+    folder = place.exp / experiment.name
+    markers = decoded(place, experiment, sets, only, beam_size)
     missing = {key: marker for key, marker in markers.items() if not marker.done}
     if not missing:
         say(f"stage 6: {folder}/decode is made already")
         return False
-    from pelasr.decode import decode_dirs
+    from pelasr.decode import decode_sets
 
     packs = folder / "packs" if experiment.adapted else None
-    decode_dirs(place, source, experiment.weights, packs, folder / "decode", list(missing), ngpu)
+    for source, part in experiment.backbones(place).items():
+        wanted = [key for key in missing if key[1] in part.languages]
+        if wanted:
+            decode_sets(part, source, experiment.weights, packs, folder / "decode", wanted, ngpu, beam_size)
     for marker in missing.values():
         marker.write(done=True)
     return True
 
 
-def _decoded(
-    place: Place, experiment: Experiment, sets: list[str], languages: list[str]
+def decoded(
+    place: Place, experiment: Experiment, sets: list[str], languages: list[str], beam_size: int | None = None
 ) -> dict[tuple[str, str], Marker]:
-    """Done-files of decoded data directories, {(name, language): marker}."""
-    folder = place.exp / experiment.name
-    backbone = _required(place.exp / experiment.backbone / f"{experiment.weights}.safetensors", 4)
-    markers = {}
-    for language in languages:
-        inputs = {"backbone": backbone}
-        if experiment.adapted:
-            inputs["pack"] = _required(folder / "packs" / language / "pack.yaml", 5)
-        for name in (f"{test_set}_{language}" for test_set in sets):
-            inputs["data"] = data_sha256([place.data / name])
-            output = folder / "decode" / name
-            markers[name, language] = Marker(output / "done.json", dict(inputs), [output / "text"])
+    """Done-files of what an experiment decodes, {(set, language): marker}."""
+    folder, markers = place.exp / experiment.name, {}
+    for source, part in experiment.backbones(place).items():
+        backbone = required(source / f"{experiment.weights}.safetensors", 4)
+        for language in (language for language in part.languages if language in languages):
+            inputs = {"backbone": backbone} | ({"beam_size": beam_size} if beam_size else {})
+            if experiment.adapted:
+                inputs["pack"] = required(folder / "packs" / language / "pack.yaml", 5)
+            for name in sets:
+                data = {"data": data_sha256([place.folder(name, language)])}
+                output = folder / "decode" / f"{name}_{language}"
+                markers[name, language] = Marker(output / "done.json", inputs | data, [output / "text"])
     return markers
-
-
-def score(
-    place: Place, experiments: dict[str, Experiment], chosen: list[Experiment], sets: list[str], recipe: str
-) -> bool:
-    """Stage 7: error rates, and paired comparisons where an experiment names another, into `<exp>/results.jsonl`.
-
-    Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
-    """
-    from pelasr.environment import write_environment
-    from pelasr.score import compare
-    from pelasr.score import score as score_set
-
-    write_environment(place.exp / "environment.json")
-    for experiment in chosen:
-        stale = _not_decoded(place, experiment, sets)
-        if stale:
-            raise PelasrError(f"{experiment.name}: {stale} was not decoded with this model and data; run stage 6")
-        other = experiments[experiment.compare] if experiment.compare else None
-        for name in sets:
-            data_hash = data_sha256(place.dirs("train", "dev", name))
-            facts = {"recipe": recipe, "experiment": experiment.name, "data_sha256": data_hash}
-            facts |= _facts(place, experiment)
-            score_set(facts, name, place.languages, place.data, place.exp)
-            if other and not _not_decoded(place, other, [name]):
-                compare(facts, other.name, name, place.languages, place.data, place.exp)
-    return True
-
-
-def _not_decoded(place: Place, experiment: Experiment, sets: list[str]) -> str | None:
-    """The first data directory whose hypotheses are missing or stale."""
-    markers = _decoded(place, experiment, sets, place.languages)
-    return next((name for (name, _), marker in markers.items() if not marker.done), None)
-
-
-def _facts(place: Place, experiment: Experiment) -> dict[str, Any]:
-    """What the results say of an experiment's training: of its backbone, or of the packs that were decoded."""
-    path = place.exp / experiment.backbone / "facts.json"
-    _required(path, 4)
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    if not experiment.adapted:
-        return facts
-    folders = [place.exp / experiment.name / "packs" / language for language in place.languages]
-    packs = [load_yaml(folder / "pack.yaml") for folder in folders]
-    added = sum(pack["parameters"] for pack in packs)
-    # Packs may come from several fits: one hash of them all.
-    hashes = sorted({pack["training"]["config_sha256"] for pack in packs})
-    return facts | {
-        "method": packs[0]["adapter"],
-        "trainable_parameters": added,
-        "total_parameters": facts["total_parameters"] + added,
-        "seed": packs[0]["training"]["seed"],
-        "config_sha256": hashes[0] if len(hashes) == 1 else sha256_json(hashes),
-    }
-
-
-def write_page(place: Place, descriptions: dict[str, str], name: str, recipe: str, page: Path, output: Path) -> None:
-    """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`."""
-    from pelasr.environment import read_environment
-    from pelasr.files import atomic_write
-    from pelasr.results import read_results
-    from pelasr.table import make_chart, make_table, print_table, read_times
-
-    results = read_results(place.exp / "results.jsonl")
-    extra = load_yaml(page) if page.exists() else {}
-    chart = output.with_suffix(".png")
-    make_chart(results, chart, name, descriptions, place.languages)
-    text = make_table(
-        results,
-        name,
-        descriptions,
-        place.languages,
-        title=recipe,
-        note=extra.get("note", ""),
-        environment=read_environment(place.exp / "environment.json"),
-        times=read_times(place.exp / "times.jsonl"),
-        paper=extra.get("paper"),
-        chart=chart.name,
-    )
-    with atomic_write(output) as stream:
-        stream.write(text)
-    print_table(results, name, descriptions, place.languages)
-    say(f"written: {output} and {chart}")
-
-
-def count(
-    config: dict[str, Any], where: str, adapter: Path | None, vocab_size: int, num_languages: int
-) -> dict[str, int]:
-    """Integer parameter counts of a configured backbone, and of the adapters of its languages, on live modules."""
-    from pelasr.adapter import Bank, count_parameters, freeze
-    from pelasr.backbones import build_backbone
-
-    family, options, _ = split_options(config, where)
-    backbone = build_backbone(family, options, vocab_size, num_languages)
-    if adapter is None:
-        return count_parameters(backbone)
-    method, method_options, _ = split_adapter_options(load_yaml(adapter), str(adapter))
-    freeze(backbone)
-    bank = Bank(method, method_options, backbone.sites())
-    for number in range(num_languages):
-        bank.add(f"language{number}")
-    return count_parameters(backbone, bank)

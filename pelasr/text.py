@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pelasr.config import nearest
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, sha256_json
 
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 UNKNOWN_ID = 1
 UNKNOWN_SHOWN = "⁇"
+TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins with
 PIECE_SPACE = "▁"  # how sentencepiece writes a space
 
 
@@ -29,7 +31,8 @@ def is_nfc(text: str) -> bool:
 class Tokenizer:
     """Text to token ids and back: one token a code point, or sentencepiece's if a model is given.
 
-    `tokens` starts with `<blank>`, `<unk>`; `model` is the serialised sentencepiece model whose pieces are the tokens.
+    `tokens` starts with `<blank>`, `<unk>` and ends with the tags `<lang:de>` of target languages, if there are any,
+    and `<sos/eos>`; `model` is the serialised sentencepiece model whose pieces are the other tokens.
     """
 
     def __init__(self, tokens: Sequence[str], model: bytes | None = None):
@@ -37,7 +40,7 @@ class Tokenizer:
         self.model = model
         self._ids = {(" " if token == SPACE else token): index for index, token in enumerate(self.tokens)}
         shown = {BLANK: "", SOS_EOS: "", UNKNOWN: UNKNOWN_SHOWN, SPACE: " "}
-        self._shown = [shown.get(token, token) for token in self.tokens]
+        self._shown = ["" if TAG.fullmatch(token) else shown.get(token, token) for token in self.tokens]
         self._pieces = None
         if model is not None:
             from sentencepiece import SentencePieceProcessor
@@ -62,6 +65,20 @@ class Tokenizer:
         """The text of token ids: `<unk>` is shown as ⁇, `<blank>` and `<sos/eos>` are left out."""
         text = "".join(self._shown[index] for index in ids)
         return text.removeprefix(" ") if self._pieces is not None else text
+
+    def prefix(self, language: str) -> list[int]:
+        """The forced first tokens of a text in a language: the tag of a pair's (`en-de`) target, or nothing.
+
+        Raises PelasrError for a target without a tag.
+        """
+        target = language.partition("-")[2]
+        if not target:
+            return []
+        tag = f"<lang:{target}>"
+        if tag not in self._ids:
+            known = [found[1] for token in self.tokens if (found := TAG.fullmatch(token))]
+            raise PelasrError(f"{language}: the token list has no {tag}; {nearest(target, known)}")
+        return [self._ids[tag]]
 
     def unknown(self, text: str) -> list[str]:
         """The code points of a text that the token list cannot write, in order, with repeats."""
@@ -99,21 +116,22 @@ class Tokenizer:
         if not model_path.exists():
             return cls(tokens)
         tokenizer = cls(tokens, model_path.read_bytes())
-        if _token_list(tokenizer._pieces) != tokens:
+        if _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)]) != tokens:
             raise PelasrError(f"{path}: not the pieces of {model_path}; cure: run the token stage again")
         return tokenizer
 
 
-def train_graphemes(texts: Iterable[str]) -> list[str]:
-    """The token list of all code points of the texts (of all languages together), sorted."""
+def train_graphemes(texts: Iterable[str], tags: Sequence[str] = ()) -> list[str]:
+    """The token list of all code points of the texts (of all languages together), sorted, then the tags."""
     characters = sorted(set().union(*(normalise(text) for text in texts)))
     if not characters:
         raise PelasrError("no text to make tokens from; cure: check the text files of the data directories")
-    return [BLANK, UNKNOWN, *(SPACE if character == " " else character for character in characters), SOS_EOS]
+    return [BLANK, UNKNOWN, *(SPACE if character == " " else character for character in characters), *tags, SOS_EOS]
 
 
-def train_unigram(texts: Iterable[str], size: int, directory: str | Path) -> Tokenizer:
-    """Train sentencepiece's unigram pieces, `size` tokens with the three special ones, and save them in `directory`.
+def train_unigram(texts: Iterable[str], size: int, directory: str | Path, tags: Sequence[str] = ()) -> Tokenizer:
+    """Train sentencepiece's unigram pieces, `size` tokens with the three special ones and the tags, and save them in
+    `directory`.
 
     The same texts give the same bytes. Raises PelasrError, with the bound, if `size` does not fit the text.
     """
@@ -122,7 +140,7 @@ def train_unigram(texts: Iterable[str], size: int, directory: str | Path) -> Tok
     texts = [text for text in map(normalise, texts) if text]
     if not texts:
         raise PelasrError("no text to make tokens from; cure: check the text files of the data directories")
-    specials_outside = 2  # `<blank>` and `<sos/eos>`; `<unk>` is a piece of sentencepiece's own
+    specials_outside = 2 + len(tags)  # `<blank>` and `<sos/eos>`; `<unk>` is a piece of sentencepiece's own
     stream = io.BytesIO()
     try:
         SentencePieceTrainer.train(
@@ -141,13 +159,13 @@ def train_unigram(texts: Iterable[str], size: int, directory: str | Path) -> Tok
     except RuntimeError as error:
         raise _size_error(str(error), size, specials_outside) from error
     model = stream.getvalue()
-    tokenizer = Tokenizer(_token_list(SentencePieceProcessor(model_proto=model)), model)
+    tokenizer = Tokenizer(_token_list(SentencePieceProcessor(model_proto=model), tags), model)
     tokenizer.save(directory)
     return tokenizer
 
 
-def _token_list(pieces) -> list[str]:
-    return [BLANK, *(pieces.id_to_piece(index) for index in range(len(pieces))), SOS_EOS]
+def _token_list(pieces, tags: Sequence[str]) -> list[str]:
+    return [BLANK, *(pieces.id_to_piece(index) for index in range(len(pieces))), *tags, SOS_EOS]
 
 
 def _size_error(message: str, size: int, specials_outside: int) -> PelasrError:

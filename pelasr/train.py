@@ -21,7 +21,7 @@ from pelasr.adapter import Bank
 from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.config import construct
 from pelasr.errors import PelasrError
-from pelasr.evaluate import LanguageScores, evaluate
+from pelasr.evaluate import LanguageScores, encode, evaluate
 from pelasr.files import atomic_write
 from pelasr.monitor import Monitor
 from pelasr.options import TrainingOptions
@@ -65,8 +65,8 @@ class Objective(nn.Module):
 
     def _loss(self, batch: Batch) -> Tensor:
         augment = self.augment if self.training else None
-        enc, enc_lens = self.backbone.encode(batch.feats, batch.lens, batch.language_ids, augment)
-        return self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens).total
+        enc, enc_lens = encode(self.backbone, self.bank, batch, augment)
+        return self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total
 
 
 def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
@@ -144,12 +144,14 @@ class Fit:
         self.sampler = BatchSampler(
             [example.frames for example in train],
             [example.language for example in train],
-            options.batch_size,
+            None if options.batch_frames else options.batch_size,
             options.alpha,
             options.temperature,
             options.seed,
             fabric.global_rank,
             fabric.world_size,
+            options.batch_frames,
+            [example.feats for example in train],
         )
         self.steps_per_epoch = math.ceil(len(self.sampler) / options.accum_grad)
         self.objective = objective
@@ -167,10 +169,12 @@ class Fit:
         return self.folder / "last.ckpt"
 
     def _learning_rate(self, step: int) -> float:
-        """Factor on the learning rate: linear warm-up, then half a cosine."""
+        """Factor on the learning rate: linear warm-up, then half a cosine or the inverse square root."""
         warmup, total = self.options.warmup_steps, self.steps_per_epoch * self.options.max_epoch
         if step < warmup:
             return (step + 1) / warmup
+        if self.options.scheduler == "inverse_sqrt":
+            return math.sqrt(max(warmup, 1) / (step + 1))
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
     def run(self) -> None:

@@ -10,11 +10,12 @@ probability of blank and of the next label) and its log normaliser, and computes
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from pelasr.hypothesis import Hypothesis
 
 # Cells whose logits are alive at one time: on a CPU a block should stay in the cache, on a GPU it should fill the card.
 CELLS = {"cpu": 2048, "cuda": 65536}
@@ -171,14 +172,6 @@ def _forward_variables(blank: Tensor, label: Tensor) -> Tensor:
     for t in range(1, blank.shape[1]):
         rows.append(along[:, t] + (rows[-1] + blank[:, t - 1] - along[:, t]).logcumsumexp(-1))
     return torch.stack(rows, dim=1)
-
-
-@dataclass
-class Hypothesis:
-    """A recognised label sequence and the log probability of the path that was followed."""
-
-    tokens: list[int]
-    score: float
 
 
 @torch.no_grad()

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pelasr.data import DataDir, Problem, Utterance, parse, read_audio, write_data_dir
+from pelasr.audio import read_audio
+from pelasr.data import DataDir, Problem, Utterance, add_skipped, parse, write_data_dir
 from pelasr.errors import DataError
 from pelasr.features import RATE, num_frames
-from pelasr.files import atomic_write
 from pelasr.parallel import parallel_map
 from pelasr.text import Tokenizer, is_nfc, unknown_report
 
@@ -77,19 +77,22 @@ def validate(
     subsampling: int = 6,
     languages: Collection[str] | None = None,
     nj: int = 1,
+    targets: Mapping[Path, Collection[str]] | None = None,
 ) -> Report:
     """Check data directories with `nj` processes; raises nothing for bad data, all of it is in the report.
 
     With a `tokenizer`, utterances must have as many encoder frames (one for `subsampling` feature frames of 10 ms) as
     a CTC loss needs for their labels, and characters outside the token list are reported. `languages` are the known
-    ones, None for any.
+    ones, None for any. `targets` has for a directory the languages that it must have translations into.
     """
     report = Report()
     found = [parse(path) for path in dirs]
     inspected = _inspect_all(found, nj)
     lengths: dict[str, list[int]] = {}
     for data_dir in found:
-        _check_text(data_dir)
+        _check_targets(data_dir, (targets or {}).get(data_dir.path, ()))
+        for file in data_dir.text_files:
+            _check_text(data_dir, file)
         _check_languages(data_dir, languages)
         _check_unused_recordings(data_dir, report.warnings)
         for utterance in data_dir.utterances:
@@ -107,13 +110,30 @@ def validate(
     return report
 
 
-def _check_text(data_dir: DataDir) -> None:
-    for name, (line, text) in data_dir.tables.get("text", {}).items():
+def _check_targets(data_dir: DataDir, targets: Collection[str]) -> None:
+    if not data_dir.path.is_dir():
+        return
+    for target in sorted(targets):
+        if target not in data_dir.targets:
+            there = " ".join(data_dir.targets) or "none"
+            cure = "cure: write lines of `utterance translation`, or correct --langs"
+            what = f"no translations into {target} (there are: {there}); {_meant(target, data_dir.targets)}{cure}"
+            data_dir.report(f"text.{target}", 0, "", what, "missing-file")
+
+
+def _meant(word: str, known: Collection[str]) -> str:
+    near = get_close_matches(word, known, 1)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _check_text(data_dir: DataDir, file: str) -> None:
+    noun = "transcript" if file == "text" else "translation"
+    for name, (line, text) in data_dir.tables[file].items():
         if not text.strip():
-            data_dir.report("text", line, name, f"empty text; cure: write its transcript, {DROP}", "empty-text")
+            data_dir.report(file, line, name, f"empty text; cure: write its {noun}, {DROP}", "empty-text")
         elif not is_nfc(text):
-            what = f"text is not NFC; cure: uconv -x any-nfc -o FILE.new FILE (pelasr.text.normalise does it), {DROP}"
-            data_dir.report("text", line, name, what.replace("FILE", str(data_dir.path / "text")), "not-nfc")
+            what = f"text is not NFC; cure: uconv -x any-nfc -o FILE.new FILE && mv FILE.new FILE, {DROP}"
+            data_dir.report(file, line, name, what.replace("FILE", str(data_dir.path / file)), "not-nfc")
 
 
 def _check_languages(data_dir: DataDir, languages: Collection[str] | None) -> None:
@@ -121,9 +141,8 @@ def _check_languages(data_dir: DataDir, languages: Collection[str] | None) -> No
         return
     for name, (line, language) in data_dir.tables.get("utt2lang", {}).items():
         if language and language not in languages:
-            near = get_close_matches(language, languages, 1)
-            meant = f"did you mean {near[0]}? " if near else ""
-            what = f"unknown language {language}; {meant}cure: use one of {' '.join(sorted(languages))}, {DROP}"
+            cure = f"cure: use one of {' '.join(sorted(languages))}, {DROP}"
+            what = f"unknown language {language}; {_meant(language, languages)}{cure}"
             data_dir.report("utt2lang", line, name, what, "unknown-language")
 
 
@@ -245,9 +264,5 @@ def drop(directory: str | Path, bad: Mapping[str, str]) -> None:
     kept = [utterance for utterance in data_dir.utterances if utterance.id not in bad]
     if not kept:
         raise DataError(f"{directory}: all utterances are bad; cure: mend the problems listed by the validator")
-    skipped = data_dir.path / "skipped.txt"
-    lines = set(skipped.read_text(encoding="utf-8").splitlines()) if skipped.exists() else set()
-    lines |= {f"{name} {bad[name]}" for name in data_dir.ids & bad.keys()}
-    with atomic_write(skipped) as stream:
-        stream.writelines(f"{line}\n" for line in sorted(lines))
+    add_skipped(directory, {name: bad[name] for name in data_dir.ids & bad.keys()})
     write_data_dir(directory, kept)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pelasr.backbones.rnnt import RNNT
+from pelasr.backbones.st import ST
 from pelasr.batch import Batch
 
 torch.set_num_threads(1)
@@ -35,6 +36,22 @@ ENCODERS = {
         "input_layer": "conv2d2",
     },
 }
+TAGS = [VOCABULARY, VOCABULARY + 1]  # of two target languages, after the labels; then <sos/eos>
+ST_VOCABULARY = VOCABULARY + 3
+ST_ENCODERS = {
+    name: {key: value for key, value in ENCODERS[name].items() if key != "input_layer"}
+    for name in ("transformer", "conformer")
+}
+ST_ENCODERS["conformer"]["rel_pos_type"] = "latest"
+ST_ENCODERS["e_branchformer"] = {
+    "output_size": 6,
+    "attention_heads": 2,
+    "linear_units": 8,
+    "num_blocks": 2,
+    "use_ffn": True,
+    "cgmlp_linear_units": 8,
+    "cgmlp_conv_kernel": 3,
+}
 
 
 @pytest.fixture
@@ -53,6 +70,30 @@ def make_rnnt():
             "num_mels": MELS,
         }
         return RNNT(vocab_size, len(LANGUAGES), **{**defaults, **options}).eval()
+
+    return make
+
+
+@pytest.fixture
+def make_st():
+    """Factory of tiny translation models with random weights that follow from `seed`, in evaluation mode; `sharpness`
+    is a factor on the decoder's logits, so that hypotheses differ and end by themselves."""
+
+    def make(
+        encoder: str = "transformer", seed: int = 0, vocab_size: int = ST_VOCABULARY, sharpness: float = 4.0, **options
+    ) -> ST:
+        torch.manual_seed(seed)
+        defaults = {
+            "encoder": encoder,
+            "encoder_conf": ST_ENCODERS[encoder],
+            "decoder_conf": {"attention_heads": 2, "linear_units": 8, "num_blocks": 2},
+            "subsampler_conf": {"channels": 8},
+            "num_mels": MELS,
+        }
+        model = ST(vocab_size, len(LANGUAGES), **{**defaults, **options}).eval()
+        if model.decoder is not None:
+            model.decoder.output_layer.weight.data *= sharpness
+        return model
 
     return make
 

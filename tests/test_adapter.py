@@ -300,7 +300,7 @@ def test_what_is_unknown_is_refused_with_a_list(make_rnnt):
         bank.route(["hi", "de"]),
     ):
         pass
-    with pytest.raises(PelasrError, match="did you mean 'houlsby'.*known: houlsby"):
+    with pytest.raises(PelasrError, match="did you mean 'houlsby'.*known: decoder, full, houlsby"):
         find_method("houlsbi")
     with pytest.raises(PelasrError, match="houlsby needs a site 'layer'; known: ffn, q"):
         Bank("houlsby", {}, {"q": {"a": 4}, "ffn": {"b": 4}})

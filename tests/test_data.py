@@ -1,21 +1,23 @@
 import os
-import wave
+from dataclasses import replace
 
-import kaldiio
-import numpy as np
 import pytest
-import soundfile
 
-from pelasr.data import Utterance, data_sha256, load_audio, parse, read_audio, read_data_dir, write_data_dir
+from pelasr.data import (
+    Utterance,
+    add_skipped,
+    data_sha256,
+    parse,
+    read_data_dir,
+    split_pair,
+    text_of,
+    write_data_dir,
+)
 from pelasr.errors import DataError
 
 
 def utterance(name="u1", audio="u1.wav", text="नमस्ते दुनिया", recording=None, start=None, end=None, speaker="s1"):
     return Utterance(name, recording or name, str(audio), start, end, text, speaker, "hi")
-
-
-def tone(frequency=440.0, seconds=0.5, rate=16000):
-    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
 
 
 def put(directory, **files):
@@ -182,76 +184,87 @@ def test_segment_of_an_unknown_recording(tmp_path):
     assert "segments:2: utterance b: recording q is not in wav.scp" in problem
 
 
-def test_resampling_keeps_the_frequency_and_the_level(tmp_path):
-    soundfile.write(tmp_path / "a.wav", tone(1000, 1.0, 8000), 8000)
-    audio = load_audio(utterance(audio=tmp_path / "a.wav"))
-    assert audio.dtype == np.float32 and audio.shape == (16000,)
-    spectrum = np.abs(np.fft.rfft(audio)) / 8000
-    assert spectrum.argmax() == 1000
-    assert spectrum[1000] == pytest.approx(0.5, abs=0.005)
-
-
-@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
-def test_any_soundfile_format_is_read_and_made_mono(tmp_path, suffix):
-    left = tone(300)
-    soundfile.write(tmp_path / f"a.{suffix}", np.stack([left, left / 2], axis=1), 16000)
-    audio = load_audio(utterance(audio=tmp_path / f"a.{suffix}"))
-    assert audio.ndim == 1
-    if suffix in ("wav", "flac"):
-        np.testing.assert_allclose(audio, 0.75 * left, atol=1e-4)
-
-
-def test_int16_full_scale(tmp_path):
-    with wave.open(str(tmp_path / "a.wav"), "wb") as stream:
-        stream.setparams((1, 2, 16000, 0, "NONE", ""))
-        stream.writeframes(np.array([-32768, 16384, 0], dtype="<i2").tobytes())
-    np.testing.assert_array_equal(load_audio(utterance(audio=tmp_path / "a.wav")), [-1.0, 0.5, 0.0])
-
-
-def test_kaldi_archive_equals_the_wav(tmp_path):
-    samples = (tone() * 32767).astype(np.int16)
-    soundfile.write(tmp_path / "a.wav", samples, 16000)
-    kaldiio.save_ark(
-        str(tmp_path / "a.ark"), {"x": (16000, samples[:100]), "y": (16000, samples)}, scp=str(tmp_path / "s")
-    )
-    spec = (tmp_path / "s").read_text().splitlines()[1].split(" ", 1)[1]
-    for start, end in ((None, None), (0.1, 0.25), (0.1, None)):
-        left, right = read_audio(spec, start, end), read_audio(str(tmp_path / "a.wav"), start, end)
-        assert left[1] == right[1] == 16000
-        np.testing.assert_array_equal(left[0], right[0])
-
-
-def test_segment_is_cut(tmp_path):
-    samples = np.arange(16000) / 32768
-    soundfile.write(tmp_path / "a.wav", samples, 16000)
-    cut = load_audio(utterance(audio=tmp_path / "a.wav", start=0.25, end=0.5))
-    np.testing.assert_array_equal(cut, samples[4000:8000].astype(np.float32))
-    assert len(load_audio(utterance(audio=tmp_path / "a.wav", start=0.75, end=9.0))) == 4000
-
-
-def test_audio_errors_name_utterance_and_file(tmp_path):
-    (tmp_path / "junk.wav").write_bytes(b"RIFF junk")
-    (tmp_path / "junk.ark").write_bytes(b"junk")
-    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
-    kaldiio.save_ark(str(tmp_path / "m.ark"), {"x": np.zeros((2, 2), np.float32)})
-    cases = {
-        "none.wav": "no such audio file",
-        "junk.wav": "unreadable audio",
-        "empty.wav": "no samples",
-        "junk.ark:0": "unreadable audio",
-        "junk.ark:99": "unreadable audio",
-        "m.ark:2": "holds no audio",
-    }
-    for name, words in cases.items():
-        with pytest.raises(DataError) as caught:
-            load_audio(utterance("u7", tmp_path / name))
-        message = str(caught.value)
-        assert message.startswith("utterance u7: ") and name.split(":")[0] in message
-        assert words in message and "cure: " in message and "\n" not in message
-
-
 def test_sha256_follows_the_files_not_the_place(tmp_path):
     first, second = good(tmp_path / "one"), good(tmp_path / "two")
     assert data_sha256([first]) == data_sha256([second])
     good(second, text="a x\nb z\n")
     assert data_sha256([first]) != data_sha256([second])
+
+
+def translated(name="u1", **translations):
+    return replace(utterance(name, f"{name}.wav"), translations=translations)
+
+
+def test_translations_round_trip(tmp_path):
+    given = [translated("b", de="Grüß Gott!", fr=""), translated("a", de="Ja,\u2028nein.", fr="Où ? «\xa0là\xa0»")]
+    write_data_dir(tmp_path, given)
+    assert read_data_dir(tmp_path) == given[::-1]
+    assert (tmp_path / "text.de").read_text(encoding="utf-8") == "a Ja,\u2028nein.\nb Grüß Gott!\n"
+    assert (tmp_path / "text.fr").read_text(encoding="utf-8").splitlines()[1] == "b"
+
+
+def test_files_of_targets_that_are_gone_are_removed(tmp_path):
+    write_data_dir(tmp_path, [translated(de="x", fr="y")])
+    write_data_dir(tmp_path, [translated(fr="y")])
+    assert read_data_dir(tmp_path) == [translated(fr="y")]
+    write_data_dir(tmp_path, [translated()])
+    assert sorted(file.name for file in tmp_path.glob("text*")) == ["text"]
+
+
+def test_translations_are_hashed(tmp_path):
+    write_data_dir(tmp_path / "one", [translated()])
+    hashes = [data_sha256([tmp_path / "one"])]
+    for text in ("x", "y"):
+        write_data_dir(tmp_path / "one", [translated(de=text)])
+        hashes.append(data_sha256([tmp_path / "one"]))
+    assert len(set(hashes)) == 3
+    write_data_dir(tmp_path / "two", [translated(de="y")])
+    assert data_sha256([tmp_path / "two"]) == hashes[-1]
+
+
+def test_faults_of_translations_name_their_line(tmp_path):
+    directory = put(good(tmp_path / "d"), text_de="b y\na x\nc z\n", text_fr="a \xff\n".encode("latin-1"))
+    found = problems(directory)
+    assert [problem.rpartition("[")[2] for problem in found] == ["unsorted]", "not-utf8]", "missing-id]", "missing-id]"]
+    assert found[0].startswith(f"{directory}/text.de:2: utterance a: not sorted")
+    assert found[1].startswith(f"{directory}/text.fr:1: utterance a: not UTF-8")
+    assert "wav.scp:2: utterance b: not in text.fr; cure" in found[2]
+    assert "text.de:3: utterance c: not in wav.scp, text, text.fr, utt2spk, utt2lang; cure" in found[3]
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        (
+            [translated("a", de="x", fr="y"), translated("b", de="x")],
+            "utterance b: no translation into fr, which others",
+        ),
+        (
+            [translated("a", de="x"), translated("b")],
+            "utterance b: no translation into de, which others have; cure: add",
+        ),
+        ([translated("a", de="x\ny")], "utterance a: text has a line end"),
+        ([replace(translated("a"), translations={"pt-br": "x"})], "target 'pt-br' is no language"),
+    ],
+)
+def test_writer_refuses_uneven_translations(tmp_path, bad, words):
+    with pytest.raises(DataError, match=words):
+        write_data_dir(tmp_path / "d", bad)
+    assert not (tmp_path / "d").exists()
+
+
+def test_language_keys():
+    assert split_pair("hi") == ("hi", None) and split_pair("en-de") == ("en", "de")
+    for bad in ("", "-de", "en-", "en-de-fr"):
+        with pytest.raises(DataError, match="is no language; cure"):
+            split_pair(bad)
+    given = translated(de="Ja", fr="Oui")
+    assert text_of(given, "hi") == given.text and text_of(given, "hi-fr") == "Oui"
+    with pytest.raises(DataError, match=r"u1: no translation into nl \(there is: de fr\); cure: write text.nl"):
+        text_of(given, "hi-nl")
+
+
+def test_skipped_utterances_add_up(tmp_path):
+    add_skipped(tmp_path, {"b": "noise", "a": "silence"})
+    add_skipped(tmp_path, {"c": "short", "b": "noise"})
+    assert (tmp_path / "skipped.txt").read_text() == "a silence\nb noise\nc short\n"

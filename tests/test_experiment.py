@@ -58,8 +58,10 @@ def test_command_line_wins_over_experiment_over_file(tmp_path):
         ("A1:\nA5:\n  adapt: A2\n", "A5 refers to 'A2'; known: A1, A5"),
         ("A1:\nA3:\n  read_early: A9\n", "A3 refers to 'A9'"),
         ("A1:\nA5:\n  adapt: A1\n  compare: B\n", "A5 refers to 'B'"),
-        ("A1:\nA5:\n  adapt: A1\n  alpha: 1\n", "A5 has the settings of A1: unknown key 'alpha'"),
-        ("A1:\nA5:\n  adapt: A1\n  read_early: A1\n", "A5 has the settings of A1: unknown key 'read_early'"),
+        ("A4:\nA3:\n  read_early: A4\n  alpha: 1\n", "A3 has the settings of A4: unknown key 'alpha'"),
+        ("A1:\nA5:\n  adapt: A1\n  read_early: A1\n", "A5 has the settings of A1: unknown key 'adapt'"),
+        ("A1:\nA5:\n  adapt: A1\n  langs: hi\n", "A5 has the languages and tokens of A1, not its own langs"),
+        ("A1:\n  each: true\nA5:\n  adapt: A1\n", "A5 refers to 'A1', which trains no backbone of its own for all"),
     ],
 )
 def test_bad_references(tmp_path, content, message):
@@ -96,18 +98,54 @@ def test_find_experiment(tmp_path):
 
 def test_experiments_name_real_options():
     """Every override of the shipped experiments is a key of a configuration."""
-    from pelasr.stages import split_options
+    from pelasr.stages import split_adapter_options, split_options
 
-    config = load_yaml(ROOT / "conf/rnnt_mini.yaml")
-    for experiment in load_experiments(ROOT / "egs/mini_indic/asr1/conf/experiments.yaml").values():
-        split_options(resolve(config, experiment, {}), experiment.name)
+    configs = {"mini_indic/asr1": "rnnt_mini", "mini_europe/st1": "st_mini"}
+    for recipe, config in configs.items():
+        for experiment in load_experiments(ROOT / "egs" / recipe / "conf/experiments.yaml").values():
+            if experiment.adapted:
+                path, split = ROOT / f"conf/adapter/{experiment.adapter or 'houlsby_mini'}.yaml", split_adapter_options
+            else:
+                path, split = ROOT / f"conf/{config}.yaml", split_options
+            split(resolve(load_yaml(path), experiment, {}), experiment.name)
 
 
 def test_place():
     place = Place(Path("data"), Path("dump"), Path("exp"), ["hi", "ur"])
-    assert place.names("train", "dev") == ["train_hi", "train_ur", "dev_hi", "dev_ur"]
-    assert place.dirs("test") == [Path("data/test_hi"), Path("data/test_ur")]
-    assert (place.tokens, place.stats) == (Path("exp/tokens"), Path("exp/stats.npz"))
+    assert place.dirs("dev", "test") == [Path("data") / name for name in ("dev_hi", "dev_ur", "test_hi", "test_ur")]
+    assert (place.tokens, place.stats, place.targets("dev")) == (Path("exp/tokens"), Path("exp/stats.npz"), {})
+    assert place.of(["hi", "ur"]) is place
+    part = place.of(["ur"])
+    assert (part.tokens, part.stats, part.languages) == (Path("exp/tokens_ur"), place.stats, ["ur"])
+
+
+def test_folders_of_pairs(tmp_path):
+    """Pairs share their source's directory, or have audio of their own, which is the source's too."""
+    place = Place(tmp_path, tmp_path, tmp_path, ["en-de", "en-fr"])
+    assert place.dirs("train") == [tmp_path / "train_en"]
+    assert place.targets("train") == {tmp_path / "train_en": ["de", "fr"]}
+    (tmp_path / "train_en-de").mkdir()
+    (tmp_path / "train_en-fr").mkdir()
+    assert place.dirs("train") == [tmp_path / "train_en-de", tmp_path / "train_en-fr"]
+    assert place.targets("train") == {tmp_path / "train_en-de": ["de"], tmp_path / "train_en-fr": ["fr"]}
+    assert place.folders("train", "en") == place.dirs("train")
+    assert place.folder("dev", "en-de") == tmp_path / "dev_en"
+
+
+def test_experiments_of_rows(tmp_path):
+    content = (
+        "asr:\n  langs: en\n  token_type: char\n  ctc_weight: 1.0\n"
+        "1:\n  each: true\n  vocab_size: 80\n  compare: 2\n2:\n8:\n  adapt: 2\n  adapter: full\n  max_epoch: 3\n"
+    )
+    found = load_experiments(put(tmp_path, content))
+    place = Place(tmp_path, tmp_path, Path("exp"), ["en-de", "en-fr"])
+    assert found["asr"].languages == ["en"] and found["asr"].tokens == {"token_type": "char"}
+    assert found["asr"].overrides == {"ctc_weight": 1.0}
+    assert found["asr"].backbones(place) == {Path("exp/asr"): place.of(["en"])}
+    assert list(found["1"].backbones(place)) == [Path("exp/1/en-de"), Path("exp/1/en-fr")]
+    assert [part.tokens.name for part in found["1"].backbones(place).values()] == ["tokens_en-de", "tokens_en-fr"]
+    row = found["8"]
+    assert (row.backbone, row.adapted, row.adapter, row.overrides) == ("2", True, "full", {"max_epoch": 3})
 
 
 def test_marker(tmp_path):

@@ -27,7 +27,8 @@ from minicorpus.sentences import draw_splits  # noqa: E402
 from minicorpus.speakers import SPEAKERS  # noqa: E402
 from minicorpus.speech import Request, speak, speak_all, workers  # noqa: E402
 
-from pelasr.data import load_audio, read_data_dir  # noqa: E402
+from pelasr.audio import load_audio  # noqa: E402
+from pelasr.data import read_data_dir  # noqa: E402
 from pelasr.errors import PelasrError  # noqa: E402
 
 LANGUAGES = ["hi", "mr", "bn", "te", "gu", "ta", "ml", "kn", "ur", "pa"]
@@ -99,6 +100,21 @@ def test_growing_train_does_not_move_test_or_dev(names):
     assert few["test"] != draw_splits(open_ended(names), "hi", COUNTS, seed=1)["test"]
 
 
+def test_no_translation_is_in_two_sentences():
+    fiji, fijian, chad = ("name", "territory", "FJ"), ("name", "language", "fj"), ("name", "territory", "TD")
+
+    def draw(random):
+        yield from (fiji, fijian, fiji, chad)
+
+    def drawn(targets, count):
+        sentences = draw_splits(draw, "en", {"train": 0, "dev": 0, "test": count}, 0, targets)["test"]
+        return [(sentence.text, sentence.translations) for sentence in sentences]
+
+    assert drawn(["de"], 2) == [("fiji", {"de": "Fidschi"}), ("chad", {"de": "Tschad"})]  # a Fijian is Fidschi too
+    assert drawn(["ru"], 2) == [("fiji", {"ru": "Фиджи"}), ("fijian", {"ru": "фиджи"})]
+    assert drawn([], 3) == [("fiji", {}), ("fijian", {}), ("chad", {})]
+
+
 def test_too_few_sentences_is_an_error():
     with pytest.raises(PelasrError, match=r"hi: only \d+ of 20 distinct dev sentences"):
         draw_splits(closed(1, 1), "hi", COUNTS, seed=0)
@@ -116,6 +132,7 @@ def test_clean():
     assert clean("ന\u0d4d\u200d ക\u0d4d\u200cക") == "ൻ ക\u0d4dക"  # chillu made atomic, other joiners dropped
     assert clean("e\u0301 \n x") == "é x"
     assert transcript("श्री, (एक)-दो।") == "श्री एक दो"
+    assert transcript("US dollars, Monday") == "us dollars monday"
     assert not is_native("एक 2", "hi") and not is_native("one", "hi") and not is_native("", "hi")
 
 
@@ -171,6 +188,25 @@ def test_speech_is_neither_silent_nor_clipped(tmp_path, level):
         assert 0.3 < abs(samples).max() < 0.9
         assert samples.std() > 0.02
         assert max(len(list(run)) for zero, run in itertools.groupby(samples == 0) if zero) < 20
+
+
+def test_english_is_spoken_by_the_american_voice(tmp_path, monkeypatch):
+    voices = []
+
+    def synthesise_and_note(text, voice, *parameters):
+        voices.append(voice)
+        return synthesise(text, voice, *parameters)
+
+    monkeypatch.setattr("minicorpus.speech.synthesise", synthesise_and_note)
+    for language in ("en", "hi"):
+        speak(Request("u", language, "a", SPEAKERS["test"][0], 0, 0, tmp_path / "u.wav"))
+    assert set(voices) == {"en-us+f3", "hi+f3"}
+
+
+@pytest.mark.parametrize("variant", sorted({speaker.variant for pool in SPEAKERS.values() for speaker in pool}))
+def test_every_variant_speaks_english_the_same_twice(variant):
+    first, again = (synthesise("one", f"en-us+{variant}", 165, 50, 50)[0] for _ in range(2))
+    assert len(first) > 2000 and first.std() > 100 and (first == again).all()
 
 
 def test_unknown_voice_is_an_error():

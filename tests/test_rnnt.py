@@ -13,7 +13,8 @@ from pelasr.backbones.rnnt import LSTMEncoder, reduce_time, stack_frames
 from pelasr.cli import main
 from pelasr.config import load_yaml, override
 from pelasr.errors import PelasrError
-from pelasr.stages import count, split_options
+from pelasr.figures import count
+from pelasr.stages import split_options
 
 ROOT = Path(__file__).parents[1]
 KANNAN = ROOT / "conf/rnnt_kannan2019.yaml"

@@ -1,29 +1,16 @@
-"""Error counts against brute force, intervals, paired tests, and what `score` and `compare` write."""
+"""What `score` and `compare` write, and which texts they refuse."""
 
-import json
-import random
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from importlib.metadata import version
 
-import jiwer
 import pytest
+from sacrebleu.metrics import BLEU, CHRF
 
+from pelasr import __version__
+from pelasr.bleu import signature
 from pelasr.environment import commit
-from pelasr.errors import PelasrError
-from pelasr.results import KEYS, append_results, latest, read_results
-from pelasr.score import (
-    Counts,
-    compare,
-    count_errors,
-    error_rate,
-    interval,
-    mean_interval,
-    paired_mean_test,
-    paired_test,
-    read_text,
-    score,
-)
+from pelasr.errors import DataError, PelasrError
+from pelasr.results import KEYS, latest, read_results
+from pelasr.score import compare, read_text, score
 
 FACTS = {
     "recipe": "tiny",
@@ -35,150 +22,6 @@ FACTS = {
     "config_sha256": "c" * 64,
     "data_sha256": "d" * 64,
 }
-
-
-def distance(a, b):
-    """Levenshtein distance by its recursive definition."""
-
-    @lru_cache(None)
-    def prefix(i, j):
-        if not i or not j:
-            return i + j
-        return min(prefix(i - 1, j) + 1, prefix(i, j - 1) + 1, prefix(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
-
-    return prefix(len(a), len(b))
-
-
-def draw(size, rate, seed, words=4):
-    """Counts of `size` utterances of `words` words, each wrong with probability `rate`."""
-    draws = random.Random(seed)
-    wrong = [sum(draws.random() < rate for _ in range(words)) for _ in range(size)]
-    return [Counts(words - number, number, 0, 0, words) for number in wrong]
-
-
-@pytest.mark.parametrize("unit", ["word", "char"])
-def test_counts_equal_brute_force(unit):
-    draws = random.Random(0)
-    words = ["नि", "न", "ab", "é", "அம்மா", "اردو", "𝔘"]
-    sides = [[" ".join(draws.choices(words, k=draws.randint(0, 6))) for _ in range(200)] for _ in range(2)]
-    sides[0][:2], sides[1][:2] = ["", ""], ["", "ab é"]
-    for reference, hypothesis, count in zip(*sides, count_errors(*sides, unit), strict=True):
-        a, b = (text.split() if unit == "word" else list(text) for text in (reference, hypothesis))
-        assert count.edits == distance(tuple(a), tuple(b))
-        assert count.reference == len(a) == count.hits + count.substitutions + count.deletions
-        assert len(b) == count.hits + count.substitutions + count.insertions
-    rate = jiwer.wer if unit == "word" else jiwer.cer
-    assert error_rate(count_errors(*sides, unit)) == pytest.approx(100 * rate(*sides))
-
-
-def test_counts_by_hand():
-    # substitution | insertion | deletion | empty hypothesis
-    counts = count_errors(["a b c", "d", "e f", "g h"], ["a x c", "d d", "e", ""])
-    assert counts == [(2, 1, 0, 0, 3), (1, 0, 0, 1, 1), (1, 0, 1, 0, 2), (0, 0, 2, 0, 2)]
-    assert error_rate(counts) == 100 * 5 / 8
-    assert count_errors(["a b"], ["ab"], "char") == [(2, 0, 1, 0, 3)]  # the space counts
-    assert count_errors([], []) == []
-    # composed and decomposed spellings, and other white space, are no errors
-    assert count_errors(["é a b"], ["e\u0301\ta\u00a0 b "], "char") == [(5, 0, 0, 0, 5)]
-
-
-def test_counts_need_one_hypothesis_each():
-    with pytest.raises(PelasrError, match="2 references but 1"):
-        count_errors(["a", "b"], ["a"])
-
-
-def test_rate_of_empty_references_is_an_error():
-    with pytest.raises(PelasrError, match="empty"):
-        error_rate(count_errors(["", ""], ["a", ""]))
-
-
-def test_interval_holds_the_rate_and_shrinks():
-    widths = []
-    for size in (50, 5000):
-        counts = draw(size, 0.3, seed=1)
-        value, lo, hi = interval(counts)
-        assert value == pytest.approx(error_rate(counts))
-        assert lo < value < hi
-        widths.append(hi - lo)
-    # 100 times the utterances: a tenth of the width
-    assert widths[0] / widths[1] == pytest.approx(10, rel=0.25)
-
-
-def test_interval_is_that_of_the_normal_approximation():
-    # 4 words an utterance, each wrong with p = 0.3: standard error sqrt(p (1 - p) / 4000)
-    _, lo, hi = interval(draw(1000, 0.3, seed=2))
-    assert hi - lo == pytest.approx(100 * 2 * 1.96 * (0.21 / 4000) ** 0.5, rel=0.1)
-
-
-def test_interval_is_seeded():
-    counts = draw(40, 0.3, seed=3)
-    assert interval(counts, seed=7) == interval(counts, seed=7) != interval(counts, seed=8)
-
-
-@pytest.mark.parametrize(
-    "counts", [[Counts(2, 1, 0, 0, 3)], [Counts(2, 1, 0, 0, 3)] * 7, [Counts(2, 1, 0, 0, 3), Counts(4, 2, 0, 0, 6)]]
-)
-def test_interval_without_variance(counts):
-    value, lo, hi = interval(counts)
-    assert value == lo == hi == pytest.approx(100 / 3)
-
-
-def test_interval_with_empty_references_is_finite():
-    value, lo, hi = interval([Counts(0, 0, 0, 1, 0), Counts(1, 0, 1, 0, 2)])
-    # the draw of the empty reference alone, twice: two insertions over one
-    assert (value, lo, hi) == (100, 50, 200)
-
-
-def test_mean_is_unweighted_and_resamples_each_language():
-    large, small = draw(4000, 0.1, seed=4), draw(100, 0.5, seed=5)
-    value, lo, hi = mean_interval({"hi": large, "ur": small})
-    assert value == pytest.approx((error_rate(large) + error_rate(small)) / 2)
-    _, small_lo, small_hi = interval(small)
-    # nearly all of the mean's variance is half of the small language's deviation
-    assert hi - lo == pytest.approx((small_hi - small_lo) / 2, rel=0.15)
-
-
-def test_paired_test_sees_a_small_steady_difference():
-    worse = draw(200, 0.5, seed=6)
-    better = [
-        Counts(c.hits + 1, c.substitutions - 1, 0, 0, 4) if i % 10 == 0 and c.edits else c for i, c in enumerate(worse)
-    ]
-    value, lo, hi, p = paired_test(better, worse)
-    assert value == pytest.approx(error_rate(better) - error_rate(worse))
-    assert lo < value < hi < 0
-    assert p < 0.01
-    # unpaired, the two intervals overlap widely
-    assert interval(better).hi > interval(worse).lo
-    back = paired_test(worse, better)
-    assert (back.value, back.lo, back.hi) == pytest.approx((-value, -hi, -lo))
-
-
-def test_paired_test_of_nothing():
-    same = draw(100, 0.3, seed=7)
-    assert paired_test(same, same) == (0, 0, 0, 1)
-    # two systems of one quality: p below 0.05 about once in twenty
-    tests = [paired_test(draw(100, 0.3, seed=100 + i), draw(100, 0.3, seed=300 + i)) for i in range(40)]
-    assert sum(test.p < 0.05 for test in tests) <= 5
-    assert all((test.p < 0.05) == (test.lo > 0 or test.hi < 0) for test in tests if abs(test.p - 0.05) > 0.01)
-
-
-def test_paired_mean_is_the_mean_of_differences():
-    a = {"hi": draw(300, 0.2, 8), "ur": draw(60, 0.4, 9)}
-    b = {"hi": draw(300, 0.3, 10), "ur": draw(60, 0.6, 11)}
-    value, lo, hi, p = paired_mean_test(a, b)
-    assert value == pytest.approx(sum(error_rate(a[key]) - error_rate(b[key]) for key in a) / 2)
-    assert lo < value < hi < 0
-    assert p < 0.01
-    assert paired_mean_test(a, b) == (value, lo, hi, p)
-
-
-def test_paired_test_refuses_other_references():
-    with pytest.raises(PelasrError, match="other references"):
-        paired_test(draw(3, 0.5, 1, words=4), draw(3, 0.5, 1, words=5))
-    with pytest.raises(PelasrError, match="other references"):
-        paired_test(draw(3, 0.5, 1), draw(4, 0.5, 1))
-    with pytest.raises(PelasrError, match="cannot pair"):
-        paired_mean_test({"hi": draw(3, 0.5, 1)}, {"ur": draw(3, 0.5, 1)})
 
 
 def test_read_text(tmp_path):
@@ -193,14 +36,16 @@ def test_read_text(tmp_path):
         read_text(tmp_path / "none")
 
 
+def write(path, texts):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{utterance} {text}\n" for utterance, text in texts.items()), encoding="utf-8")
+
+
 def place(root, language, references, **hypotheses):
     """Write the references of a language and each experiment's hypotheses."""
-    folders = [(root / "data", references)]
-    folders += [(root / "exp" / name / "decode", texts) for name, texts in hypotheses.items()]
-    for folder, texts in folders:
-        path = folder / f"test_{language}" / "text"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{utterance} {text}\n" for utterance, text in texts.items()), encoding="utf-8")
+    write(root / "data" / f"test_{language}" / "text", references)
+    for name, texts in hypotheses.items():
+        write(root / "exp" / name / "decode" / f"test_{language}" / "text", texts)
 
 
 @pytest.fixture
@@ -211,8 +56,12 @@ def root(tmp_path):
     return tmp_path
 
 
+def folders(root, *languages):
+    return {language: root / "data" / f"test_{language}" for language in languages}
+
+
 def run(root, **changed):
-    return score({**FACTS, **changed}, "test", ["hi", "ur"], root / "data", root / "exp")
+    return score({**FACTS, **changed}, "test", folders(root, "hi", "ur"), root / "exp")
 
 
 def test_score_appends_exact_lines(root):
@@ -267,12 +116,12 @@ def test_scoring_again_adds_only_what_changed(root):
 
 
 def test_one_language_has_no_mean(root):
-    lines = score(FACTS, "test", ["hi"], root / "data", root / "exp")
+    lines = score(FACTS, "test", folders(root, "hi"), root / "exp")
     assert [(line["metric"], line["language"]) for line in lines] == [("wer", "hi"), ("cer", "hi")]
 
 
 def test_compare_appends_differences(root):
-    lines = compare(FACTS, "A1", "test", ["hi", "ur"], root / "data", root / "exp")
+    lines = compare(FACTS, "A1", "test", folders(root, "hi", "ur"), root / "exp")
     # A1: three errors of five words, three of four
     found = [(line["experiment"], line["metric"], line["language"], line["value"]) for line in lines]
     assert found == [("A5", "wer_minus_A1", name, value) for name, value in (("hi", -40), ("ur", -25), ("mean", -32.5))]
@@ -295,25 +144,112 @@ def test_hypotheses_must_fit_the_references(root):
 
 def test_facts_must_be_complete(root):
     with pytest.raises(PelasrError, match="wanted are .*data_sha256"):
-        score({"recipe": "tiny"}, "test", ["hi"], root / "data", root / "exp")
+        score({"recipe": "tiny"}, "test", folders(root, "hi"), root / "exp")
 
 
-def test_parallel_appends_do_not_mix(root):
-    path = root / "exp" / "results.jsonl"
-    line = dict.fromkeys(KEYS, "x" * 1000)
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: append_results(path, [line | {"language": f"l{number}"}] * 3), range(24)))
-    assert sorted({result["language"] for result in read_results(path)}) == sorted(f"l{number}" for number in range(24))
+HOURS = {"en-de": 0.5, "en-fr": 408.25}
+GERMAN = {"u1": "Das ist ein Haus, sagt er.", "u2": "Es regnet heute in Bonn."}
+FRENCH = {"u1": "C'est une maison, dit-il.", "u2": "Il pleut aujourd'hui à Bonn."}
+TRANSLATED = {
+    "A1": ({"u1": "das ist Haus, sagt er", "u2": "Es regnet in Bonn."}, {"u1": "", "u2": "Il pleut à Bonn."}),
+    "A5": ({"u1": "Das ist ein Haus, sagt sie.", "u2": "Es regnet heute in Bonn."}, FRENCH),
+}
 
 
-def test_bad_result_line_is_named(tmp_path):
-    path = tmp_path / "results.jsonl"
-    with pytest.raises(PelasrError, match="no results yet"):
-        read_results(path)
-    good = json.dumps(dict.fromkeys(KEYS, 1))
-    path.write_text(f"{good}\n{{}}\n")
-    with pytest.raises(PelasrError, match=r"results.jsonl:2: not a result"):
-        read_results(path)
-    path.write_text(good)  # no newline at the end: the next line must not be glued to it
-    append_results(path, [dict.fromkeys(KEYS, 2)])
-    assert len(read_results(path)) == 2
+@pytest.fixture
+def translated(tmp_path):
+    """Two experiments; one folder of data, the targets' references side by side, and none in the source language."""
+    for target, references in (("de", GERMAN), ("fr", FRENCH)):
+        write(tmp_path / "data/test_en" / f"text.{target}", references)
+    for name, texts in TRANSLATED.items():
+        for target, hypotheses in zip(("de", "fr"), texts, strict=True):
+            folder = tmp_path / "exp" / name / "decode" / f"test_en-{target}"
+            write(folder / "text", hypotheses)
+            (folder / "limited").write_text("u2\n" if (name, target) == ("A5", "de") else "")
+    return tmp_path
+
+
+def translate(root, *pairs):
+    return {pair: root / "data" / "test_en" for pair in pairs or ("en-de", "en-fr")}
+
+
+def test_pairs_have_bleu_chrf_hours_and_limited(translated):
+    lines = score(FACTS, "test", translate(translated), translated / "exp", HOURS)
+    assert read_results(translated / "exp" / "results.jsonl") == lines
+    assert all(list(line) == KEYS and line | FACTS == line for line in lines)
+    found = {(line["metric"], line["language"]): line for line in lines}
+    own = {"bleu": BLEU(), "chrf": CHRF()}
+    for metric, scorer in own.items():
+        sides = zip(TRANSLATED["A5"], (GERMAN, FRENCH), strict=True)
+        expected = [scorer.corpus_score([*h.values()], [[*r.values()]]).score for h, r in sides]
+        cells = [found[metric, key] for key in ("en-de", "en-fr", "mean")]
+        assert [cell["value"] for cell in cells] == [round(v, 4) for v in (*expected, sum(expected) / 2)]
+        assert 50 < expected[0] < expected[1] and expected[1] == pytest.approx(100)
+        assert all(cell["lo"] <= cell["value"] <= cell["hi"] for cell in cells)
+        assert {cell["scorer"] for cell in cells} == {signature(metric)}
+        assert [(cell["utterances"], cell["reference_words"]) for cell in cells] == [(2, 11), (2, 9), (4, 20)]
+    exact = {key: line for key, line in found.items() if key[0] not in own}
+    assert {key: line["value"] for key, line in exact.items()} == {
+        ("limited", "en-de"): 1,
+        ("limited", "en-fr"): 0,
+        ("limited", "mean"): 0.5,
+        ("train_hours", "en-de"): 0.5,
+        ("train_hours", "en-fr"): 408.25,
+    }
+    assert all(line["lo"] == line["value"] == line["hi"] for line in exact.values())
+    assert {line["scorer"] for line in exact.values()} == {f"pelasr {__version__}"}
+    assert len(lines) == 11
+
+
+def test_translations_are_written_beside_the_text(translated):
+    score(FACTS, "test", translate(translated, "en-de"), translated / "exp")
+    folder = translated / "exp/A5/decode/test_en-de"
+    sentence = BLEU(effective_order=True).sentence_score(TRANSLATED["A5"][0]["u1"], [GERMAN["u1"]]).score
+    assert (folder / "score.tsv").read_text().splitlines() == [
+        "utt\tbleu\tref\thyp",
+        f"u1\t{sentence:.2f}\tDas ist ein Haus, sagt er.\tDas ist ein Haus, sagt sie.",
+        "u2\t100.00\tEs regnet heute in Bonn.\tEs regnet heute in Bonn.",
+    ]
+    bleu, chrf = (folder / "result.txt").read_text().splitlines()
+    assert bleu.startswith(signature("bleu") + " = ") and "BP = 1.000" in bleu and chrf.startswith(signature("chrf"))
+
+
+def test_one_pair_has_no_mean(translated):
+    lines = score(FACTS, "test", translate(translated, "en-de"), translated / "exp", HOURS)
+    assert [line["metric"] for line in lines] == ["bleu", "chrf", "limited", "train_hours"]
+    assert {line["language"] for line in lines} == {"en-de"}
+
+
+def test_compare_of_pairs_is_positive_where_better(translated):
+    pairs = translate(translated)
+    sides = {}
+    for name in ("A1", "A5"):
+        for line in score({**FACTS, "experiment": name}, "test", pairs, translated / "exp"):
+            sides[name, line["metric"], line["language"]] = line["value"]
+    lines = compare(FACTS, "A1", "test", pairs, translated / "exp")
+    assert [(line["metric"], line["language"]) for line in lines] == [
+        (f"{metric}_minus_A1", key) for metric in ("bleu", "chrf") for key in ("en-de", "en-fr", "mean")
+    ]
+    for line in lines:
+        metric = line["metric"].removesuffix("_minus_A1")
+        assert line["scorer"] == signature(metric)
+        difference = sides["A5", metric, line["language"]] - sides["A1", metric, line["language"]]
+        assert line["value"] == pytest.approx(difference, abs=2e-4) and line["value"] > 0
+        assert line["lo"] <= line["value"] <= line["hi"]
+    same = compare({**FACTS, "experiment": "A1"}, "A1", "test", pairs, translated / "exp")
+    assert {(line["value"], line["lo"], line["hi"]) for line in same} == {(0, 0, 0)}
+
+
+def test_translations_that_cannot_be_scored(translated):
+    folder = translated / "exp/A5/decode/test_en-de"
+    for content, message in (("u7\n", "limited: u7 is not among the hypotheses; decode again"), (None, "no such file")):
+        (folder / "limited").write_text(content) if content else (folder / "limited").unlink()
+        with pytest.raises(PelasrError, match=message):
+            score(FACTS, "test", translate(translated), translated / "exp")
+    with pytest.raises(PelasrError, match="test_en/text.it: no such file"):
+        score(FACTS, "test", translate(translated, "en-it"), translated / "exp")
+    with pytest.raises(PelasrError, match="en en-de: languages and pairs have no figure in common"):
+        score(FACTS, "test", translate(translated, "en", "en-de"), translated / "exp")
+    with pytest.raises(DataError, match="en-de-fr"):
+        score(FACTS, "test", translate(translated, "en-de-fr"), translated / "exp")
+    assert not (translated / "exp" / "results.jsonl").exists()

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import kaldiio
 import numpy as np
 import pytest
@@ -233,3 +235,53 @@ def test_drop_keeps_segments(tmp_path):
         ("u0", "r", 0.0, 0.5),
         ("u2", "r", 0.5, 1.0),
     ]
+
+
+def make_translated(directory, audio=None, **translations):
+    """Utterances u0 u1 u2 with their translations, target=[three texts]."""
+    make(directory, audio)
+    of = lambda number: {target: texts[number] for target, texts in translations.items()}  # noqa: E731
+    write_data_dir(directory, [replace(u, translations=of(n)) for n, u in enumerate(read_data_dir(directory))])
+    return directory
+
+
+def test_translations_are_checked(tmp_path):
+    directory = make_translated(tmp_path / "d", de=["a", "", "c"], fr=["a", "b", "cafe\u0301"])
+    report = validate([directory])
+    empty, composed = map(str, report.problems)
+    assert empty.startswith(f"{directory}/text.de:2: utterance u1: empty text; cure: write its translation")
+    assert composed.startswith(f"{directory}/text.fr:3: utterance u2: text is not NFC; cure: uconv")
+    assert f"-o {directory}/text.fr.new {directory}/text.fr && mv" in composed
+    assert list(report.bad) == ["u1", "u2"] and report.structural == []
+
+
+def test_missing_translations_are_one_problem_of_the_directory(tmp_path):
+    directory = make_translated(tmp_path / "d", de=["a", "b", "c"], deu=["a", "b", "c"])
+    wanted = {directory: ["de"], tmp_path / "elsewhere": ["fr"]}
+    assert validate([directory], targets=wanted).problems == []
+    report = validate([f"{directory}/"], targets={directory: ["de", "dex", "fr"]})
+    first, second = map(str, report.structural)
+    assert first.startswith(f"{directory}/text.dex: no translations into dex (there are: de deu); did you mean de")
+    assert second.startswith(f"{directory}/text.fr: no translations into fr (there are: de deu); cure: ")
+    assert report.bad == {}
+    bare = validate([make(tmp_path / "bare")], targets={tmp_path / "bare": ["de"]})
+    assert "no translations into de (there are: none); cure: " in only_problem(bare)
+    none = validate([tmp_path / "none"], targets={tmp_path / "none": ["de"]})
+    assert "no such data directory" in str(none.problems[0]) and len(none.problems) == 1
+
+
+def test_faults_of_audio_are_found_with_translations(tmp_path):
+    directory = make_translated(tmp_path / "d", {"u1": np.zeros(16000)}, de=["a", "b", "c"])
+    (directory / "u2.wav").unlink()
+    add_segments(directory, ["u0 r 0.5 1.2", "u1 q 0 1", "u2 p 0 1"], directory / "u0.wav")
+    with open(directory / "wav.scp", "w") as stream:
+        stream.writelines(f"{r} {directory}/{u}.wav\n" for r, u in (("p", "u2"), ("q", "u1"), ("r", "u0")))
+    kinds = {problem.utterance: problem.kind for problem in validate([directory], targets={directory: ["de"]}).problems}
+    assert kinds == {"u0": "segment", "u1": "silence", "u2": "unreadable"}
+
+
+def test_drop_keeps_translations(tmp_path):
+    directory = make_translated(tmp_path / "d", de=["A.", "", "C."], fr=["Un", "Deux", "Trois"])
+    drop(directory, validate([directory]).bad_in(directory))
+    assert [u.translations for u in read_data_dir(directory)] == [{"de": "A.", "fr": "Un"}, {"de": "C.", "fr": "Trois"}]
+    assert "text.de:2: empty text" in (directory / "skipped.txt").read_text()

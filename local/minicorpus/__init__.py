@@ -2,12 +2,13 @@
 
 script.py     what a transcript may contain: normalisation, native script
 meanings.py   language-independent meanings, drawn at random
-cldr.py       renders a meaning in a language
-sentences.py  disjoint sentences for train, dev and test
+cldr.py       renders a meaning in a language, to be spoken or as it is written
+sentences.py  disjoint sentences for train, dev and test, with translations: the same meaning in other languages
 speakers.py   disjoint pools of synthetic voices
 espeak.py     the synthesiser, made deterministic
 augment.py    what is done to the samples afterwards: room, noise, gain
 speech.py     from sentences to wav files, in parallel
+corpus.py     what the data scripts share: from a plan for each language to its data directories
 
 What is measured on these corpora says that the machinery works; it says nothing about real speech.
 """

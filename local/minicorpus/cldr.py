@@ -1,9 +1,10 @@
-"""Render a meaning in a language, with the names and patterns of CLDR and words for numbers."""
+"""Render a meaning in a language with the names and patterns of CLDR: to be spoken, or as it is written."""
 
 import datetime
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def name_of(kind: str, code: str, language: str) -> str:
     """Name of a territory, language or city (by its time zone) in `language`; empty where CLDR has none."""
     locale = locale_of(language)
     if kind == "city":
-        return locale.time_zones.get(code, {}).get("city", "")
+        # CLDR leaves out a city whose name is the last part of the zone's, as English does Paris.
+        return locale.time_zones.get(code, {}).get("city") or code.rpartition("/")[2].replace("_", " ")
     return (locale.territories if kind == "territory" else locale.languages).get(code, "")
 
 
@@ -59,22 +61,24 @@ def shared_names(languages: list[str]) -> list[Meaning]:
 
 
 def render(meaning: Meaning, language: str) -> str:
-    """The sentence that says `meaning` in `language`, with punctuation where a speaker would pause."""
-    return re.sub(r"\d+", lambda digits: NUMBER_WORDS[language][int(digits.group()) - 1], _pattern(meaning, language))
+    """The sentence that says `meaning` in `language`, as it is spoken: with words for numbers (1 to 20), and with
+    punctuation where a speaker would pause."""
+    return re.sub(r"\d+", lambda digits: NUMBER_WORDS[language][int(digits.group()) - 1], written(meaning, language))
 
 
-def _pattern(meaning: Meaning, language: str) -> str:
-    """The sentence with its numbers in digits, as CLDR's patterns have them."""
+def written(meaning: Meaning, language: str) -> str:
+    """The same sentence as it is written: numbers in digits, everything else as CLDR's patterns have it. Names stand in
+    the nominative, and a sentence begins in lower case where its first word does."""
     locale = locale_of(language)
     match meaning:
         case "words", *parts:
-            return " ".join(_pattern(part, language) for part in parts)
+            return " ".join(written(part, language) for part in parts)
         case "sequence", *parts:
-            return ", ".join(_pattern(part, language) for part in parts)
+            return ", ".join(written(part, language) for part in parts)
         case "and", *parts:
-            return format_list([_pattern(part, language) for part in parts], "standard", locale)
+            return _listed(parts, "standard", locale)
         case "or", *parts:
-            return format_list([_pattern(part, language) for part in parts], "or", locale)
+            return _listed(parts, "or", locale)
         case "number", number:
             return str(number)
         case "month", number:
@@ -85,10 +89,13 @@ def _pattern(meaning: Meaning, language: str) -> str:
         case "name", kind, code:
             return name_of(kind, code, language)
         case "date", weekday, day, month:
-            without_year = re.sub(r"[,،]?\s*\by+\b", "", locale.date_formats["full"].pattern).strip(" ,،")
-            return format_date(_day_on(weekday, day, month), without_year, locale)
+            return format_date(_day_on(weekday, day, month), _without_year("full", locale), locale)
+        case "day", day, month:
+            return format_date(datetime.date(2000, month, day), _without_year("long", locale), locale)
         case "unit", number, unit:
-            return format_unit(number, unit, "long", locale=locale)
+            text = format_unit(number, unit, "long", locale=locale)
+            # CLDR leaves out a long pattern that is the short one, as Dutch "uur"; babel then gives the unit's id.
+            return format_unit(number, unit, "short", locale=locale) if unit in text else text
         case "currency", number, currency:
             return format_currency(number, currency, "#", locale=locale, format_type="name", currency_digits=False)
         case "relative", number, unit:
@@ -96,6 +103,20 @@ def _pattern(meaning: Meaning, language: str) -> str:
             delta = datetime.timedelta(seconds=number * SECONDS[unit])
             return format_timedelta(delta, granularity=unit, threshold=float("inf"), add_direction=True, locale=locale)
     raise ValueError(f"no such meaning: {meaning!r}")
+
+
+def _listed(parts: Sequence[Meaning], style: str, locale: Locale) -> str:
+    text = format_list([written(part, locale.language) for part in parts], style, locale)
+    if locale.language == "es":  # the vowels that CLDR leaves to the program: "Francia e Italia", "7 u 8"
+        text = re.sub(r" y (?=[ií]|hi(?![ae]))", " e ", text, flags=re.IGNORECASE)
+        text = re.sub(r" o (?=h?[oó]|8|11\b)", " u ", text, flags=re.IGNORECASE)
+    return text
+
+
+def _without_year(length: str, locale: Locale) -> str:
+    """The locale's pattern of a date without its year, and without the words that belong to it: es "de", ru "г."."""
+    pattern = locale.date_formats[length].pattern
+    return re.sub(r"[,،]?\s*('[^']*'\s*)?\by+\b(\s*'[^']*'\.?)?", "", pattern).strip(" ,،")
 
 
 def _day_on(weekday: int, day: int, month: int) -> datetime.date:

@@ -7,7 +7,7 @@ A meaning is a nested tuple whose first item is its kind, such as `("date", 3, 1
 
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, product
 from random import Random
 
 NUMBERS = range(1, 21)
@@ -55,6 +55,24 @@ CURRENCIES = [
 ]
 TIME_UNITS = ["second", "minute", "hour", "day", "week"]
 ZIPF_EXPONENT = 0.7  # frequent and rare names, as in real text
+# Names that English, and most of its targets, say and write unlike one another.
+PHRASE_NAMES = [
+    ("name", "territory", "DE"),
+    ("name", "territory", "ES"),
+    ("name", "territory", "HU"),
+    ("name", "territory", "CH"),
+    ("name", "territory", "EG"),
+    ("name", "territory", "JP"),
+    ("name", "city", "Europe/Moscow"),
+    ("name", "city", "Europe/Vienna"),
+    ("name", "city", "Europe/Rome"),
+    ("name", "city", "Europe/Lisbon"),
+    ("name", "language", "nl"),
+    ("name", "language", "sv"),
+]
+PHRASE_TIME_UNITS = ["minute", "hour", "day", "week"]
+PHRASE_UNITS = [*(f"duration-{unit}" for unit in PHRASE_TIME_UNITS), "length-kilometer", "mass-kilogram"]
+PHRASE_AMOUNTS = [*NUMBERS, *[1] * 11]  # more ones than their share, so that no singular is rare
 CLOSED_LEXICON = [("number", n) for n in NUMBERS] + [("month", n) for n in MONTHS] + [("weekday", n) for n in WEEKDAYS]
 
 Meaning = tuple
@@ -81,6 +99,55 @@ def closed(shortest: int, longest: int) -> Draw:
             yield ("words", *(deck.pop() for _ in range(count)))
 
     return draw
+
+
+def phrases(random: Random) -> Iterator[Meaning]:
+    """Nine patterns over a lexicon of 66 English words: names, dates, amounts, times; 3 to 5 words a sentence.
+
+    Each part is dealt from a shuffled deck of its own, so that all words are about as frequent as their kind.
+    """
+
+    def deck(*columns: Sequence) -> Iterator[tuple]:
+        cards = list(product(*columns))
+        while True:
+            yield from sorted(cards, key=lambda _: random.random())
+
+    names = deck(PHRASE_NAMES)
+    weekdays, days, months = deck(WEEKDAYS), deck(NUMBERS), deck(MONTHS)
+    amounts, times = deck(PHRASE_AMOUNTS, PHRASE_UNITS), deck((-1, 1), PHRASE_AMOUNTS, PHRASE_TIME_UNITS)
+
+    def name() -> Meaning:
+        return next(names)[0]
+
+    def date() -> Meaning:
+        return ("date", *next(weekdays), *next(days), *next(months))
+
+    def day() -> Meaning:
+        return ("day", *next(days), *next(months))
+
+    def unit() -> Meaning:
+        return ("unit", *next(amounts))
+
+    def relative() -> Meaning:
+        direction, number, time_unit = next(times)
+        return ("relative", direction * number, time_unit)
+
+    kinds = (
+        ("and", name, name, name),
+        ("and", unit, unit),
+        ("and", day, day),
+        ("sequence", name, date),
+        ("sequence", name, day),
+        ("sequence", name, unit),
+        ("sequence", name, relative),
+        ("sequence", date, unit),
+        ("sequence", relative, unit),
+    )
+    while True:
+        kind, *parts = choose(random, kinds)
+        said = [part() for part in parts]
+        if len(set(said)) == len(said):
+            yield (kind, *said)
 
 
 def open_ended(names: Sequence[Meaning]) -> Draw:

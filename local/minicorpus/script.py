@@ -1,4 +1,4 @@
-"""What a transcript may contain: NFC letters of the language's own script and single spaces."""
+"""What a transcript may contain: NFC letters of the language's own script, in lower case, and single spaces."""
 
 import unicodedata
 
@@ -13,7 +13,8 @@ SCRIPTS = {
     "kn": "KANNADA",
     "ur": "ARABIC",
     "pa": "GURMUKHI",
-    "en": "LATIN",
+    **dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "pt", "ro"), "LATIN"),
+    "ru": "CYRILLIC",
 }  # first word of the Unicode names of the script's characters
 # The older spelling of a Malayalam chillu (consonant, virama, joiner) and the one character that replaced it.
 CHILLU = {f"{base}\u0d4d\u200d": atom for base, atom in zip("ണനരലളക", "ൺൻർൽൾൿ", strict=True)}
@@ -28,8 +29,8 @@ def clean(text: str) -> str:
 
 
 def transcript(text: str) -> str:
-    """The words of `text`: cleaned, every punctuation mark and symbol replaced by a space."""
-    return clean("".join(" " if unicodedata.category(c)[0] in "PS" else c for c in clean(text)))
+    """The words of `text`: cleaned, in lower case, every punctuation mark and symbol replaced by a space."""
+    return clean("".join(" " if unicodedata.category(c)[0] in "PS" else c for c in clean(text))).lower()
 
 
 def is_native(text: str, language: str) -> bool:

@@ -1,10 +1,11 @@
 """Disjoint sentences for the splits of a corpus."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
 
-from minicorpus.cldr import render
+from minicorpus.cldr import render, written
 from minicorpus.meanings import Draw
 from minicorpus.script import clean, is_native, transcript
 from pelasr.errors import PelasrError
@@ -16,14 +17,19 @@ DRAWS_PER_SENTENCE = 200
 
 @dataclass(frozen=True)
 class Sentence:
-    """What is spoken (punctuation makes pauses) and what is written in the transcript."""
+    """What is spoken (punctuation makes pauses), what is written in the transcript, and the translations, by target:
+    cased, punctuated, numbers in digits."""
 
     spoken: str
     text: str
+    translations: dict[str, str] = field(default_factory=dict)
 
 
-def draw_splits(draw: Draw, language: str, counts: dict[str, int], seed: int) -> dict[str, list[Sentence]]:
-    """`counts[split]` sentences of `language` for each split, no text and no meaning in two of them.
+def draw_splits(
+    draw: Draw, language: str, counts: dict[str, int], seed: int, targets: Sequence[str] = ()
+) -> dict[str, list[Sentence]]:
+    """`counts[split]` sentences of `language` for each split, translated into `targets`; no meaning, no text and no
+    translation is in two of them.
 
     Test and dev draw the same meanings for every language, so that languages can be compared; train draws its own.
     Raises PelasrError when the kinds of meaning do not yield that many sentences.
@@ -38,10 +44,12 @@ def draw_splits(draw: Draw, language: str, counts: dict[str, int], seed: int) ->
                 break
             spoken = clean(render(meaning, language))
             text = transcript(spoken)
-            if meaning in seen or text in seen or len(text) > LONGEST_SENTENCE or not is_native(text, language):
+            translations = {target: clean(written(meaning, target)) for target in targets}
+            here = {meaning, text, *translations.items()}
+            if here & seen or len(text) > LONGEST_SENTENCE or not is_native(text, language):
                 continue
-            seen |= {meaning, text}
-            sentences.append(Sentence(spoken, text))
+            seen |= here
+            sentences.append(Sentence(spoken, text, translations))
         if len(sentences) < counts[split]:
             raise PelasrError(
                 f"{language}: only {len(sentences)} of {counts[split]} distinct {split} sentences; ask for fewer"

@@ -19,6 +19,7 @@ from minicorpus.speakers import Speaker
 from pelasr.progress import track
 
 RATE = 16000  # Hz
+VOICES = {"en": "en-us"}  # espeak's name of a language's voice, where it is not the language's
 # A recogniser with an output every 60 ms cannot follow faster speech letter by letter.
 SECONDS_PER_CHARACTER = 0.065
 
@@ -44,7 +45,7 @@ def speak(request: Request) -> np.ndarray:
     # Resampling by the warp shortens the speech too: the rate makes up for it.
     rate = round(speaker.rate * random.uniform(0.93, 1.07) / speaker.warp)
     pitch = speaker.pitch + int(random.integers(-4, 5))
-    voice = f"{request.language}+{speaker.variant}"
+    voice = f"{VOICES.get(request.language, request.language)}+{speaker.variant}"
     samples, length = _say(request.spoken, voice, rate, pitch, speaker)
     while length < SECONDS_PER_CHARACTER * RATE * len(request.spoken):
         rate = round(rate * 0.9)

@@ -1,4 +1,5 @@
-"""Residual bottleneck adapter (Houlsby et al. 2019), as Kannan et al. 2019 put it after every encoder layer."""
+"""Residual bottleneck adapter (Houlsby et al. 2019), as Kannan et al. 2019 put it after every encoder layer, and
+Le et al. 2021 on the output of every feed-forward sub-layer (the serial kind: before that sub-layer's residual)."""
 
 from torch import Tensor, nn
 
@@ -8,22 +9,35 @@ from pelasr.adapter import Adapter
 class Houlsby(Adapter):
     """y' = y + W_u relu(W_d LN(y) + b_d) + b_u.
 
-    The up-projection starts at zero, so a fresh adapter is exactly the identity. Parameters: 2 D d + d + 3 D.
+    A fresh adapter is exactly the identity, unless `init_std` is given. Parameters: 2 D d + d + 3 D.
 
     Args:
         width: D, of the host's output.
         bottleneck: d.
         shared_ln: languages fitted in one run share the layer norm (lingvo's layout) instead of each having its own.
         dropout: on the bottleneck, in training.
+        init_std: both projections start at N(0, init_std) (0.01 in Le et al. 2021); 0: W_u starts at zero.
     """
 
-    def __init__(self, width: int, bottleneck: int = 256, shared_ln: bool = False, dropout: float = 0.0):
+    size = "bottleneck"
+
+    def __init__(
+        self,
+        width: int,
+        bottleneck: int = 256,
+        shared_ln: bool = False,
+        dropout: float = 0.0,
+        init_std: float = 0.0,
+    ):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.down = nn.Linear(width, bottleneck)
         self.dropout = nn.Dropout(dropout)
         self.up = nn.Linear(bottleneck, width)
-        nn.init.zeros_(self.up.weight)
+        if init_std:
+            nn.init.normal_(self.down.weight, std=init_std)
+            nn.init.zeros_(self.down.bias)
+        nn.init.normal_(self.up.weight, std=init_std)
         nn.init.zeros_(self.up.bias)
         self.shared = ("norm",) if shared_ln else ()
 

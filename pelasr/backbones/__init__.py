@@ -118,6 +118,18 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
     return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
 
 
+def load_encoder(module: Any, folder: Path) -> None:
+    """Give a backbone the encoder of another one, trained in `folder`.
+
+    Raises PelasrError where the two encoders differ, naming the first tensor.
+    """
+    path = folder / "backbone.safetensors"
+    found = {name: tensor for name, tensor in load_weights(path).items() if name.startswith("encoder.")}
+    own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
+    check_tensors(found, own, str(path))
+    module.load_state_dict(found, strict=False)
+
+
 def check_tensors(found: dict[str, Any], expected: dict[str, Any], where: str) -> None:
     """Strict in both directions: PelasrError naming the first missing, unexpected, misshapen or non-finite one."""
     for name in sorted({*found, *expected}):

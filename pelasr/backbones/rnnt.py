@@ -6,7 +6,6 @@ follows; the prediction network and the joint network are the transducer's usual
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.config import construct, nearest
+from pelasr.encoders import ESPNET_ENCODERS, ESPnetEncoder, Loss, ctc_loss
 from pelasr.errors import PelasrError
-from pelasr.transducer import Hypothesis, greedy_search, transducer_loss
+from pelasr.hypothesis import Hypothesis
+from pelasr.transducer import greedy_search, transducer_loss
 
 BLANK = 0
 
@@ -142,31 +143,6 @@ class ESPnetPrediction(nn.Module):
         return x, tuple(part for part in state if part is not None)
 
 
-class ESPnetEncoder(nn.Module):
-    """One of ESPnet's encoders behind the interface of `LSTMEncoder`."""
-
-    def __init__(self, name: str, input_size: int, conf: dict[str, Any]):
-        super().__init__()
-        from importlib import import_module
-
-        class_name = {"conformer": "ConformerEncoder", "transformer": "TransformerEncoder"}[name]
-        cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), class_name)
-        self.encoder = construct(cls, conf, "encoder_conf", input_size=input_size)
-        self.output_size = self.encoder.output_size()
-        factors = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
-        self.subsampling = factors.get(conf.get("input_layer", "conv2d"), 1)
-
-    def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, input), (B,) to (B, T', output), (B,)."""
-        from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-
-        try:
-            x, lens, _ = self.encoder(x[:, : int(lens.max())], lens)  # ESPnet makes its masks from the lengths alone
-        except TooShortUttError as error:
-            raise PelasrError(f"an utterance is too short for encoder_conf.input_layer: {error}") from None
-        return x, lens
-
-
 class LanguageVector(nn.Module):
     """What the encoder is told of the language, concatenated to every input frame.
 
@@ -192,14 +168,6 @@ class LanguageVector(nn.Module):
         return torch.cat([x, rows[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], dim=-1)
 
 
-@dataclass
-class Loss:
-    """Losses of a batch in nats per utterance, (B,) each: what is minimised, and its parts by name."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-
 class RNNT(nn.Module):
     """Multilingual RNN-T.
 
@@ -215,6 +183,8 @@ class RNNT(nn.Module):
         ctc_weight: weight of an auxiliary CTC loss on the encoder's output; 0 builds none.
         num_mels: log-mel channels of the input.
     """
+
+    beam_size = 1  # of decoding, when nothing else is asked
 
     def __init__(
         self,
@@ -243,10 +213,10 @@ class RNNT(nn.Module):
         input_size = num_mels * stack + self.language_vector.size
         if encoder == "lstm":
             self.encoder = construct(LSTMEncoder, encoder_conf, "encoder_conf", input_size=input_size)
-        elif encoder in ("conformer", "transformer"):
+        elif encoder in ESPNET_ENCODERS:
             self.encoder = ESPnetEncoder(encoder, input_size, encoder_conf or {})
         else:
-            raise PelasrError(f"encoder: {encoder!r}; {nearest(encoder, ['lstm', 'conformer', 'transformer'])}")
+            raise PelasrError(f"encoder: {encoder!r}; {nearest(encoder, ['lstm', *ESPNET_ENCODERS])}")
         if decoder == "lstm":
             self.prediction = construct(LSTMPrediction, decoder_conf, "decoder_conf", vocab_size=vocab_size)
         elif decoder == "transducer":
@@ -265,6 +235,11 @@ class RNNT(nn.Module):
             lin_dec_bias=False,
         )
         self.ctc = nn.Linear(self.encoder.output_size, vocab_size) if ctc_weight else None
+
+    @property
+    def encodes_language(self) -> bool:
+        """Whether the encoder's output depends on the language."""
+        return self.language_vector.size > 0
 
     @property
     def subsampling(self) -> int:
@@ -305,8 +280,13 @@ class RNNT(nn.Module):
         """Prediction network over <start> and the labels: (B, U) to (B, U + 1, D)."""
         return self.prediction(F.pad(targets, (1, 0), value=BLANK))[0]
 
-    def loss(self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor) -> Loss:
-        """Encoder output (B, T, D), frames (B,), labels (B, U), their number (B,) to losses (B,)."""
+    def loss(
+        self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None = None
+    ) -> Loss:
+        """Encoder output (B, T, D), frames (B,), labels (B, U), their number (B,) to losses (B,).
+
+        `prefix` is what a decoder with attention starts from; here the language vector tells the language.
+        """
         joint = self.joint
         transducer = transducer_loss(
             joint.lin_enc(enc),
@@ -319,13 +299,16 @@ class RNNT(nn.Module):
         )
         if self.ctc is None:
             return Loss(transducer, {"rnnt": transducer})
-        log_probs = self.ctc(enc).float().log_softmax(-1).transpose(0, 1)
-        ctc = F.ctc_loss(log_probs, targets, enc_lens, target_lens, reduction="none", zero_infinity=True)
+        ctc = ctc_loss(self.ctc(enc), enc_lens, targets, target_lens)
         return Loss(transducer + self.ctc_weight * ctc, {"rnnt": transducer, "ctc": ctc})
 
     @torch.no_grad()
-    def search(self, enc: Tensor, enc_lens: Tensor) -> list[Hypothesis]:
+    def search(
+        self, enc: Tensor, enc_lens: Tensor, prefix: Tensor | None = None, beam_size: int = 1
+    ) -> list[Hypothesis]:
         """Greedy search over a batch of encoder outputs (B, T, D): the best label sequence of each and its score."""
+        if beam_size != 1:
+            raise PelasrError(f"--beam_size {beam_size}: an RNN-T is searched greedily, with 1")
 
         def predict(labels: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
             output, state = self.prediction(labels[:, None], state)

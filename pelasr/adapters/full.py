@@ -1,0 +1,8 @@
+"""Fine-tuning of the whole model: every language has a copy of encoder and decoder of its own."""
+
+from pelasr.adapter import Adapter
+
+
+class Full(Adapter):
+    sites = ("encoder", "decoder")
+    copies = True

@@ -1,0 +1,83 @@
+"""95 % intervals of a test set's figures, by percentile bootstrap over utterances.
+
+A figure follows from statistics that are summed over utterances, such as errors and words. So a sample, the utterances
+of one language key, is a table with a row of statistics for each; and a `Figure` turns sums into figures.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+
+# Sums of statistics (..., K) to figures (...), a row for each draw of utterances.
+Figure = Callable[[np.ndarray], np.ndarray]
+
+
+class Estimate(NamedTuple):
+    """A figure and its 95 % interval, in percent."""
+
+    value: float
+    lo: float
+    hi: float
+
+
+class Difference(NamedTuple):
+    """A difference, its 95 % interval (percentage points) and the two-sided p of "no difference"."""
+
+    value: float
+    lo: float
+    hi: float
+    p: float
+
+
+def estimate(samples: Sequence[np.ndarray], figure: Figure, seed: int = 0) -> Estimate:
+    """Unweighted mean of the figures of `samples`, tables (N, K), and its interval; each is resampled by itself."""
+    return _bootstrap(samples, figure, seed)[0]
+
+
+def difference(samples: Sequence[np.ndarray], figure: Figure, seed: int = 0) -> Difference:
+    """The same where the figure is the difference of two systems on one draw of utterances."""
+    found, resampled = _bootstrap(samples, figure, seed)
+    # One added to both counts: a bootstrap of finite size cannot show p = 0.
+    tails = [sum(value <= 0 for value in resampled), sum(value >= 0 for value in resampled)]
+    p = min(1.0, 2 * (min(tails) + 1) / (len(resampled) + 1))
+    return Difference(*found, p)
+
+
+def _bootstrap(samples: Sequence[np.ndarray], figure: Figure, seed: int) -> tuple[Estimate, list[float]]:
+    """The mean of the samples' figures, and its resampled values.
+
+    scipy resamples each of the samples given to it by itself; what it is given are row numbers.
+    """
+    from scipy.stats import bootstrap
+
+    tables = [np.asarray(table, dtype=float) for table in samples]
+    value = math.fsum(figure(table.sum(0)) for table in tables) / len(tables)
+    # scipy wants two observations: the halves of an only row have its sum, and never vary.
+    numbers = [np.arange(len(table)) if len(table) > 1 else np.zeros(2, int) for table in tables]
+    tables = [table if len(table) > 1 else table / 2 for table in tables]
+
+    def mean_figure(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        figures = []
+        for table, rows in zip(tables, drawn, strict=True):
+            figures.append(figure(np.stack([column[rows].sum(axis) for column in table.T], -1)))
+        return sum(figures) / len(figures)
+
+    batch = max(1, 2_000_000 // sum(len(rows) for rows in numbers))  # bounds memory, the result is the same
+    result = bootstrap(
+        numbers,
+        mean_figure,
+        n_resamples=RESAMPLES,
+        batch=batch,
+        vectorized=True,
+        axis=-1,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    # Rounded, so that draws which differ in the order of the sums alone are equal to each other and to the value.
+    resampled = result.bootstrap_distribution.round(9).tolist()
+    lo, hi = np.percentile(resampled, [2.5, 97.5]).tolist()
+    return Estimate(round(value, 9), lo, hi), resampled

@@ -1,0 +1,160 @@
+"""Stage 7, and counting: what the results say of an experiment, and the page that shows them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pelasr.config import load_yaml
+from pelasr.data import data_sha256, split_pair
+from pelasr.errors import PelasrError
+from pelasr.experiment import Experiment, Place
+from pelasr.files import sha256_json
+from pelasr.stages import decoded, required, say, split_adapter_options, split_options
+
+FRAMES_PER_HOUR = 100 * 3600
+
+
+def score(
+    place: Place,
+    experiments: dict[str, Experiment],
+    chosen: list[Experiment],
+    sets: list[str],
+    recipe: str,
+    beam_size: int | None = None,
+) -> bool:
+    """Stage 7: error rates or BLEU, and paired comparisons where an experiment names another, into
+    `<exp>/results.jsonl`.
+
+    Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
+    """
+    from pelasr.environment import write_environment
+    from pelasr.score import compare
+    from pelasr.score import score as score_set
+
+    def not_decoded(experiment: Experiment, names: list[str]) -> str | None:
+        """The first hypotheses that are missing or stale."""
+        markers = decoded(place, experiment, names, place.languages, beam_size)
+        return next((f"{name}_{language}" for (name, language), m in markers.items() if not m.done), None)
+
+    write_environment(place.exp / "environment.json")
+    hours = {language: _training_hours(place, language) for language in place.languages if split_pair(language)[1]}
+    for experiment in chosen:
+        if stale := not_decoded(experiment, sets):
+            raise PelasrError(f"{experiment.name}: {stale} was not decoded with this model and data; run stage 6")
+        other = experiments[experiment.compare] if experiment.compare else None
+        for name in sets:
+            data_hash = data_sha256(place.dirs("train", "dev", name))
+            facts = {"recipe": recipe, "experiment": experiment.name, "data_sha256": data_hash}
+            facts |= _facts(place, experiment)
+            folders = {language: place.folder(name, language) for language in place.languages}
+            score_set(facts, name, folders, place.exp, hours)
+            if other and not not_decoded(other, [name]):
+                compare(facts, other.name, name, folders, place.exp)
+    return True
+
+
+def _training_hours(place: Place, language: str) -> float:
+    from pelasr.features import read_num_frames
+
+    dumps = [place.dump / path.name for path in place.folders("train", language)]
+    return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR
+
+
+def _facts(place: Place, experiment: Experiment) -> dict[str, Any]:
+    """What the results say of an experiment's training: of its backbones, or of the packs that were decoded."""
+    found = [_read_facts(folder / "facts.json") for folder in experiment.backbones(place)]
+    packs = []
+    if experiment.adapted:
+        folders = [place.exp / experiment.name / "packs" / language for language in place.languages]
+        packs = [load_yaml(folder / "pack.yaml") for folder in folders]
+    trained = [pack["training"] for pack in packs] or found
+    added = sum(pack["parameters"] for pack in packs)
+    total = sum(facts["total_parameters"] for facts in found)
+    if packs and _copies(packs[0]):
+        total *= len(packs)  # every language is served by a model of its own
+    else:
+        total += added
+    # Packs may come from several fits: one hash of them all.
+    hashes = sorted({training["config_sha256"] for training in trained})
+    return {
+        "method": _method(place, experiment, packs),
+        "trainable_parameters": added if packs else total,
+        "total_parameters": total,
+        "seed": trained[0]["seed"],
+        "config_sha256": hashes[0] if len(hashes) == 1 else sha256_json(hashes),
+    }
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    required(path, 4)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _copies(pack: dict[str, Any]) -> bool:
+    from pelasr.adapter import find_method
+
+    return find_method(pack["adapter"]).copies
+
+
+def _method(place: Place, experiment: Experiment, packs: list[dict[str, Any]]) -> str:
+    """The method's name; for translation with the facts of the table, `houlsby dict=multi D=256 enc=64 dec=64`."""
+    name = packs[0]["adapter"] if packs else "backbone"
+    if not split_pair(place.languages[0])[1]:
+        return name
+    folder = next(iter(experiment.backbones(place)))
+    width = load_yaml(folder / "backbone.yaml")["options"]["encoder_conf"]["output_size"]
+    words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={width}"]
+    if packs and not _copies(packs[0]):
+        size = packs[0]["adapter_conf"].get("bottleneck")
+        sizes = size if isinstance(size, dict) else {"encoder": size, "decoder": size}
+        words += [f"enc={sizes['encoder']}", f"dec={sizes['decoder']}"]
+    return " ".join(words)
+
+
+def write_page(place: Place, descriptions: dict[str, str], name: str, recipe: str, page: Path, output: Path) -> None:
+    """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`."""
+    from pelasr.environment import read_environment
+    from pelasr.files import atomic_write
+    from pelasr.results import read_results
+    from pelasr.table import make_chart, make_table, print_table, read_times
+
+    results = read_results(place.exp / "results.jsonl")
+    extra = load_yaml(page) if page.exists() else {}
+    chart = output.with_suffix(".png")
+    make_chart(results, chart, name, descriptions, place.languages)
+    text = make_table(
+        results,
+        name,
+        descriptions,
+        place.languages,
+        title=recipe,
+        note=extra.get("note", ""),
+        environment=read_environment(place.exp / "environment.json"),
+        times=read_times(place.exp / "times.jsonl"),
+        paper=extra.get("paper"),
+        chart=chart.name,
+    )
+    with atomic_write(output) as stream:
+        stream.write(text)
+    print_table(results, name, descriptions, place.languages)
+    say(f"written: {output} and {chart}")
+
+
+def count(
+    config: dict[str, Any], where: str, adapter: Path | None, vocab_size: int, num_languages: int
+) -> dict[str, int]:
+    """Integer parameter counts of a configured backbone, and of the adapters of its languages, on live modules."""
+    from pelasr.adapter import count_parameters, freeze
+    from pelasr.backbones import build_backbone
+    from pelasr.finetune import make_bank
+
+    family, options, _ = split_options(config, where)
+    backbone = build_backbone(family, options, vocab_size, num_languages)
+    if adapter is None:
+        return count_parameters(backbone)
+    method, method_options, _ = split_adapter_options(load_yaml(adapter), str(adapter))
+    freeze(backbone)
+    bank = make_bank(method, method_options, backbone)
+    for number in range(num_languages):
+        bank.add(f"language{number}")
+    return count_parameters(backbone, bank)

@@ -1,0 +1,60 @@
+"""Fine-tuning behind the interface of adapters: a language's copy of parts of the backbone, in the place of a bank.
+
+Its packs hold whole modules. A batch holds one language, since each has weights of its own.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from pelasr.adapter import Bank, find_method
+from pelasr.errors import PelasrError
+
+
+class FineTuned(Bank):
+    """Copies of the backbone's modules at the method's sites, `adapters[language][site]`; see `Bank`."""
+
+    mixes_languages = False
+
+    def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
+        super().__init__(method, options, backbone.sites())
+        self._hosts = {path: backbone.get_submodule(path) for path in self.sites}
+        self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
+
+    def _make(self, path: str, width: int) -> nn.Module:
+        return copy.deepcopy(self._hosts[path]).requires_grad_(True)
+
+    def total_size(self, backbone: nn.Module) -> int:
+        """Every language is served by a whole model of its own, as Le et al. 2021 count."""
+        return len(self.languages) * sum(parameter.numel() for parameter in backbone.parameters())
+
+    def attach(self, backbone: nn.Module) -> None:
+        """Nothing hangs on the backbone: `route` puts the copies in its modules' place."""
+
+    @contextmanager
+    def route(self, languages: list[str]) -> Iterator[None]:
+        """Inside the block the backbone's parts are the language's. Raises PelasrError for several languages."""
+        if len(set(languages)) > 1:
+            raise PelasrError(f"{self.method} fine-tuning takes one language a batch, not {' '.join(set(languages))}")
+        copies = self._of(languages[0])
+        self._put(copies)
+        self._fired.update(self.sites)
+        try:
+            yield
+        finally:
+            self._put(self._hosts)
+
+    def _put(self, modules: dict[str, nn.Module]) -> None:
+        for path, module in modules.items():
+            parent, _, name = path.rpartition(".")
+            setattr(self._backbone[0].get_submodule(parent), name, module)
+
+
+def make_bank(method: str, options: dict[str, Any] | None, backbone: nn.Module) -> Bank:
+    """The bank of a method on a backbone."""
+    if find_method(method).copies:
+        return FineTuned(method, options, backbone)
+    return Bank(method, options, backbone.sites())

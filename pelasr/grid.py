@@ -1,0 +1,140 @@
+"""The figures of one set as a grid of experiments and language keys, and how a cell is written."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pelasr.data import split_pair
+from pelasr.errors import PelasrError
+from pelasr.results import latest
+
+Line = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric of result lines and how it is shown; `sign` says what a difference of two experiments tells."""
+
+    metric: str
+    name: str
+    unit: str
+    decimals: int
+    higher_is_better: bool
+    sign: str
+
+    @property
+    def paired(self) -> str:
+        """How the metric of a paired comparison begins; the other experiment follows."""
+        return f"{self.metric}_minus_"
+
+    def number(self, line: Line | None) -> str:
+        return f"{line['value']:.{self.decimals}f}" if line else "-"
+
+    def change(self, line: Line) -> str:
+        return f"{line['value']:+z.{self.decimals}f}"
+
+    def interval(self, line: Line | None, sign: str = "") -> str:
+        shown = f"{sign}z.{self.decimals}f"
+        return f"{line['lo']:{shown}} to {line['hi']:{shown}}" if line else "-"
+
+    def verdict(self, line: Line) -> str:
+        """What a difference shows: `better`, `worse`, or `not clear` when its interval holds zero."""
+        if line["lo"] <= 0 <= line["hi"]:
+            return "not clear"
+        return "better" if (line["lo"] > 0) == self.higher_is_better else "worse"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The lines of one set, keyed by (experiment, language key, metric), in the order of a table.
+
+    `experiments`: {name: description}. `languages`: the recipe's, which the mean is over. `columns`: these, `mean` when
+    there are several, then languages that were scored but are outside the mean (added to the model later).
+    `translation`: whether the languages are pairs.
+    """
+
+    lines: dict[tuple[str, str, str], dict[str, Any]]
+    experiments: dict[str, str]
+    languages: list[str]
+    columns: list[str]
+    translation: bool
+
+    @property
+    def headings(self) -> dict[str, str]:
+        """What a table calls each column: pairs of one and the same source are their targets, their mean is `avg`."""
+        if not self.translation:
+            return {column: column for column in self.columns}
+        pairs = {column: split_pair(column) for column in self.columns if column != "mean"}
+        one_source = len(pairs) > 1 and len({source for source, _ in pairs.values()}) == 1
+        return {
+            column: "avg" if column == "mean" else pairs[column][1] if one_source else column for column in self.columns
+        }
+
+    def get(self, experiment: str, column: str, metric: str) -> dict[str, Any] | None:
+        """The line of a cell. None when it was not scored, and for a mean that is not the mean of the row."""
+        line = self.lines.get((experiment, column, metric))
+        if line is None or column != "mean":
+            return line
+        parts = [self.lines.get((experiment, language, metric)) for language in self.languages]
+        if None in parts:
+            return None
+        mean = math.fsum(part["value"] for part in parts) / len(parts)
+        return line if abs(mean - line["value"]) < 1e-3 else None  # values have four decimals
+
+    def row(self, experiment: str, metric: str) -> dict[str, dict[str, Any] | None]:
+        """The lines of an experiment, by column."""
+        return {column: self.get(experiment, column, metric) for column in self.columns}
+
+    def difference(self, experiment: str, other: str, column: str, measure: Measure) -> dict[str, Any] | None:
+        """The line of a paired comparison. None when there is none, and when it was measured before one of its sides
+        was, so that it is not their difference."""
+        line = self.get(experiment, column, measure.paired + other)
+        sides = [self.get(side, column, measure.metric) for side in (other, experiment)]
+        if line is None or None in sides:
+            return None
+        return line if abs(sides[1]["value"] - sides[0]["value"] - line["value"]) < 1e-3 else None
+
+    def compared(self, measure: Measure) -> list[tuple[str, str]]:
+        """Pairs (experiment, other experiment) of the paired comparisons there are, in the order of their lines."""
+        found = ((name, metric) for name, _, metric in self.lines if metric.startswith(measure.paired))
+        return [(name, metric.removeprefix(measure.paired)) for name, metric in dict.fromkeys(found)]
+
+    def best(self, measure: Measure) -> dict[str, str]:
+        """The best number of each column as it is shown; empty when there is none to compare it with."""
+        best = {}
+        choose = max if measure.higher_is_better else min
+        for column in self.columns:
+            lines = [line for name in self.experiments if (line := self.get(name, column, measure.metric))]
+            several = len(lines) > 1
+            best[column] = measure.number(choose(lines, key=lambda line: line["value"])) if several else ""
+        return best
+
+
+def select(
+    results: Sequence[Line],
+    test_set: str = "test",
+    experiments: Mapping[str, str] | None = None,
+    languages: Sequence[str] | None = None,
+) -> Grid:
+    """The latest lines of a set as a Grid.
+
+    `experiments`: {name: short description} in the order of the rows; others follow by name, described by their method.
+    `languages`: the recipe's, in its order; by default all that were scored. A set that has BLEU is a set of
+    translations, where word errors (of a recogniser that an encoder came from, say) have no place. Raises PelasrError
+    for a set without results.
+    """
+    lines = {key[:1] + key[2:]: line for key, line in latest(results).items() if key[1] == test_set}
+    if not lines:
+        sets = ", ".join(sorted({line["set"] for line in results})) or "none"
+        raise PelasrError(f"no results for the set {test_set}; sets with results: {sets}; score it first")
+    translation = any(metric == "bleu" for *_, metric in lines)
+    if translation:
+        lines = {key: line for key, line in lines.items() if key[2].partition("_minus_")[0] not in ("wer", "cer")}
+    methods = {name: line["method"] for (name, _, _), line in sorted(lines.items())}
+    named = {name: text for name, text in (experiments or {}).items() if name in methods}
+    scored = list(dict.fromkeys(language for _, language, _ in lines if language != "mean"))
+    inside = list(languages or scored)
+    columns = inside + ["mean"] * (len(inside) > 1) + [name for name in scored if name not in inside]
+    rows = named | {name: text for name, text in methods.items() if name not in named}
+    return Grid(lines, rows, inside, columns, translation)

@@ -1,0 +1,93 @@
+"""Sections of a results page that recognition and translation share, as parts of a Markdown text."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from pelasr.grid import Grid, Line, Measure
+
+# Okabe and Ito's palette, told apart with any colour vision.
+COLOURS = ["#999999", "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442"]
+
+
+def provenance(grid: Grid, environment: Mapping[str, str], times: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The section on how the numbers were made."""
+    facts = {key: str(value) for key, value in environment.items()}
+    labels = {"scorer": "scorer", "seed": "seed", "data_sha256": "data sha256", "commit": "scored at commit"}
+    for key, label in labels.items():
+        facts[label] = ", ".join(sorted({str(line[key]) for line in grid.lines.values()}))
+    parts = ["## How these numbers were made", "\n".join(f"- {key}: `{value}`" for key, value in facts.items())]
+    if times:
+        rows = []
+        for run in times:
+            cost = [timedelta(seconds=round(run["seconds"])), round(run["max_rss_mb"])]
+            rows.append([run["stage"], run["started"], run["host"], *cost])
+        commands = dict.fromkeys(run["command"] for run in times)
+        parts.append("Each run of a stage, in order:")
+        parts.append(markdown(["stage", "started", "host", "wall time", "peak memory (MB)"], rows))
+        parts.append("The commands:\n\n```sh\n" + "\n".join(commands) + "\n```")
+    return parts
+
+
+def numbers(grid: Grid, measure: Measure, experiment: str) -> dict[str, str]:
+    """The row of an experiment by column, the best of each column bold."""
+    best = grid.best(measure)
+    shown = {column: measure.number(line) for column, line in grid.row(experiment, measure.metric).items()}
+    return {column: f"**{number}**" if number == best[column] else number for column, number in shown.items()}
+
+
+def without_mean(grid: Grid, measure: Measure) -> list[str]:
+    """Which rows have no mean, though one was scored."""
+    scored = [name for name in grid.experiments if (name, "mean", measure.metric) in grid.lines]
+    names = [name for name in scored if not grid.row(name, measure.metric).get("mean")]
+    if not names:
+        return []
+    return [f"No mean for {', '.join(names)}: it was scored over other languages. Score all of them together."]
+
+
+def intervals(grid: Grid, measure: Measure) -> list[str]:
+    """The table of intervals."""
+    rows = []
+    for name in grid.experiments:
+        rows.append([name, *(measure.interval(line) for line in grid.row(name, measure.metric).values())])
+    text = "95 % intervals, bootstrap over utterances (another training seed may move a figure by more):"
+    return [text, markdown(["", *grid.headings.values()], rows)]
+
+
+def comparisons(grid: Grid, measure: Measure) -> list[str]:
+    """The section of paired comparisons: one table for each pair of experiments."""
+    parts = []
+    for name, other in grid.compared(measure):
+        rows = []
+        for column, heading in grid.headings.items():
+            line = grid.difference(name, other, column, measure)
+            if line:
+                sides = (measure.number(grid.get(side, column, measure.metric)) for side in (other, name))
+                shown = measure.change(line), measure.interval(line, "+"), measure.verdict(line)
+                rows.append([heading, *sides, *shown])
+        parts.append(f"### {name} against {other}")
+        parts.append(markdown(["", other, name, "difference", "95 % interval", f"{name} is"], rows))
+    if parts:
+        text = f"Difference in {measure.name} on the same utterances, in points ({measure.sign}), by paired bootstrap."
+        parts[:0] = ["## Paired comparisons", text + " `not clear`: the 95 % interval holds zero."]
+    return parts
+
+
+def paper_section(paper: Mapping[str, Any]) -> list[str]:
+    """Published figures."""
+    source = f"Source: {paper['source']}."
+    return [f"## {paper['title']}", source, markdown(paper["columns"], paper["rows"]), paper.get("note", "")]
+
+
+def parameters(cells: Iterable[Line | None], which: str) -> str:
+    """A parameter count, or the smallest and largest when the languages' lines differ."""
+    counts = {line[f"{which}_parameters"] for line in cells if line}
+    return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)})) if counts else "-"
+
+
+def markdown(headers: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    """A table."""
+    from tabulate import tabulate
+
+    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    return tabulate(cells, [str(header) for header in headers], tablefmt="github", disable_numparse=True)

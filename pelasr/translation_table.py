@@ -1,0 +1,186 @@
+"""Translation's part of a results page: BLEU in the shape of Le et al. 2021, and a chart against parameters.
+
+What a row is stands in the `method` of its lines: the method's name, then facts, as in `houlsby dict=multi D=256 enc=64
+dec=64`. `dict`: one dictionary (and model) for all pairs, `multi`, or one for each, `mono`; `D`: the model's width;
+`enc`, `dec`: the width of the adapters' bottleneck on that side, 0 without them.
+"""
+
+from typing import Any
+
+from pelasr.grid import Grid, Measure
+from pelasr.page import COLOURS, comparisons, intervals, markdown, numbers, parameters, without_mean
+
+BLEU = Measure("bleu", "BLEU", "", 2, True, "positive: better")
+CHRF = Measure("chrf", "chrF2", "", 2, True, "positive: better")
+MEASURES = [BLEU, CHRF]
+# Methods that train a copy of the model for each pair, and how much of it.
+FINE_TUNED = {"decoder": "decoder", "full": "all"}
+BETTER, WORSE = "\\*", "†"  # a bare asterisk may be read as Markdown
+SETTINGS = ["Dict", "D", "d", "ENC", "DEC", "FT"]
+
+
+def sections(grid: Grid, test_set: str, chart: str) -> list[str]:
+    """BLEU with its chart, chrF2, paired comparisons and hypotheses at the length limit."""
+    parts = _bleu(grid, test_set)
+    if chart:
+        parts.append(f"![BLEU against trainable parameters]({chart})")
+    parts += ["The rows, with parameters counted over all pairs:", _rows(grid), *intervals(grid, BLEU)]
+    return parts + _chrf(grid) + comparisons(grid, BLEU) + _limited(grid)
+
+
+def read_method(method: str) -> tuple[str, dict[str, str]]:
+    """Name and facts of a method: `decoder dict=multi` is ("decoder", {"dict": "multi"})."""
+    name, *facts = method.split() or [""]
+    return name, dict(fact.partition("=")[::2] for fact in facts)
+
+
+def setting_cells(method: str) -> list[str]:
+    """The cells of SETTINGS; `d` is `encoder/decoder` where the two differ."""
+    name, facts = read_method(method)
+    sides = [facts.get(side, "0") for side in ("enc", "dec")]
+    widths = dict.fromkeys(width for width in sides if width != "0")
+    marks = ["-" if width == "0" else "✓" for width in sides]
+    return [facts.get("dict", "-"), facts.get("D", "-"), "/".join(widths) or "-", *marks, FINE_TUNED.get(name, "-")]
+
+
+def parameter_cell(method: str, trainable: int, total: int, pairs: int) -> str:
+    """Trainable and total parameters in millions, `8×0.2/33.7`: what each pair has of its own has its number before it.
+
+    `trainable` and `total` are counted over all `pairs`. A backbone is shared by all pairs, unless each has a
+    dictionary of its own; adapters are each pair's own, on one backbone; a fine-tuned model is a pair's own.
+    """
+    name, facts = read_method(method)
+    copied = name in FINE_TUNED or facts.get("dict") == "mono"
+    shares = [(trainable, copied or name != "backbone"), (total, copied)]
+    return "/".join(_millions(count, pairs if own else 1) for count, own in shares)
+
+
+def _millions(count: int, copies: int) -> str:
+    each = count / copies / 1e6
+    # A tiny model has adapters of less than the paper's one decimal.
+    shown = f"{each:.1f}" if each >= 0.1 else f"{each:.2g}"
+    return f"{copies}×{shown}" if copies > 1 else shown
+
+
+def _bleu(grid: Grid, test_set: str) -> list[str]:
+    """The table in the paper's shape, with the hours of training data in its first line."""
+    rows = [["training hours", *[""] * (len(SETTINGS) + 1), *(_hours(grid, column) for column in grid.columns)]]
+    for name in grid.experiments:
+        lines = [line for line in grid.row(name, "bleu").values() if line]
+        counts = [(line["method"], line["trainable_parameters"], line["total_parameters"]) for line in lines]
+        shown = dict.fromkeys(parameter_cell(*count, len(grid.languages)) for count in counts)
+        settings = setting_cells(lines[0]["method"] if lines else "")
+        rows.append([name, *settings, " to ".join(shown) or "-", *_marked(grid, BLEU, name)])
+    headers = ["row", *SETTINGS, "params (M) trainable/total", *grid.headings.values()]
+    return ["## BLEU", _reading(grid, test_set), markdown(headers, rows), *without_mean(grid, BLEU)]
+
+
+def _reading(grid: Grid, test_set: str) -> str:
+    """How to read the table of BLEU."""
+    pairs = len(grid.languages)
+    parts = [
+        f"sacreBLEU (13a tokens, cased, detokenised) over the set `{test_set}`, 0 to 100.",
+        "`d`: width of the adapters' bottleneck (encoder/decoder where the two differ).",
+        "`FT`: what was fine-tuned for each pair. `params (M)`: millions of parameters.",
+        f"`{pairs}×`: each of the {pairs} pairs has its own." if pairs > 1 else "",
+        "The best of each column is bold." if any(grid.best(BLEU).values()) else "",
+        _legend(grid, BLEU),
+        f"`avg` is unweighted, over {' '.join(grid.languages)}." if "mean" in grid.columns else "",
+    ]
+    return " ".join(filter(None, parts))
+
+
+def _rows(grid: Grid) -> str:
+    rows = []
+    for name, description in grid.experiments.items():
+        lines = grid.row(name, "bleu").values()
+        rows.append([name, description, *(parameters(lines, which) for which in ("trainable", "total"))])
+    return markdown(["row", "experiment", "trainable parameters", "total parameters"], rows)
+
+
+def _chrf(grid: Grid) -> list[str]:
+    rows = [[name, *_marked(grid, CHRF, name)] for name in grid.experiments]
+    text = "sacreBLEU's chrF2 (cased, n-grams of up to six characters without spaces). " + _legend(grid, CHRF)
+    return ["## chrF2", text, markdown(["row", *grid.headings.values()], rows), *intervals(grid, CHRF)]
+
+
+def _limited(grid: Grid) -> list[str]:
+    """The section of hypotheses that the search cut off."""
+    rows, sizes = [], {}
+    for name in grid.experiments:
+        cells = grid.row(name, "limited")
+        sizes |= {column: str(line["utterances"]) for column, line in cells.items() if line and column != "mean"}
+        shown = {column: f"{line['value']:.0f}" if line else "-" for column, line in cells.items()}
+        if cells.get("mean"):
+            shown["mean"] = f"{cells['mean']['value']:.1f}"
+        rows.append([name, *shown.values()])
+    rows.insert(0, ["of", *(sizes.get(column, "") for column in grid.columns)])
+    heading, text = "## Hypotheses at the length limit", "How many the search stopped before they came to an end."
+    return [heading, text, markdown(["row", *grid.headings.values()], rows)]
+
+
+def _hours(grid: Grid, column: str) -> str:
+    """Hours of training data; smallest and largest when the rows had other data."""
+    lines = [grid.get(name, column, "train_hours") for name in grid.experiments]
+    values = [line["value"] for line in lines if line]
+    if not values:
+        return ""
+    decimals = 0 if min(values) >= 100 else 1 if min(values) >= 10 else 2
+    return " to ".join(dict.fromkeys(f"{value:.{decimals}f}" for value in (min(values), max(values))))
+
+
+def _references(grid: Grid, measure: Measure) -> dict[str, str]:
+    """The row that each row is compared with; of several the first in the table."""
+    references: dict[str, str] = {}
+    for other in grid.experiments:
+        for name, compared in grid.compared(measure):
+            if compared == other:
+                references.setdefault(name, other)
+    return references
+
+
+def _marked(grid: Grid, measure: Measure, name: str) -> list[str]:
+    """The row of an experiment, with what its paired comparison shows of each cell."""
+    other, cells = _references(grid, measure).get(name), numbers(grid, measure, name)
+    lines = {column: grid.difference(name, other, column, measure) for column in cells} if other else {}
+    marks = {"better": BETTER, "worse": WORSE, "not clear": ""}
+    shown = {column: marks[measure.verdict(line)] for column, line in lines.items() if line}
+    return [cell + shown.get(column, "") for column, cell in cells.items()]
+
+
+def _legend(grid: Grid, measure: Measure) -> str:
+    """What the marks of a table mean."""
+    references = _references(grid, measure)
+    others = dict.fromkeys(other for name, other in references.items() if name in grid.experiments)
+    if not others:
+        return ""
+    whom = f"row {next(iter(others))}"
+    if len(others) > 1:
+        against = [f"{name} against {references[name]}" for name in grid.experiments if name in references]
+        whom = f"the row it is compared with ({', '.join(against)})"
+    return f"{BETTER} better and {WORSE} worse than {whom}: the paired 95 % interval of the difference excludes zero."
+
+
+def chart(grid: Grid) -> Any:
+    """A matplotlib figure of BLEU, with its 95 % interval, against trainable parameters: a point for each row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.0, 5.0), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    column = "mean" if "mean" in grid.columns else grid.columns[0]
+    for number, (name, description) in enumerate(grid.experiments.items()):
+        line = grid.get(name, column, "bleu")
+        if line:
+            x, y, colour = line["trainable_parameters"], line["value"], COLOURS[number % len(COLOURS)]
+            look = {"color": colour, "marker": "so^D"[number // len(COLOURS) % 4], "markeredgecolor": "black"}
+            look |= {"linestyle": "none", "ecolor": colour, "capsize": 3, "label": f"{name} {description}"}
+            axes.errorbar([x], [y], yerr=[[y - line["lo"]], [line["hi"] - y]], **look)
+            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.margins(x=0.1)
+    pairs = f"mean of {len(grid.languages)} pairs" if column == "mean" else column
+    axes.set_xlabel("trainable parameters" + (", of all pairs together" if column == "mean" else ""))
+    axes.set_ylabel(f"BLEU ({pairs}), 95 % interval")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")
+    return figure

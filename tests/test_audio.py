@@ -1,0 +1,86 @@
+import wave
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+
+from pelasr.audio import load_audio, read_audio
+from pelasr.data import Utterance
+from pelasr.errors import DataError
+
+
+def utterance(name="u1", audio="u1.wav", start=None, end=None):
+    return Utterance(name, name, str(audio), start, end, "text", "s1", "hi")
+
+
+def tone(frequency=440.0, seconds=0.5, rate=16000):
+    return 0.5 * np.sin(2 * np.pi * frequency * np.arange(int(seconds * rate)) / rate)
+
+
+def test_resampling_keeps_the_frequency_and_the_level(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(1000, 1.0, 8000), 8000)
+    audio = load_audio(utterance(audio=tmp_path / "a.wav"))
+    assert audio.dtype == np.float32 and audio.shape == (16000,)
+    spectrum = np.abs(np.fft.rfft(audio)) / 8000
+    assert spectrum.argmax() == 1000
+    assert spectrum[1000] == pytest.approx(0.5, abs=0.005)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_any_soundfile_format_is_read_and_made_mono(tmp_path, suffix):
+    left = tone(300)
+    soundfile.write(tmp_path / f"a.{suffix}", np.stack([left, left / 2], axis=1), 16000)
+    audio = load_audio(utterance(audio=tmp_path / f"a.{suffix}"))
+    assert audio.ndim == 1
+    if suffix in ("wav", "flac"):
+        np.testing.assert_allclose(audio, 0.75 * left, atol=1e-4)
+
+
+def test_int16_full_scale(tmp_path):
+    with wave.open(str(tmp_path / "a.wav"), "wb") as stream:
+        stream.setparams((1, 2, 16000, 0, "NONE", ""))
+        stream.writeframes(np.array([-32768, 16384, 0], dtype="<i2").tobytes())
+    np.testing.assert_array_equal(load_audio(utterance(audio=tmp_path / "a.wav")), [-1.0, 0.5, 0.0])
+
+
+def test_kaldi_archive_equals_the_wav(tmp_path):
+    samples = (tone() * 32767).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    kaldiio.save_ark(
+        str(tmp_path / "a.ark"), {"x": (16000, samples[:100]), "y": (16000, samples)}, scp=str(tmp_path / "s")
+    )
+    spec = (tmp_path / "s").read_text().splitlines()[1].split(" ", 1)[1]
+    for start, end in ((None, None), (0.1, 0.25), (0.1, None)):
+        left, right = read_audio(spec, start, end), read_audio(str(tmp_path / "a.wav"), start, end)
+        assert left[1] == right[1] == 16000
+        np.testing.assert_array_equal(left[0], right[0])
+
+
+def test_segment_is_cut(tmp_path):
+    samples = np.arange(16000) / 32768
+    soundfile.write(tmp_path / "a.wav", samples, 16000)
+    cut = load_audio(utterance(audio=tmp_path / "a.wav", start=0.25, end=0.5))
+    np.testing.assert_array_equal(cut, samples[4000:8000].astype(np.float32))
+    assert len(load_audio(utterance(audio=tmp_path / "a.wav", start=0.75, end=9.0))) == 4000
+
+
+def test_audio_errors_name_utterance_and_file(tmp_path):
+    (tmp_path / "junk.wav").write_bytes(b"RIFF junk")
+    (tmp_path / "junk.ark").write_bytes(b"junk")
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), 16000)
+    kaldiio.save_ark(str(tmp_path / "m.ark"), {"x": np.zeros((2, 2), np.float32)})
+    cases = {
+        "none.wav": "no such audio file",
+        "junk.wav": "unreadable audio",
+        "empty.wav": "no samples",
+        "junk.ark:0": "unreadable audio",
+        "junk.ark:99": "unreadable audio",
+        "m.ark:2": "holds no audio",
+    }
+    for name, words in cases.items():
+        with pytest.raises(DataError) as caught:
+            load_audio(utterance("u7", tmp_path / name))
+        message = str(caught.value)
+        assert message.startswith("utterance u7: ") and name.split(":")[0] in message
+        assert words in message and "cure: " in message and "\n" not in message
