@@ -12,6 +12,7 @@ vocab_size=${vocab_size:-1000}
 init=${init:-none}
 beam_size=
 rows=
+experiments=conf/experiments.yaml
 skip_bad=false
 sets="test"
 data_dir=data
@@ -29,8 +30,9 @@ dry_run=false
 recipe_langs=$langs
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
 stop_stage: last stage
-exps: experiments of conf/experiments.yaml, or all
+exps: experiments of the file, or all
 rows: the same
+experiments: YAML file that says what they are
 langs: languages; from stage 5 on: those to fit and decode, of the backbone's
 config: YAML file of the backbone
 adapter: YAML file of the adapters, or a name in conf/adapter; experiments that name one have their own
@@ -96,6 +98,7 @@ if [ "$dry_run" != true ] && [ ${#overrides[@]} -gt 0 ]; then
     { echo "$0: the pipeline's own options are listed by $0 --help" >&2; exit 2; }
 fi
 
+what=(--experiments "$experiments")
 place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --langs "$langs")
 
 if starts 1 "data"; then
@@ -105,7 +108,7 @@ if starts 1 "data"; then
   [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && echo "$langs" >"$exp_dir/langs"; }
 fi
 if starts 2 "tokens"; then
-  run pelasr tokens "${place[@]}" --exps "$first $exps" --sets "dev $sets" --token_type "$token_type" \
+  run pelasr tokens "${place[@]}" "${what[@]}" --exps "$first $exps" --sets "dev $sets" --token_type "$token_type" \
     --vocab_size "$vocab_size"
 fi
 if starts 3 "features and statistics"; then
@@ -115,28 +118,28 @@ if starts 4 "backbone"; then
   for exp in $first $exps; do
     from=$first
     [ "$exp" != "$first" ] || from=
-    run $train_cmd pelasr train "${place[@]}" --exp "$exp" --config "$config" --ngpu "$ngpu" \
+    run $train_cmd pelasr train "${place[@]}" "${what[@]}" --exp "$exp" --config "$config" --ngpu "$ngpu" \
       ${from:+--init "$from"} ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
   done
 fi
 if starts 5 "adapters"; then
   for exp in $exps; do
-    run $train_cmd pelasr adapt "${place[@]}" --exp "$exp" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
+    run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$exp" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
       "${adapter_overrides[@]}"
   done
 fi
 if starts 6 "decoding"; then
   for exp in $exps; do
-    run $decode_cmd pelasr decode "${place[@]}" --exp "$exp" --sets "$sets" --only "$only" --ngpu "$((ngpu > 0))" \
+    run $decode_cmd pelasr decode "${place[@]}" "${what[@]}" --exp "$exp" --sets "$sets" --only "$only" --ngpu "$((ngpu > 0))" \
       ${beam_size:+--beam_size "$beam_size"}
   done
 fi
 if starts 7 "scores and table"; then
-  run pelasr score "${place[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
+  run pelasr score "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
     ${beam_size:+--beam_size "$beam_size"}
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
     page=$results
     [ "$name" = test ] || page=${results%.md}_$name.md
-    run pelasr table "${place[@]}" --set "$name" --recipe "$recipe" --output "$page"
+    run pelasr table "${place[@]}" "${what[@]}" --set "$name" --recipe "$recipe" --output "$page"
   done
 fi

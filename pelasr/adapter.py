@@ -121,7 +121,7 @@ class Bank(nn.Module):
         made = {_key(path): self._make(path, width) for path, width in self.sites.items()}
         for first in list(self.adapters.values())[:1] if share else ():
             for path, adapter in made.items():
-                for name in adapter.shared:
+                for name in getattr(adapter, "shared", ()):  # a copied module has none
                     setattr(adapter, name, getattr(first[path], name))
         self.adapters[_key(language)] = nn.ModuleDict(made)
 

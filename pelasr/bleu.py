@@ -59,21 +59,35 @@ def sentence_bleu(table: np.ndarray) -> list[float]:
     return [compute(row).score for row in table.tolist()]
 
 
-def mean_interval(metric: str, tables: Mapping[str, np.ndarray], seed: int = 0) -> Estimate:
-    """Unweighted mean of the pairs' scores and its 95 % interval, each pair resampled by itself."""
+def mean_interval(metric: str, tables: Mapping[str, np.ndarray], seed: int = 0, together: bool = False) -> Estimate:
+    """Unweighted mean of the pairs' scores and its 95 % interval.
+
+    Each pair is resampled by itself; `together`: row n of all tables is the same utterance, and is drawn for all pairs
+    or for none, because an utterance that is hard to hear is hard in every pair.
+    """
+    if together:
+        return estimate([np.hstack(list(tables.values()))], partial(_mean, metric, len(tables)), seed)
     return estimate(list(tables.values()), partial(figure, metric), seed)
 
 
 def paired_mean_test(
-    metric: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], seed: int = 0
+    metric: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], seed: int = 0, together: bool = False
 ) -> Difference:
     """Score of `a` minus that of `b`, statistics of the same sentences in the same order, by paired bootstrap.
 
-    Of several pairs it is the unweighted mean, each pair resampled by itself.
+    Of several pairs it is the unweighted mean, resampled as in `mean_interval`.
     """
 
-    def gain(sums: np.ndarray) -> np.ndarray:
+    def gain(pairs: int, sums: np.ndarray) -> np.ndarray:
         left, right = np.split(sums, 2, axis=-1)
-        return figure(metric, left) - figure(metric, right)
+        return _mean(metric, pairs, left) - _mean(metric, pairs, right)
 
-    return difference([np.hstack([a[pair], b[pair]]) for pair in a], gain, seed)
+    if together:
+        joined = np.hstack([*a.values(), *(b[pair] for pair in a)])
+        return difference([joined], partial(gain, len(a)), seed)
+    return difference([np.hstack([a[pair], b[pair]]) for pair in a], partial(gain, 1), seed)
+
+
+def _mean(metric: str, pairs: int, sums: np.ndarray) -> np.ndarray:
+    """Mean score (...) of the sums of several pairs beside each other (..., pairs * K)."""
+    return sum(figure(metric, part) for part in np.split(sums, pairs, axis=-1)) / pairs

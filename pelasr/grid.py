@@ -86,6 +86,10 @@ class Grid:
         """The lines of an experiment, by column."""
         return {column: self.get(experiment, column, metric) for column in self.columns}
 
+    def has(self, metric: str) -> bool:
+        """Whether any cell was scored."""
+        return any(any(self.row(name, metric).values()) for name in self.experiments)
+
     def difference(self, experiment: str, other: str, column: str, measure: Measure) -> dict[str, Any] | None:
         """The line of a paired comparison. None when there is none, and when it was measured before one of its sides
         was, so that it is not their difference."""

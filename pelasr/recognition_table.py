@@ -23,7 +23,7 @@ def sections(grid: Grid, test_set: str, chart: str) -> list[str]:
 
 def _rates(grid: Grid, test_set: str, measure: Measure) -> list[str]:
     """The section of a metric: rates with the best of each column in bold and parameter counts, then intervals."""
-    if not any(any(grid.row(name, measure.metric).values()) for name in grid.experiments):
+    if not grid.has(measure.metric):
         return []
     rates = []
     for name, description in grid.experiments.items():

@@ -2,8 +2,9 @@
 
 Language keys that are languages are scored by WER and CER (wer.py), pairs by BLEU and chrF2 (bleu.py). All figures are
 percent or points of a hundred, with their 95 % bootstrap intervals over utterances; for a mean over several keys each
-is resampled by itself. A difference between two experiments on the same utterances is a line of its own, under the
-first experiment, with the metric `wer_minus_<the other experiment>` or `bleu_minus_...`.
+is resampled by itself, but pairs that translate the same utterances together. A difference between two experiments on
+the same utterances is a line of its own, under the first experiment, with the metric `wer_minus_<the other experiment>`
+or `bleu_minus_...`.
 """
 
 import math
@@ -100,10 +101,12 @@ def compare(
     and for `mean` when there are several, to `exp/results.jsonl`, and returns them. `folders`: as for `score`.
     """
     _check_facts(facts)
-    tests: dict[str, tuple[Callable, Callable]] = {"wer": (count_errors, paired_mean_test)}
-    if _are_pairs(folders):
-        tests = {name: (partial(bleu.statistics, name), partial(bleu.paired_mean_test, name)) for name in bleu.NAMES}
+    pairs = _are_pairs(folders)
     sides = [_read_all(folders, test_set, Path(exp) / name) for name in (facts["experiment"], other)]
+    tests: dict[str, tuple[Callable, Callable]] = {"wer": (count_errors, paired_mean_test)}
+    if pairs:
+        test = partial(bleu.paired_mean_test, together=_same_utterances(sides[0]))
+        tests = {name: (partial(bleu.statistics, name), partial(test, name)) for name in bleu.NAMES}
     figures: Figures = {}
     for metric, (count, test) in tests.items():
         counts = [{key: count(*texts.sides) for key, texts in side.items()} for side in sides]
@@ -191,10 +194,15 @@ def _translation(texts: Mapping[str, Texts], hours: Mapping[str, float]) -> Figu
     figures: Figures = {}
     for metric, table in tables.items():
         for group, members in _groups(texts).items():
-            figures[group, metric] = bleu.mean_interval(metric, {pair: table[pair] for pair in members})
+            chosen = {pair: table[pair] for pair in members}
+            figures[group, metric] = bleu.mean_interval(metric, chosen, together=_same_utterances(texts))
     for group, members in _groups(texts).items():
         figures[group, "limited"] = _exact(math.fsum(limited[pair] for pair in members) / len(members))
     return figures | {(pair, "train_hours"): _exact(hours[pair]) for pair in texts if pair in hours}
+
+
+def _same_utterances(texts: Mapping[str, Texts]) -> bool:
+    return len({tuple(found.references) for found in texts.values()}) == 1
 
 
 def _exact(value: float) -> Estimate:

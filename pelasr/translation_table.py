@@ -99,6 +99,8 @@ def _rows(grid: Grid) -> str:
 
 
 def _chrf(grid: Grid) -> list[str]:
+    if not grid.has("chrf"):
+        return []
     rows = [[name, *_marked(grid, CHRF, name)] for name in grid.experiments]
     text = "sacreBLEU's chrF2 (cased, n-grams of up to six characters without spaces). " + _legend(grid, CHRF)
     return ["## chrF2", text, markdown(["row", *grid.headings.values()], rows), *intervals(grid, CHRF)]
@@ -106,6 +108,8 @@ def _chrf(grid: Grid) -> list[str]:
 
 def _limited(grid: Grid) -> list[str]:
     """The section of hypotheses that the search cut off."""
+    if not grid.has("limited"):
+        return []
     rows, sizes = [], {}
     for name in grid.experiments:
         cells = grid.row(name, "limited")
@@ -172,9 +176,10 @@ def chart(grid: Grid) -> Any:
         line = grid.get(name, column, "bleu")
         if line:
             x, y, colour = line["trainable_parameters"], line["value"], COLOURS[number % len(COLOURS)]
-            look = {"color": colour, "marker": "so^D"[number // len(COLOURS) % 4], "markeredgecolor": "black"}
-            look |= {"linestyle": "none", "ecolor": colour, "capsize": 3, "label": f"{name} {description}"}
-            axes.errorbar([x], [y], yerr=[[y - line["lo"]], [line["hi"] - y]], **look)
+            axes.plot([x, x], [line["lo"], line["hi"]], color=colour, marker="_")
+            marker = "so^D"[number // len(COLOURS) % 4]
+            look = {"color": colour, "marker": marker, "markeredgecolor": "black", "linestyle": "none"}
+            axes.plot([x], [y], label=f"{name} {description}", **look)
             axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
     axes.set_xscale("log")
     axes.margins(x=0.1)

@@ -12,7 +12,7 @@ from pelasr.batch import Collate, Example, load_examples
 from pelasr.evaluate import recognise
 from pelasr.pack import load_bank
 from pelasr.results import latest, read_results
-from pelasr.score import count_errors, error_rate
+from pelasr.wer import count_errors, error_rate
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ["hi", "mr", "bn", "te", "gu", "ta", "ml", "kn", "ur"]  # by size of the training data

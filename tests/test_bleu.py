@@ -139,3 +139,15 @@ def test_paired_mean_is_the_mean_of_differences():
     assert 0 < lo < value < hi and p < 0.01
     back = paired_mean_test("bleu", b, a)
     assert (back.value, back.lo, back.hi) == pytest.approx((-value, -hi, -lo))
+
+
+def test_pairs_of_the_same_utterances_are_drawn_together():
+    found = references(60)
+    a, b = (statistics("bleu", found, spoil(found, rate, 9)) for rate in (0.2, 0.25))
+    copies = {f"en-{number}": (a, b) for number in range(4)}  # nothing is known better by asking four times
+    sides = [{pair: tables[side] for pair, tables in copies.items()} for side in (0, 1)]
+    one = mean_interval("bleu", {"en-de": a})
+    assert mean_interval("bleu", sides[0], together=True) == pytest.approx(one)
+    apart = mean_interval("bleu", sides[0])
+    assert (one.hi - one.lo) / (apart.hi - apart.lo) == pytest.approx(2, rel=0.15)
+    assert paired_mean_test("bleu", *sides, together=True) == pytest.approx(paired_mean_test("bleu", {"": a}, {"": b}))

@@ -1,4 +1,4 @@
-"""RESULTS.md and its chart from hand-made result lines."""
+"""RESULTS.md and its chart from hand-made result lines of recognition."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pelasr.errors import PelasrError
 from pelasr.results import KEYS, append_results, read_results
-from pelasr.table import make_chart, make_table, print_table, read_times, select
+from pelasr.table import make_chart, make_table, print_table, read_times
 
 PAPER = Path(__file__).parents[1] / "egs/mini_indic/asr1/conf/results.yaml"
 EXPERIMENTS = {"A0": "no vector", "A1": "language vector", "A5": "A1 + adapters"}
@@ -164,11 +163,6 @@ def test_one_experiment_and_one_language(tmp_path, capsys):
     print_table(results)
     printed = [row.split() for row in capsys.readouterr().out.splitlines() if row and not row.startswith("-")]
     assert printed == [["WER", "%", "test", "en"], ["B0", "3.0"], ["CER", "%", "test", "en"], ["B0", "1.0"]]
-
-
-def test_unknown_set_names_the_known(results):
-    with pytest.raises(PelasrError, match="no results for the set dev; sets with results: test;"):
-        select(results, "dev")
 
 
 def test_large_chart_is_small(tmp_path):

@@ -94,8 +94,9 @@ def written(meaning: Meaning, language: str) -> str:
             return format_date(datetime.date(2000, month, day), _without_year("long", locale), locale)
         case "unit", number, unit:
             text = format_unit(number, unit, "long", locale=locale)
-            # CLDR leaves out a long pattern that is the short one, as Dutch "uur"; babel then gives the unit's id.
-            return format_unit(number, unit, "short", locale=locale) if unit in text else text
+            # CLDR leaves out a long pattern that is the short one, as Dutch "uur": babel then gives the unit's id. And
+            # Romanian has "1/noapte" for 1 night in the long pattern alone.
+            return format_unit(number, unit, "short", locale=locale) if unit in text or "/" in text else text
         case "currency", number, currency:
             return format_currency(number, currency, "#", locale=locale, format_type="name", currency_digits=False)
         case "relative", number, unit:

@@ -30,7 +30,9 @@ def command_line(purpose: str, sizes: dict[str, str], option: str, choices: Sequ
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--nj", type=int, default=2, help="processes; the bytes do not depend on it")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder to write to")
-    parser.add_argument(option, dest="chosen", default=" ".join(choices), help="which languages, in quotes")
+    metavar = option.strip("-").upper()
+    everything = " ".join(choices)
+    parser.add_argument(option, dest="chosen", metavar=metavar, default=everything, help="which languages, in quotes")
     arguments = parser.parse_args()
     try:
         make(arguments.data, arguments.chosen.split(), arguments.size, arguments.seed, arguments.nj)

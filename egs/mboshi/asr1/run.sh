@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Mboshi (Bantu C25) recognised, real voices: run.sh --mboshi DIR, where DIR is the folder `full_corpus_newsplit`
+# of a clone of besacier/mboshi-french-parallel-corpus.
+set -euo pipefail
+from=$PWD
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+recipe=mboshi/asr1
+langs="mb"
+all_exps="ctc"
+exps="ctc"
+config=../../../conf/st_mini.yaml
+adapter=../../../conf/adapter/houlsby_st_mini.yaml
+mboshi=
+options="mboshi: folder with train and dev of the corpus; without it: how to get them"
+
+prepare_data() {
+  case "$mboshi" in "" | /*) ;; *) mboshi=$from/$mboshi ;; esac
+  run python local/data.py ${mboshi:+--mboshi "$mboshi"} --data "$data_dir" --skip_bad "$skip_bad"
+}
+
+. ../../../local/pipeline.sh

@@ -1,0 +1,94 @@
+"""Examples to batches: audio that several targets share is loaded and encoded once, and nothing else changes."""
+
+import kaldiio
+import numpy as np
+import pytest
+import torch
+
+from pelasr.batch import Collate, Example
+from pelasr.errors import PelasrError
+from pelasr.evaluate import encode
+from pelasr.finetune import make_bank
+
+PAIRS = ["en-de", "en-fr"]
+
+
+@pytest.fixture
+def examples(tmp_path) -> list[Example]:
+    """Two utterances of noise, the first into two languages."""
+    rng = np.random.default_rng(0)
+    feats = {name: rng.normal(size=(frames, 5)).astype(np.float32) for name, frames in (("a", 40), ("b", 31))}
+    kaldiio.save_ark(str(tmp_path / "feats.ark"), feats, scp=str(tmp_path / "feats.scp"))
+    where = dict(line.split(" ", 1) for line in (tmp_path / "feats.scp").read_text().splitlines())
+    wanted = [("a", "en-de", [2, 3]), ("b", "en-de", [4]), ("a", "en-fr", [5, 2, 2])]
+    return [
+        Example(name, f"train_{pair}", where[name], len(feats[name]), labels, pair, "", [6 + PAIRS.index(pair)])
+        for name, pair, labels in wanted
+    ]
+
+
+def test_shared_audio_comes_once(examples):
+    batch = Collate(PAIRS)(examples)
+    assert batch.feats.shape == (2, 40, 5) and batch.lens.tolist() == [40, 31] and batch.rows.tolist() == [0, 1, 0]
+    assert batch.targets.tolist() == [[2, 3, 1], [4, 1, 1], [5, 2, 2]] and batch.target_lens.tolist() == [2, 1, 3]
+    assert batch.prefix.tolist() == [[6], [6], [7]] and batch.language_ids.tolist() == [0, 0, 1]
+    assert len(batch) == 3
+
+
+def test_audio_of_its_own(examples):
+    batch = Collate(PAIRS)(examples[:2])
+    assert batch.rows is None and batch.feats.shape == (2, 40, 5)
+
+
+def test_an_unknown_language(examples):
+    with pytest.raises(PelasrError, match="utterance a: the backbone has no language 'en-fr': en-de"):
+        Collate(["en-de"])(examples)
+
+
+@pytest.mark.parametrize("encoder", ["transformer", "conformer"])
+def test_encoding_once_is_encoding_each(examples, make_st, encoder):
+    model, batch = make_st(encoder=encoder), Collate(PAIRS)(examples)
+    once, lens = encode(model, None, batch)
+    for row, example in enumerate(examples):
+        alone = Collate(PAIRS)([example])
+        each, frames = encode(model, None, alone)
+        assert lens[row] == frames[0]
+        torch.testing.assert_close(once[row, : frames[0]], each[0], atol=1e-5, rtol=1e-5)
+
+
+def test_adapters_of_the_encoder_get_every_row(examples, make_st):
+    """With an adapter for each language the same audio is encoded once for each."""
+    model, batch = make_st(), Collate(PAIRS)(examples)
+    bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3, "init_std": 0.5}, model)
+    for pair in PAIRS:
+        bank.add(pair)
+    bank.attach(model)
+    with bank.route(batch.languages):
+        enc, lens = encode(model, bank, batch)
+    assert len(enc) == 3 and not torch.allclose(enc[0, : lens[0]], enc[2, : lens[2]])
+    for row, example in enumerate(examples):
+        alone = Collate(PAIRS)([example])
+        with bank.route(alone.languages):
+            each, frames = encode(model, bank, alone)
+        torch.testing.assert_close(enc[row, : frames[0]], each[0], atol=1e-5, rtol=1e-5)
+
+
+def test_mixed_batches_are_homogeneous_ones(examples, make_st):
+    """The same loss and the same hypotheses, with adapters in encoder and decoder."""
+    model, batch = make_st(), Collate(PAIRS)(examples)
+    bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3, "init_std": 0.5}, model)
+    for pair in PAIRS:
+        bank.add(pair)
+    bank.attach(model)
+
+    def run(batch):
+        with torch.no_grad(), bank.route(batch.languages):
+            enc, lens = encode(model, bank, batch)
+            losses = model.loss(enc, lens, batch.targets, batch.target_lens, batch.prefix).total
+            return losses, [hypothesis.tokens for hypothesis in model.search(enc, lens, batch.prefix, 3)]
+
+    losses, found = run(batch)
+    for row, example in enumerate(examples):
+        alone, hypotheses = run(Collate(PAIRS)([example]))
+        torch.testing.assert_close(losses[row : row + 1], alone, atol=1e-5, rtol=1e-5)
+        assert found[row] == hypotheses[0]
