@@ -2,7 +2,8 @@
 
 Keys and values are computed once: of the encoder output for each utterance, whose hypotheses share them, and of every
 token when it comes. The hypotheses of an utterance share the tokens' too: `step` appends an entry for each hypothesis,
-and a mask says which entries are a hypothesis's own past. So going on with other hypotheses copies the mask alone.
+and a mask says which entries are a hypothesis's own past. So going on with other hypotheses copies the mask alone, and
+what they have in common is there once.
 """
 
 import torch
@@ -13,7 +14,7 @@ from pelasr.encoders import within
 from pelasr.errors import PelasrError
 from pelasr.rows import only
 
-ROOM = 64  # entries of the cache at first; it doubles when it is full
+ROOM = 64  # entries of the cache at least
 
 
 class CachedDecoder:
@@ -71,15 +72,25 @@ class CachedDecoder:
 
     def _add_entries(self, count: int) -> slice:
         """Make room for an entry of each of `count` hypotheses, seen by itself alone; where they are."""
+        if self._own.shape[-1] + count > self._cache.shape[2]:
+            self._make_room(count)
         batch, first = len(self._own), self._own.shape[-1]
-        if first + count > self._cache.shape[2]:
-            room = max(ROOM, 2 * (first + count))
-            larger = self._cache.new_empty(*self._cache.shape[:2], room, *self._cache.shape[3:])
-            larger[:, :, :first] = self._cache[:, :, :first]
-            self._cache = larger
         itself = self._mask(torch.eye(count, dtype=torch.bool, device=self._own.device))
         self._own = torch.cat([self._own, itself.expand(batch, -1, -1)], dim=-1)
         return slice(first, first + count)
+
+    def _make_room(self, count: int) -> None:
+        """Forget the entries that are in no hypothesis's past, and leave room for `count` more and as many again.
+
+        The hypotheses of an utterance soon have most of their past in common, so that few entries are left."""
+        seen = self._own.isfinite().any(1)
+        kept = int(seen.sum(1).max()) if seen.shape[1] else 0
+        order = seen.byte().sort(dim=1, descending=True, stable=True).indices[:, :kept]
+        self._own = self._own.gather(2, order[:, None].expand(-1, self._own.shape[1], -1))
+        old, room = self._cache, max(ROOM, 2 * (kept + count))
+        self._cache = old.new_empty(*old.shape[:2], room, *old.shape[3:])
+        index = order[None, :, :, None, None].expand(len(old), -1, -1, *old.shape[3:])
+        self._cache[:, :, :kept] = old.gather(2, index)
 
     def _attend_to_past(self, attention: nn.Module, x: Tensor, cache: Tensor, entries: slice) -> Tensor:
         cache[0, :, entries], cache[1, :, entries] = _keys_and_values(attention, x)

@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("params", _params, "Count parameters, on the live modules.", overridable=True, place=False)
     config(sub)
-    sub.add_argument("--adapter", type=Path, help="YAML file of an adapter, to count it too")
+    sub.add_argument("--adapter", type=Path, help="YAML file of an adapter, to count it too: options as for config")
     sub.add_argument("--vocab_size", type=int, default=500, help="tokens")
     sub.add_argument("--num_languages", type=int, default=9, help="languages")
     sub.add_argument("--json", action="store_true", help="print JSON")
@@ -231,8 +231,8 @@ def _table(known: argparse.Namespace, rest: list[str]) -> bool:
 def _params(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import count
 
-    config = _configured(known.config, rest)
-    report = count(config, str(known.config), known.adapter, known.vocab_size, known.num_languages)
+    config, adapter = _two_configurations(known, rest)
+    report = count(config, adapter, str(known.config), known.vocab_size, known.num_languages)
     if known.json:
         print(json.dumps(report))
     else:
@@ -241,20 +241,26 @@ def _params(known: argparse.Namespace, rest: list[str]) -> bool:
     return False
 
 
-def _config(known: argparse.Namespace, rest: list[str]) -> bool:
-    import yaml
-
+def _two_configurations(known: argparse.Namespace, rest: list[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Of the backbone, and of the adapter, whose options have the prefix `adapt_` (`adapter_conf` is its own)."""
     from pelasr.config import load_yaml, override, parse_overrides
-    from pelasr.stages import split_adapter_options, split_options
 
     given = parse_overrides(rest)
     for_adapter = {key.removeprefix("adapt_"): value for key, value in given.items() if key.startswith("adapt")}
     for_backbone = {key: value for key, value in given.items() if not key.startswith("adapt")}
-    config = override(load_yaml(known.config), for_backbone)
+    adapter = override(load_yaml(known.adapter), for_adapter) if known.adapter is not None else None
+    return override(load_yaml(known.config), for_backbone), adapter
+
+
+def _config(known: argparse.Namespace, rest: list[str]) -> bool:
+    import yaml
+
+    from pelasr.stages import split_adapter_options, split_options
+
+    config, adapter = _two_configurations(known, rest)
     split_options(config, str(known.config))
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
-    if known.adapter is not None:
-        adapter = override(load_yaml(known.adapter), for_adapter)
+    if adapter is not None:
         split_adapter_options(adapter, str(known.adapter))
         print(f"---\n{yaml.safe_dump(adapter, sort_keys=False, allow_unicode=True)}", end="")
     return False

@@ -45,6 +45,8 @@ def decode_sets(
         written[item.example.source].append(item)
     for name, items in written.items():
         _write(output / name, sorted(items, key=_name), backbone.tokenizer.decode)
+        if limited := sum(item.limited for item in items):
+            print(f"{name}: {limited} of {len(items)} hypotheses hit the length limit, see {output / name}/limited")
 
 
 def _name(item: Recognised) -> str:

@@ -1,6 +1,6 @@
 """What backbones of several families share: ESPnet's encoders, the convolutional subsampler, the losses of a batch."""
 
-import sys
+import io
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
@@ -41,7 +41,8 @@ def ctc_loss(logits: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor)
 
 
 class ESPnetEncoder(nn.Module):
-    """One of ESPnet's encoders, whose outputs do not depend on what an utterance is batched with.
+    """One of ESPnet's encoders, whose outputs do not depend on what an utterance is batched with, unless ESPnet's own
+    convolutions subsample (`input_layer: conv2d...`): those see what pads the batch.
 
     Args:
         name: a key of ESPNET_ENCODERS.
@@ -51,7 +52,7 @@ class ESPnetEncoder(nn.Module):
 
     def __init__(self, name: str, input_size: int, conf: dict[str, Any]):
         super().__init__()
-        with redirect_stdout(sys.stderr):  # ESPnet tells that there is no flash attention
+        with redirect_stdout(io.StringIO()):  # ESPnet prints that there is no flash attention, which is not used
             cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), ESPNET_ENCODERS[name])
         self.encoder = construct(cls, {"use_flash_attn": False, **conf}, "encoder_conf", input_size=input_size)
         self.output_size = self.encoder.output_size()

@@ -141,20 +141,24 @@ def write_page(place: Place, descriptions: dict[str, str], name: str, recipe: st
 
 
 def count(
-    config: dict[str, Any], where: str, adapter: Path | None, vocab_size: int, num_languages: int
+    config: dict[str, Any], adapter: dict[str, Any] | None, where: str, vocab_size: int, num_languages: int
 ) -> dict[str, int]:
-    """Integer parameter counts of a configured backbone, and of the adapters of its languages, on live modules."""
+    """Integer parameter counts of a configured backbone, and of the adapters of its languages, on the very modules that
+    train, built without their numbers."""
+    import torch
+
     from pelasr.adapter import count_parameters, freeze
     from pelasr.backbones import build_backbone
     from pelasr.finetune import make_bank
 
     family, options, _ = split_options(config, where)
-    backbone = build_backbone(family, options, vocab_size, num_languages)
-    if adapter is None:
-        return count_parameters(backbone)
-    method, method_options, _ = split_adapter_options(load_yaml(adapter), str(adapter))
-    freeze(backbone)
-    bank = make_bank(method, method_options, backbone)
-    for number in range(num_languages):
-        bank.add(f"language{number}")
+    with torch.device("meta"):
+        backbone = build_backbone(family, options, vocab_size, num_languages)
+        if adapter is None:
+            return count_parameters(backbone)
+        method, method_options, _ = split_adapter_options(adapter, where)
+        freeze(backbone)
+        bank = make_bank(method, method_options, backbone)
+        for number in range(num_languages):
+            bank.add(f"language{number}")
     return count_parameters(backbone, bank)

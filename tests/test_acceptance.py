@@ -10,6 +10,7 @@ from pelasr.adapter import Bank
 from pelasr.backbones import LoadedBackbone, load_backbone
 from pelasr.batch import Collate, Example, load_examples
 from pelasr.evaluate import recognise
+from pelasr.experiment import Place
 from pelasr.pack import load_bank
 from pelasr.results import latest, read_results
 from pelasr.wer import count_errors, error_rate
@@ -72,7 +73,8 @@ def test_a_wrong_language_hurts_where_the_language_is_used(finished):
     plain, vector = (load_backbone(finished / "exp" / name) for name in ("A0", "A1"))
     adapted = load_backbone(finished / "exp/A1")
     bank = load_bank(finished / "exp/A5/packs", ["hi", "ta"], adapted)
-    examples = load_examples(finished / "data", finished / "dump", "test_hi", plain.tokenizer)
+    place = Place(finished / "data", finished / "dump", finished / "exp", LANGUAGES)
+    examples = load_examples(place, "test", "hi", plain.tokenizer)
     assert in_language(plain, None, examples, "hi") == in_language(plain, None, examples, "ta")
     for backbone, hooked in ((vector, None), (adapted, bank)):
         assert in_language(backbone, hooked, examples, "ta") > 80 > 30 > in_language(backbone, hooked, examples, "hi")

@@ -7,6 +7,7 @@ from torch import nn
 from pelasr.adapter import Bank, check_frozen, count_parameters, find_method, freeze
 from pelasr.backbones import state_sha256
 from pelasr.errors import PelasrError
+from pelasr.rows import only
 
 LANGUAGES = ["hi", "ur", "pa"]
 ENCODERS = ["lstm", "conformer", "transformer"]
@@ -150,6 +151,24 @@ def test_rows_follow_their_language(make_rnnt, make_batch):
         second = logits(model, batch)
     assert torch.equal(first[0], first[2]) and not torch.allclose(first[0], first[1], atol=0.1)
     torch.testing.assert_close(second[[0, 1]], first[[1, 0]])
+
+
+def test_rows_that_a_search_goes_on_with(make_rnnt, make_batch):
+    """Modules see some rows of the batch, which keep their languages; any other number of rows is refused."""
+    languages = ["hi", "ur", "pa", "ur"]
+    model, batch = make_rnnt(), make_batch(languages, frames=[20] * 4)
+    bank = make_bank(model)
+    with bank.route(languages):
+        all_rows = logits(model, batch)
+        with only(torch.tensor([1, 2])):
+            torch.testing.assert_close(logits(model, batch, [1, 2]), all_rows[[1, 2]])
+            with only(torch.tensor([3])):
+                torch.testing.assert_close(logits(model, batch, [3]), all_rows[[3]])
+            with pytest.raises(PelasrError, match="site encoder.layers.0: its module works on 4 rows, but 2 have"):
+                logits(model, batch)
+        assert torch.equal(logits(model, batch), all_rows)
+        with pytest.raises(PelasrError, match="works on 3 rows, but 4 have a language"):
+            logits(model, batch, [0, 1, 2])
 
 
 @pytest.mark.parametrize("others", [["ur"], ["ur", "pa"]])
@@ -398,3 +417,33 @@ def test_count_parameters(make_rnnt):
         "trainable": 3 * each,
         "total": size + 3 * each,
     }
+
+
+def test_sides_have_sizes_of_their_own(make_st):
+    """Separate bottlenecks of encoder and decoder; 0 turns a side off (Le et al. 2021, rows 3 to 6)."""
+    model = make_st()
+    sites = model.sites()
+    encoder = [path for path in sites["ffn"] if path.startswith("encoder.")]
+    decoder = [path for path in sites["ffn"] if path.startswith("decoder.")]
+    assert encoder and decoder and set(encoder + decoder) == set(sites["ffn"])
+
+    def bank(size):
+        made = Bank("houlsby", {"sites": "ffn", "bottleneck": size}, sites)
+        made.add("en-de")
+        return made
+
+    width = sites["ffn"][encoder[0]]
+    cell = {size: 2 * width * size + size + 3 * width for size in (3, 5)}
+    assert bank(3).size("en-de") == (len(encoder) + len(decoder)) * cell[3]
+    both = bank({"encoder": 3, "decoder": 5})
+    assert both.size("en-de") == len(encoder) * cell[3] + len(decoder) * cell[5]
+    assert both.touches("encoder") and both.touches("decoder")
+    one = bank({"encoder": 0, "decoder": 5})
+    assert list(one.sites) == decoder and one.size("en-de") == len(decoder) * cell[5] and not one.touches("encoder")
+    for size, message in [
+        (0, "bottleneck 0 everywhere"),
+        ({"encoder": 3}, "the key 'decoder' is missing"),
+        ({"encoder": 3, "decoder": 3, "join": 3}, "unknown key 'join'"),
+    ]:
+        with pytest.raises(PelasrError, match=message):
+            bank(size)

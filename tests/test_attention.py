@@ -50,6 +50,24 @@ def test_every_prefix_is_as_in_one_pass(room, qk_norm, make_st, monkeypatch):
 
 
 @torch.no_grad()
+def test_entries_of_nobody_are_forgotten(make_st):
+    """Three hypotheses that always go on from the first: 100 tokens in common, not 300 entries."""
+    decoder = make_st().decoder
+    enc, lens = memory(2, [7, 3])
+    cached = CachedDecoder(decoder, enc, lens)
+    cached.step(torch.full((2, 1), 9))
+    draw, past = torch.Generator().manual_seed(0), torch.full((2, 1), 9)
+    for _ in range(100):
+        cached.select(torch.arange(2), torch.zeros(2, 3, dtype=torch.long))
+        tokens = torch.randint(10, (2, 3), generator=draw)
+        found = cached.step(tokens)
+        histories = torch.cat([past[:, None].expand(-1, 3, -1), tokens[..., None]], dim=-1)
+        past = histories[:, 0]
+    torch.testing.assert_close(found, full(decoder, enc, lens, histories), rtol=1e-5, atol=1e-5)
+    assert cached._cache.shape[2] < 220
+
+
+@torch.no_grad()
 def test_what_lies_beyond_an_utterance_is_not_seen(make_st):
     decoder = make_st().decoder
     enc, lens = memory(2, [8, 3])

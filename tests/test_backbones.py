@@ -11,6 +11,7 @@ from pelasr.backbones import (
     describe_backbone,
     find_backbone,
     load_backbone,
+    load_encoder,
     load_weights,
     save_weights,
     state_sha256,
@@ -180,3 +181,17 @@ def test_families():
 
 def test_integers_are_never_called_infinite():
     check_tensors({"n": torch.tensor(3)}, {"n": torch.tensor(4)}, "here")
+
+
+def test_an_encoder_is_taken_from_another_backbone(tmp_path, make_st):
+    """Of a recogniser without decoder and with other tokens."""
+    recogniser = make_st(seed=1, vocab_size=9, ctc_weight=1.0)
+    save_weights(tmp_path / "backbone.safetensors", recogniser.state_dict())
+    model = make_st(seed=2)
+    decoder = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
+    load_encoder(model, tmp_path)
+    for name, tensor in model.encoder.state_dict().items():
+        assert torch.equal(tensor, recogniser.encoder.state_dict()[name])
+    assert all(torch.equal(tensor, decoder[name]) for name, tensor in model.decoder.state_dict().items())
+    with pytest.raises(PelasrError, match=r"backbone.safetensors: tensor encoder\.\S+ is "):
+        load_encoder(make_st(encoder="conformer"), tmp_path)

@@ -81,7 +81,9 @@ def test_a_wide_beam_finds_the_best_of_all_sequences(make_st):
         found = search(decoder, enc, lens, torch.full((2, 1), end), torch.tensor([max_len] * 2), 4**4, end)
         for row, hypothesis in enumerate(found):
             scores = {}
-            for tokens, log_probs in zip(sequences.tolist(), scored(decoder, enc[row], lens[row], sequences), strict=True):
+            for tokens, log_probs in zip(
+                sequences.tolist(), scored(decoder, enc[row], lens[row], sequences), strict=True
+            ):
                 count = tokens.index(end) + 1 if end in tokens else max_len
                 total = float(log_probs[:count].sum())
                 scores[*tokens[:count]] = total / (count + (count == max_len))
@@ -127,7 +129,9 @@ def test_greedy_follows_the_likeliest_token(make_st):
         tokens = []
         while len(tokens) < 10 and tokens[-1:] != [END]:
             given = torch.tensor([[END, *tokens]])
-            logits, _ = decoder(enc[row : row + 1, : lens[row]], lens[row : row + 1], given, torch.tensor([given.numel()]))
+            logits, _ = decoder(
+                enc[row : row + 1, : lens[row]], lens[row : row + 1], given, torch.tensor([given.numel()])
+            )
             tokens.append(int(logits[0, -1].argmax()))
         assert hypothesis.tokens == [token for token in tokens if token != END]
         assert hypothesis.limited == (tokens[-1] != END)

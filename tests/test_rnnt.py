@@ -84,7 +84,7 @@ def test_params_command(capsys):
 
 
 def test_count_without_adapters():
-    report = count(load_yaml(ROOT / "conf/rnnt_mini.yaml"), "test", None, vocab_size=50, num_languages=3)
+    report = count(load_yaml(ROOT / "conf/rnnt_mini.yaml"), None, "test", vocab_size=50, num_languages=3)
     assert report["trainable"] == report["backbone"] == report["total"] and report["adapter_per_language"] == 0
 
 

@@ -191,3 +191,52 @@ def test_sorted_batches():
     lengths = [5, 9, 1, 9, 7]
     assert sorted_batches(lengths, 2) == [[1, 3], [4, 0], [2]]
     assert sorted_batches([], 2) == []
+
+
+def pairs(count=300, targets=8):
+    """Utterances that are each translated into several languages: lengths, languages and sources."""
+    lengths = np.random.default_rng(1).integers(50, 900, count).tolist()
+    rows = [(length, f"en-{target}", f"u{n}") for target in range(targets) for n, length in enumerate(lengths)]
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def test_targets_of_the_same_audio_come_together():
+    lengths, languages, sources = pairs()
+    batches = BatchSampler(lengths, languages, 64, sources=sources)
+    for epoch in range(2):
+        order = list(batches.epoch(epoch))
+        assert sorted(index for batch in order for index in batch) == list(range(2400))
+        loads = sum(len({sources[index] for index in batch}) for batch in order)
+        assert loads <= 300 + len(order)  # cut in two only where a batch ends
+        assert {len(batch) for batch in order} <= {63, 64}
+    company = [{frozenset(sources[i] for i in batch) for batch in batches.epoch(epoch)} for epoch in (0, 1)]
+    assert len(company[0] & company[1]) < 3
+
+
+def test_audio_of_its_own_changes_nothing():
+    """Sources that are all different give the batches of no sources."""
+    lengths, languages = corpus()
+    alone = BatchSampler(lengths, languages, 16, alpha=0.25, sources=[f"u{n}" for n in range(408)])
+    assert list(alone.epoch(3)) == list(BatchSampler(lengths, languages, 16, alpha=0.25).epoch(3))
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_batches_by_frames(world_size):
+    lengths, languages = corpus()
+    parts = [
+        list(BatchSampler(lengths, languages, None, batch_frames=6000, rank=rank, world_size=world_size).epoch(0))
+        for rank in range(world_size)
+    ]
+    batches = [sum(together, []) for together in zip(*parts, strict=True)]
+    assert sorted(index for batch in batches for index in batch) == list(range(408))
+    assert len(batches) == -(-sum(lengths) // 6000)
+    assert all(part for parts_of_one in parts for part in parts_of_one)
+    frames = np.array([sum(lengths[index] for index in batch) for batch in batches])
+    assert abs(frames - frames.mean()).max() <= max(lengths) and frames.mean() <= 6000
+
+
+def test_frames_of_long_utterances_leave_work_for_every_process():
+    """One utterance is more than a batch: no process may get nothing."""
+    for rank in range(2):
+        order = list(BatchSampler([900] * 9, ["hi"] * 9, None, batch_frames=100, rank=rank, world_size=2).epoch(0))
+        assert len(order) == 4 and all(order)

@@ -123,3 +123,34 @@ def test_unknown_report():
     tokenizer = Tokenizer(train_graphemes(["ab c"]))
     report = unknown_report(tokenizer, {"en": ["ab", "c a"], "fr": ["éa é", "e\u0301z"]})
     assert report == {"en": (0, 5, Counter()), "fr": (4, 6, Counter({"é": 3, "z": 1}))}
+
+
+TAGS = ["<lang:de>", "<lang:fr>"]
+
+
+@pytest.mark.parametrize("kind", ["char", "unigram"])
+def test_tags_of_target_languages(tmp_path, kind):
+    texts = ["Am 3. Mai", "le 3 mai", "vor 4 Tagen", "il y a 4 jours"]
+    if kind == "char":
+        Tokenizer(train_graphemes(texts, TAGS)).save(tmp_path)
+    else:
+        train_unigram(texts, 26, tmp_path, TAGS)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.tokens[-3:] == [*TAGS, "<sos/eos>"]
+    if kind == "unigram":
+        assert len(tokenizer) == 26
+    (german,), (french,) = tokenizer.prefix("en-de"), tokenizer.prefix("en-fr")
+    assert [tokenizer.tokens[german], tokenizer.tokens[french]] == TAGS
+    assert tokenizer.prefix("en") == []
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert not {german, french} & set(ids)
+        assert tokenizer.decode([german, *ids]) == tokenizer.decode(ids) == text
+    with pytest.raises(PelasrError, match="en-es: the token list has no <lang:es>; .*known: de, fr"):
+        tokenizer.prefix("en-es")
+
+
+def test_a_tag_is_no_text():
+    """What looks like a tag in a transcript is written letter by letter."""
+    tokenizer = Tokenizer(train_graphemes(["<lang:de> a"], TAGS))
+    assert len(tokenizer.encode("<lang:de>")) == 9

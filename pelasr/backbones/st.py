@@ -135,7 +135,10 @@ class ST(nn.Module):
         parts = ["encoder"] if self.decoder is None else ["encoder", "decoder"]
         layers = {"encoder": "encoder.stack.encoder.encoders", "decoder": "decoder.decoders"}
         ffn = [
-            f"{layers[part]}.{n}.feed_forward" for part in parts for n in range(len(self.get_submodule(layers[part])))
+            f"{layers[part]}.{n}.feed_forward"
+            for part in parts
+            for n, layer in enumerate(self.get_submodule(layers[part]))
+            if layer.feed_forward is not None  # as by default in an E-Branchformer
         ]
         return {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
 

@@ -15,7 +15,7 @@ token_type=unigram
 vocab_size=400
 extras=corpora
 size=$(nvidia-smi -L >/dev/null 2>&1 && echo full || echo tiny)
-options="size: of the corpus: test (seconds), tiny (0.8 h of train), full (an hour or more of open sentences)"
+options="size: of the corpus: test (seconds), tiny (0.5 h of train), full (1.9 h, open sentences)"
 
 prepare_data() {
   run python local/data.py --size "$size" --seed "${seed:-0}" --nj "$nj" --data "$data_dir"

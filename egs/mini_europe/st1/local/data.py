@@ -30,13 +30,13 @@ class Size:
 
 SIZES = {
     "test": Size(False, 0, train=24, dev=6, test=8),
-    "tiny": Size(False, 1, train=1500, dev=80, test=200),
+    "tiny": Size(False, 2, train=800, dev=80, test=200),
     "full": Size(True, 2, train=3000, dev=100, test=300),
 }
 
 
 def main() -> None:
-    sizes = {"test": "seconds of work", "tiny": "1 h of train", "full": "1.9 h"}
+    sizes = {"test": "seconds of work", "tiny": "0.5 h of train", "full": "1.9 h"}
     command_line(__doc__.splitlines()[0], sizes, "--targets", TARGETS, make_corpus)
 
 

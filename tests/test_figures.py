@@ -1,0 +1,56 @@
+"""What the results say of an experiment: parameter counts of the paper's table, on the modules that train."""
+
+from pathlib import Path
+
+import pytest
+
+from pelasr.config import load_yaml
+from pelasr.experiment import load_experiments, resolve
+from pelasr.figures import count
+from pelasr.translation_table import parameter_cell
+
+ROOT = Path(__file__).parents[1]
+PAIRS = 8
+# Le et al. 2021: trained and total parameters of rows 1 to 8, and the paper's strings for them, in millions.
+PAPER = {
+    "1": (8 * 31_072_256, 8 * 31_072_256, "8×31.1/8×31.1"),
+    "2": (32_096_256, 32_096_256, "32.1/32.1"),
+    "3": (8 * 201_600, 33_709_056, "8×0.2/33.7"),
+    "4": (8 * 604_800, 36_934_656, "8×0.6/36.9"),
+    "5": (8 * 398_592, 35_284_992, "8×0.4/35.3"),
+    "6": (8 * 1_195_776, 41_662_464, "8×1.2/41.7"),
+    "7": (8 * 14_593_024, 8 * 32_096_256, "8×14.6/8×32.1"),
+    "8": (8 * 32_096_256, 8 * 32_096_256, "8×32.1/8×32.1"),
+}
+
+
+def row(name: str) -> tuple[int, int, str]:
+    """A row of egs/must_c/st1, as it is configured."""
+    experiment = load_experiments(ROOT / "egs/must_c/st1/conf/experiments.yaml")[name]
+    config = load_yaml(ROOT / "conf/st_le2021.yaml")
+    vocab_size = experiment.tokens.get("vocab_size", 10_000)
+    if not experiment.adapted:
+        report = count(resolve(config, experiment, {}), None, name, vocab_size, PAIRS)
+        models = PAIRS if experiment.each else 1
+        method = f"backbone dict={'mono' if experiment.each else 'multi'}"
+        trained = total = models * report["total"]
+    else:
+        adapter = resolve(load_yaml(ROOT / f"conf/adapter/{experiment.adapter or 'houlsby_st'}.yaml"), experiment, {})
+        report = count(config, adapter, name, vocab_size, PAIRS)
+        method, trained, total = f"{adapter['adapter']} dict=multi", report["trainable"], report["total"]
+    return trained, total, parameter_cell(method, trained, total, PAIRS)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_rows_of_the_paper(name):
+    found = row(name)
+    print(name, *found)
+    assert found == PAPER[name]
+
+
+def test_the_larger_model():
+    """D = 512 with adapters of 256: 76.3 M, and 4.8 M a pair."""
+    adapter = load_yaml(ROOT / "conf/adapter/houlsby_st.yaml")
+    adapter["adapter_conf"]["bottleneck"] = 256
+    report = count(load_yaml(ROOT / "conf/st_le2021_m.yaml"), adapter, "", 10_000, PAIRS)
+    assert (report["backbone"], report["adapter_per_language"]) == (76_327_936, 4_750_848)
