@@ -3,7 +3,7 @@ from setuptools import find_packages, setup
 setup(
     name="pelasr",
     version="0.1.0",
-    description="Multilingual speech recognition with adapters",
+    description="Multilingual speech recognition and translation with adapters",
     license="Apache-2.0",
     packages=find_packages(include=["pelasr", "pelasr.*"]),
     python_requires=">=3.11",

@@ -4,9 +4,9 @@
     OMP_NUM_THREADS=2 .venv/bin/python bench/st_decoding.py                 on the CPU
     .venv/bin/python bench/st_decoding.py --device cuda                     on a GPU
 
-prints one markdown table, in less than a minute. The decoder is of the size of a small translation model's and is
+prints one markdown table, in about a minute. The decoder is of the size of a small translation model's and is
 first trained for `--steps` batches, so that its hypotheses have natural lengths: the encoder output is noise around
-the embedding of the first token, every token has three likely successors, and about twelve tokens make a sentence.
+what tells the first token and the length, and every token has three likely successors.
 
 *BeamSearch* scores hypothesis after hypothesis, *BatchBeamSearch* those of an utterance together. Both are run with
 lengths up to the number of frames, as pelasr's search is: then all find the same hypotheses, which is asserted. *End
@@ -31,7 +31,8 @@ from pelasr.beam import beam_search
 from pelasr.environment import environment
 
 WIDTH, UNITS, LAYERS, HEADS, VOCABULARY = 192, 768, 3, 4, 600
-UTTERANCES, FRAMES, TOKENS = 32, 40, 12
+UTTERANCES, FRAMES = 32, 40
+COUNTS = torch.tensor([8, 12, 16])  # tokens of a sentence
 BEAM, END, TARGET = 5, VOCABULARY - 1, 4.0
 
 Search = Callable[[ST, Tensor, Tensor], list[list[int]]]
@@ -49,26 +50,25 @@ def build() -> ST:
 
 
 class Language:
-    """Sentences, and encoder output that tells how they begin."""
+    """Sentences, and encoder output that tells their first token and their length."""
 
     def __init__(self) -> None:
         self.draw = torch.Generator().manual_seed(0)
-        self.embeddings = torch.randn(VOCABULARY, WIDTH, generator=self.draw)
+        self.tokens, self.counts = (torch.randn(n, WIDTH, generator=self.draw) for n in (VOCABULARY, len(COUNTS)))
         self.successors = torch.randint(1, END, (VOCABULARY, 3), generator=self.draw)
 
     def batch(self, device: str) -> tuple[Tensor, ...]:
         """Encoder output (B, T, D), frames (B,), labels (B, U), their number (B,)."""
-        tokens = [torch.randint(1, END, (UTTERANCES,), generator=self.draw)]
-        enc = self.embeddings[tokens[0]][:, None] + torch.randn(UTTERANCES, FRAMES, WIDTH, generator=self.draw)
-        choices = torch.tensor([0.6, 0.25, 0.15]).multinomial(
-            UTTERANCES * 2 * TOKENS, replacement=True, generator=self.draw
-        )
-        for choice in choices.view(2 * TOKENS, UTTERANCES)[1:]:
-            tokens.append(self.successors[tokens[-1], choice])
-        frames = torch.randint(FRAMES // 2, FRAMES + 1, (UTTERANCES,), generator=self.draw)
-        counts = TOKENS + TOKENS / 4 * torch.randn(UTTERANCES, generator=self.draw)
-        counts = counts.round().long().clamp(3, 2 * TOKENS)
-        return tuple(part.to(device) for part in (enc, frames, torch.stack(tokens, 1), counts))
+        size, longest = (UTTERANCES,), int(COUNTS.max())
+        count = torch.randint(len(COUNTS), size, generator=self.draw)
+        labels = [torch.randint(1, END, size, generator=self.draw)]
+        for _ in range(longest - 1):
+            choice = torch.tensor([0.6, 0.25, 0.15]).multinomial(*size, replacement=True, generator=self.draw)
+            labels.append(self.successors[labels[-1], choice])
+        enc = torch.randn(*size, FRAMES, WIDTH, generator=self.draw)
+        enc += (self.tokens[labels[0]] + self.counts[count])[:, None]
+        frames = torch.randint(FRAMES // 2, FRAMES + 1, size, generator=self.draw)
+        return tuple(part.to(device) for part in (enc, frames, torch.stack(labels, 1), COUNTS[count]))
 
 
 def train(model: ST, language: Language, steps: int, device: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from pelasr.adapter import Bank, find_method
+from pelasr.config import check_keys
 from pelasr.errors import PelasrError
 
 
@@ -21,6 +22,7 @@ class FineTuned(Bank):
 
     def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
         super().__init__(method, options, backbone.sites())
+        check_keys(self.options, [], f"adapter_conf of {method}")
         self._hosts = {path: backbone.get_submodule(path) for path in self.sites}
         self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
 

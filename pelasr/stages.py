@@ -80,15 +80,15 @@ def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_t
 
     An experiment's own `token_type` and `vocab_size` count before those given.
     """
-    worked = False
-    made: dict[Path, tuple[str, int]] = {}
+    wanted: dict[Path, tuple[Place, str, int]] = {}
     for experiment in chosen:
+        kind = experiment.tokens.get("token_type", token_type), experiment.tokens.get("vocab_size", vocab_size)
         for part in experiment.backbones(place).values():
-            kind = experiment.tokens.get("token_type", token_type), experiment.tokens.get("vocab_size", vocab_size)
-            if made.setdefault(part.tokens, kind) != kind:
-                raise PelasrError(f"{experiment.name}: {part.tokens} has other tokens in another experiment: {kind}")
-            worked = _make_token_list(part, sets, *kind) or worked
-    return worked
+            if wanted.setdefault(part.tokens, (part, *kind)) != (part, *kind):
+                raise PelasrError(
+                    f"{experiment.name}: its tokens in {part.tokens} are another experiment's too: {kind}"
+                )
+    return any([_make_token_list(part, sets, *kind) for part, *kind in wanted.values()])
 
 
 def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size: int) -> bool:

@@ -109,3 +109,8 @@ def test_counts(tuned):
         "trainable": 2 * decoder,
         "total": 2 * size,
     }
+
+
+def test_fine_tuning_has_no_options(make_st):
+    with pytest.raises(PelasrError, match="adapter_conf of full: unknown key 'bottleneck'"):
+        make_bank("full", {"bottleneck": 64}, make_st())

@@ -1,5 +1,6 @@
 """What the stages decide by themselves: which checks apply to which data."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import soundfile
 
 from pelasr.config import load_yaml
 from pelasr.data import Utterance, write_data_dir
-from pelasr.errors import DataError
-from pelasr.experiment import Place
-from pelasr.stages import validate_data
+from pelasr.errors import DataError, PelasrError
+from pelasr.experiment import Experiment, Place
+from pelasr.stages import make_tokens, validate_data
+from pelasr.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -46,3 +48,50 @@ def test_audio_that_changed_in_place_is_checked_again(tmp_path):
     soundfile.write(tmp_path / "dev.wav", np.zeros(8000), 16000)
     with pytest.raises(DataError, match="dev_xx/wav.scp:1: utterance u: .*silence"):
         validate(where, "rnnt_mini.yaml")
+
+
+def translated(folder: Path) -> Place:
+    """A training set of four utterances with translations into German and French."""
+    texts = {"de": ["Am 3. Mai", "vor 4 Tagen"] * 2, "fr": ["le 3 mai", "il y a 4 jours"] * 2}
+    utterances = [
+        Utterance(f"u{n}", f"u{n}", f"u{n}.wav", None, None, "may three", "s", "en", {t: texts[t][n] for t in texts})
+        for n in range(4)
+    ]
+    write_data_dir(folder / "data/train_en", utterances)
+    return Place(folder / "data", folder / "dump", folder / "exp", ["en-de", "en-fr"])
+
+
+def experiment(name: str, **options) -> Experiment:
+    settings = {"description": "", "backbone": name, "weights": "backbone", "adapted": False, "overrides": {}}
+    return Experiment(name, **settings, compare=None, **options)
+
+
+def test_token_lists_of_all_languages_of_each_and_of_the_source(tmp_path, capsys):
+    where = translated(tmp_path)
+    chosen = [
+        experiment("asr", languages=["en"], tokens={"token_type": "char"}),
+        experiment("1", each=True),
+        experiment("2"),
+        experiment("3"),
+    ]
+    assert make_tokens(where, chosen, [], "char", 0)
+    tokens = {path.name: Tokenizer.load(path).tokens for path in (tmp_path / "exp").glob("tokens*")}
+    assert set(tokens) == {"tokens", "tokens_en", "tokens_en-de", "tokens_en-fr"}
+    assert tokens["tokens"][-3:] == ["<lang:de>", "<lang:fr>", "<sos/eos>"]
+    assert tokens["tokens_en-fr"][-2:] == ["<lang:fr>", "<sos/eos>"]
+    assert "T" in tokens["tokens_en-de"] and "T" not in tokens["tokens_en-fr"]
+    assert not any(token.startswith("<lang") for token in tokens["tokens_en"]) and "3" not in tokens["tokens_en"]
+    assert capsys.readouterr().out.count("tokens in") == 4  # rows 2 and 3 share theirs
+    assert not make_tokens(where, chosen, [], "char", 0)
+
+
+def test_one_folder_of_tokens_has_one_kind(tmp_path):
+    other = experiment("3", tokens={"token_type": "unigram", "vocab_size": 30})
+    with pytest.raises(PelasrError, match="3: its tokens in .*tokens are another experiment's too"):
+        make_tokens(translated(tmp_path), [experiment("2"), other], [], "char", 0)
+
+
+def test_an_unknown_target_is_found_before_anything_else(tmp_path):
+    where = translated(tmp_path)
+    with pytest.raises(DataError, match="text.nl: no translations into nl"):
+        validate_data(replace(where, languages=["en-nl"]), ["train"], load_yaml(ROOT / "conf/st_mini.yaml"), False, 1)
