@@ -1,4 +1,4 @@
-"""What the translation recipe must show (Le et al. 2021, in small), on the whole tiny corpus: about an hour on 2 cores."""
+"""What the translation recipe must show (Le et al. 2021, in small), on the tiny corpus: about an hour on 2 cores."""
 
 import os
 import subprocess
