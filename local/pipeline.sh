@@ -1,6 +1,6 @@
 # The stages of every recipe, sourced by its run.sh with the command line's arguments. Before, run.sh sets
 #   recipe, langs, exps, all_exps, config, adapter    and defines    prepare_data (stage 1: what writes data/)
-# and may set init, token_type, vocab_size, and add to `options` (lines of "name: help"), with a default for each.
+# and may set init, token_type, vocab_size, beam_size, and add to `options` (lines of "name: help"), with a default for each.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/path.sh"
 . "$here/cmd.sh"
@@ -10,7 +10,7 @@ stop_stage=7
 token_type=${token_type:-char}
 vocab_size=${vocab_size:-1000}
 init=${init:-none}
-beam_size=
+beam_size=${beam_size:-}
 rows=
 experiments=conf/experiments.yaml
 skip_bad=false
@@ -64,7 +64,11 @@ starts() { # starts N "what": is this stage wanted?
 
 exps=${rows:-$exps}
 [ "$exps" = all ] && exps=$all_exps
-case "$adapter" in */*) ;; *) adapter=$here/../conf/adapter/$adapter.yaml ;; esac
+case "$adapter" in */* | *.yaml) ;; *) adapter=$here/../conf/adapter/$adapter.yaml ;; esac
+if [ ! -f "$adapter" ]; then
+  echo "$0: --adapter: no file $adapter; names: $(basename -s .yaml "$here"/../conf/adapter/*.yaml | tr '\n' ' ')" >&2
+  exit 2
+fi
 # The experiment that the others' encoders come from is trained first, and has no row in the table.
 first=
 [ "$init" = none ] || first=$init
@@ -94,7 +98,8 @@ esac
 run "$here/../tools/install.sh" ${extras:+"$extras"}
 if [ "$dry_run" != true ] && [ ${#overrides[@]} -gt 0 ]; then
   # A misspelt option should not wait for the stage that reads it.
-  pelasr config --config "$config" --adapter "$adapter" "${overrides[@]}" >/dev/null ||
+  pelasr config --config "$config" --adapter "$adapter" --experiments "$experiments" --exps "$exps" \
+    "${overrides[@]}" >/dev/null ||
     { echo "$0: the pipeline's own options are listed by $0 --help" >&2; exit 2; }
 fi
 
@@ -103,7 +108,7 @@ place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --lang
 
 if starts 1 "data"; then
   prepare_data
-  run pelasr data "${place[@]}" --config "$config" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
+  run pelasr data "${place[@]}" "${what[@]}" --exps "$first $exps" --config "$config" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
     "${backbone_overrides[@]}"
   [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && echo "$langs" >"$exp_dir/langs"; }
 fi

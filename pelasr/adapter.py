@@ -61,6 +61,8 @@ class Bank(nn.Module):
     Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself.
     """
 
+    mixes_languages = True  # whether a batch may hold several languages
+
     def __init__(self, method: str, options: dict[str, Any] | None, sites: dict[str, dict[str, int]]):
         super().__init__()
         self.method, self.options = method, dict(options or {})
@@ -76,8 +78,6 @@ class Bank(nn.Module):
         self.adapters = nn.ModuleDict()
         self._rows: tuple[list[str], Tensor | None] | None = None
         self._fired: set[str] = set()
-
-    mixes_languages = True  # whether a batch may hold several languages
 
     def _options_at(self, path: str) -> dict[str, Any]:
         """The method's options at a site: of those that are mappings, the entry of its side."""
@@ -137,7 +137,7 @@ class Bank(nn.Module):
         return {path: adapters[_key(path)] for path in self.sites}
 
     def tensors(self, language: str) -> dict[str, Tensor]:
-        """A language's parameters, {"<site path>/<parameter>": tensor}, live."""
+        """A language's parameters (and buffers), {"<site path>/<parameter>": tensor}, live."""
         return {
             f"{path}/{name}": tensor
             for path, adapter in self._of(language).items()

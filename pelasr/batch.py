@@ -1,5 +1,6 @@
 """Utterances as tensors: what a step of training or decoding works on."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pelasr.data import read_data_dir, text_of
+from pelasr.data import read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
 from pelasr.experiment import Place
 from pelasr.features import load_feats, read_feats, read_num_frames
@@ -78,6 +79,8 @@ def load_examples(place: Place, name: str, language: str, tokenizer: Tokenizer) 
         if missing:
             raise PelasrError(f"{dump}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again")
         for u in utterances:
+            if u.language != split_pair(language)[0]:
+                raise PelasrError(f"{folder}/utt2lang: utterance {u.id} is {u.language!r}, not {language!r}; mend it")
             text = text_of(u, language)
             labels = tokenizer.encode(text)
             examples.append(Example(u.id, source, feats[u.id], frames[u.id], labels, language, text, prefix))
@@ -95,9 +98,15 @@ class Collate:
             if example.language not in self.slots:
                 known = ", ".join(self.slots)
                 raise PelasrError(f"utterance {example.id}: the backbone has no language {example.language!r}: {known}")
-        position = {source: row for row, source in enumerate(dict.fromkeys(example.feats for example in examples))}
-        feats = [torch.tensor(load_feats(source)) for source in position]
-        rows = [position[example.feats] for example in examples] if len(feats) < len(examples) else None
+        # Audio is shared between languages; an utterance that was drawn twice is augmented twice.
+        times: Counter[tuple[str, str]] = Counter()
+        sources = []
+        for example in examples:
+            sources.append((example.feats, times[example.feats, example.language]))
+            times[example.feats, example.language] += 1
+        position = {source: row for row, source in enumerate(dict.fromkeys(sources))}
+        feats = [torch.tensor(load_feats(path)) for path, _ in position]
+        rows = [position[source] for source in sources] if len(feats) < len(examples) else None
         targets = [torch.tensor(example.targets, dtype=torch.long) for example in examples]
         return Batch(
             ids=[example.id for example in examples],

@@ -59,15 +59,16 @@ def _parser() -> argparse.ArgumentParser:
     def config(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--config", type=Path, required=True, help="YAML file of the backbone and its training")
 
-    def experiment(sub: argparse.ArgumentParser, several: bool = False) -> None:
+    def experiment(sub: argparse.ArgumentParser, several: bool = False, required: bool = True) -> None:
         sub.add_argument("--experiments", type=Path, default=Path("conf/experiments.yaml"), help="their definitions")
-        sub.add_argument("--exps" if several else "--exp", required=True, help="which")
+        sub.add_argument("--exps" if several else "--exp", required=required, help="which")
 
     def sets(sub: argparse.ArgumentParser, default: str) -> None:
         sub.add_argument("--sets", default=default, help="names of data sets, without the language")
 
     sub = verb("data", _data, "Stage 1: check data directories, all problems at once.", overridable=True)
     config(sub)
+    experiment(sub, several=True, required=False)
     sets(sub, "train dev test")
     sub.add_argument("--skip_bad", type=_boolean, default=False, help="true: drop bad utterances and list them")
     sub.add_argument("--nj", type=int, default=2, help="processes")
@@ -95,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
     def beam_size(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--beam_size", type=int, help="of the search; default: the backbone's")
+        sub.add_argument("--beam_size", type=_positive, help="of the search; default: the backbone's")
 
     sub = verb("decode", _decode, "Stage 6: recognise or translate test sets.")
     experiment(sub)
@@ -126,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = verb("config", _config, "Check option names and print the configuration.", overridable=True, place=False)
     config(sub)
+    experiment(sub, several=True, required=False)
     sub.add_argument("--adapter", type=Path, help="YAML file of an adapter: options with the prefix adapt_ are its")
     return parser
 
@@ -136,10 +138,31 @@ def _boolean(text: str) -> bool:
     return text == "true"
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 on")
+    return int(text)
+
+
 def _place(known: argparse.Namespace) -> Any:
     from pelasr.experiment import Place
 
-    return Place(known.data_dir, known.dump_dir, known.exp_dir, known.langs.split())
+    languages = known.langs.split()
+    if len({"-" in language for language in languages}) != 1:
+        raise PelasrError(f"--langs {known.langs!r}: want languages (hi ur) or pairs (en-de en-fr), not both")
+    return Place(known.data_dir, known.dump_dir, known.exp_dir, languages)
+
+
+def _only(known: argparse.Namespace) -> list[str]:
+    """Which of the languages to work on."""
+    from pelasr.config import nearest
+
+    languages = known.langs.split()
+    only = known.only.split() if known.only else languages
+    for language in only:
+        if language not in languages:
+            raise PelasrError(f"--only: no language {language!r}; {nearest(language, languages)}")
+    return only
 
 
 def _experiments(known: argparse.Namespace) -> Any:
@@ -164,8 +187,19 @@ def _configured(path: Path, rest: list[str]) -> dict[str, Any]:
 def _data(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import validate_data
 
-    config = _configured(known.config, rest)
+    config = _with_ctc(known, rest)
     return validate_data(_place(known), known.sets.split(), config, known.skip_bad, known.nj)
+
+
+def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
+    """The configuration, or that of an experiment that trains with CTC, for which utterances must be long enough."""
+    from pelasr.config import load_yaml, parse_overrides
+    from pelasr.experiment import resolve
+
+    config = _configured(known.config, rest)
+    chosen = [] if known.exps is None else _chosen(known)
+    resolved = [resolve(load_yaml(known.config), e, parse_overrides(rest)) for e in chosen if e.backbone == e.name]
+    return next((found for found in [config, *resolved] if found.get("ctc_weight")), config)
 
 
 def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -188,20 +222,32 @@ def _train(known: argparse.Namespace, rest: list[str]) -> bool:
     experiments = _experiments(known)
     experiment = find_experiment(experiments, known.exp)
     owner = find_experiment(experiments, experiment.backbone)
+    if known.init:
+        source = find_experiment(experiments, known.init)
+        if source.each or source.backbone != source.name:
+            raise PelasrError(f"--init {known.init}: trains no backbone for them all; name an experiment that does")
     config = resolve(load_yaml(known.config), owner, parse_overrides(rest))
     return train_backbone(_place(known), experiment, config, str(known.config), known.ngpu, known.init)
 
 
 def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.config import load_yaml, parse_overrides
-    from pelasr.experiment import find_experiment, resolve
+    from pelasr.config import parse_overrides
+    from pelasr.experiment import find_experiment
     from pelasr.stages import fit_adapters
 
     experiment = find_experiment(_experiments(known), known.exp)
-    only = (known.only or known.langs).split()
-    path = known.adapter.with_name(f"{experiment.adapter}.yaml") if experiment.adapter else known.adapter
-    config = resolve(load_yaml(path), experiment, parse_overrides(rest)) if experiment.adapted else {}
-    return fit_adapters(_place(known), experiment, config, str(path), only, known.ngpu)
+    only = _only(known)
+    config, path = _adapter_of(experiment, known.adapter, parse_overrides(rest)) if experiment.adapted else ({}, "")
+    return fit_adapters(_place(known), experiment, config, path, only, known.ngpu)
+
+
+def _adapter_of(experiment: Any, default: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The configuration of an experiment's adapters, and its file."""
+    from pelasr.config import load_yaml
+    from pelasr.experiment import resolve
+
+    path = default.with_name(f"{experiment.adapter}.yaml") if experiment.adapter else default
+    return resolve(load_yaml(path), experiment, overrides), str(path)
 
 
 def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -209,8 +255,7 @@ def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import decode
 
     experiment = find_experiment(_experiments(known), known.exp)
-    only = (known.only or known.langs).split()
-    return decode(_place(known), experiment, known.sets.split(), only, known.ngpu, known.beam_size)
+    return decode(_place(known), experiment, known.sets.split(), _only(known), known.ngpu, known.beam_size)
 
 
 def _score(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -232,7 +277,8 @@ def _params(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import count
 
     config, adapter = _two_configurations(known, rest)
-    report = count(config, adapter, str(known.config), known.vocab_size, known.num_languages)
+    where = f"{known.config} with {known.adapter}" if adapter else str(known.config)
+    report = count(config, adapter, where, known.vocab_size, known.num_languages)
     if known.json:
         print(json.dumps(report))
     else:
@@ -246,22 +292,36 @@ def _two_configurations(known: argparse.Namespace, rest: list[str]) -> tuple[dic
     from pelasr.config import load_yaml, override, parse_overrides
 
     given = parse_overrides(rest)
-    for_adapter = {key.removeprefix("adapt_"): value for key, value in given.items() if key.startswith("adapt")}
+    for_adapter = _given_for_adapter(rest)
     for_backbone = {key: value for key, value in given.items() if not key.startswith("adapt")}
+    if for_adapter and known.adapter is None:
+        raise PelasrError(
+            f"--{next(key for key in given if key.startswith('adapt'))}: of which adapter? add --adapter FILE"
+        )
     adapter = override(load_yaml(known.adapter), for_adapter) if known.adapter is not None else None
     return override(load_yaml(known.config), for_backbone), adapter
+
+
+def _given_for_adapter(rest: list[str]) -> dict[str, Any]:
+    from pelasr.config import parse_overrides
+
+    given = parse_overrides(rest)
+    return {key.removeprefix("adapt_"): value for key, value in given.items() if key.startswith("adapt")}
 
 
 def _config(known: argparse.Namespace, rest: list[str]) -> bool:
     import yaml
 
-    from pelasr.stages import split_adapter_options, split_options
+    from pelasr.stages import check_adapter, split_adapter_options, split_options
 
     config, adapter = _two_configurations(known, rest)
     split_options(config, str(known.config))
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
     if adapter is not None:
         split_adapter_options(adapter, str(known.adapter))
+        for experiment in [] if known.exps is None else _chosen(known):
+            if experiment.adapted:
+                check_adapter(*_adapter_of(experiment, known.adapter, _given_for_adapter(rest)))
         print(f"---\n{yaml.safe_dump(adapter, sort_keys=False, allow_unicode=True)}", end="")
     return False
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pelasr.adapter import Bank
 from pelasr.batch import Batch, Collate, Example, batches
-from pelasr.bleu import figure, statistics
+from pelasr.bleu import WIDTHS, figure, statistics
 from pelasr.data import split_pair
 from pelasr.sampling import sorted_batches
 from pelasr.wer import count_errors
@@ -114,7 +114,7 @@ def evaluate(
     for item in recognise(backbone, bank, examples, collate, rank=fabric.global_rank, world_size=fabric.world_size):
         found[item.example.language].append(item)
     languages = sorted({example.language for example in examples})
-    sums = torch.zeros(len(languages), 2 + STATISTICS, dtype=torch.float64)
+    sums = torch.zeros(len(languages), 2 + WIDTHS["bleu"], dtype=torch.float64)  # WER needs fewer
     for row, language in zip(sums, languages, strict=True):
         items = found[language]
         texts = [item.example.text for item in items], [decode(item.tokens) for item in items]
@@ -126,9 +126,6 @@ def evaluate(
         language: _scores(language, loss / utterances, rest)
         for language, (loss, utterances, *rest) in zip(languages, sums.tolist(), strict=True)
     }
-
-
-STATISTICS = 10  # numbers that are summed over utterances: BLEU's lengths and n-gram counts, or words and errors
 
 
 def _statistics(language: str, references: list[str], hypotheses: list[str]) -> list[float]:

@@ -17,22 +17,22 @@ from pelasr.files import atomic_write, sha256_json
 class Place:
     """Where a recipe keeps its things, and the languages or pairs it is about.
 
-    `part`: these languages are an experiment's own, other than the recipe's.
+    `recipe`: the recipe's, where an experiment is about others.
     """
 
     data: Path
     dump: Path
     exp: Path
     languages: list[str]
-    part: bool = False
+    recipe: list[str] | None = None
 
     def of(self, languages: list[str]) -> "Place":
-        """The same for an experiment on other languages."""
-        return self if languages == self.languages else replace(self, languages=languages, part=True)
+        """The same for an experiment on languages of its own."""
+        return replace(self, languages=languages, recipe=self.recipe or self.languages)
 
     @property
     def tokens(self) -> Path:
-        return self.exp / (f"tokens_{label(self.languages)}" if self.part else "tokens")
+        return self.exp / (f"tokens_{label(self.languages)}" if self.recipe else "tokens")
 
     @property
     def stats(self) -> Path:
@@ -42,13 +42,16 @@ class Place:
         """Data directories of a set in a language.
 
         Usually `<set>_<language>` alone. A pair without audio of its own (`en-de`) is in its source language's, and a
-        source language without a directory of its own in those of all its pairs.
+        source language without a directory of its own in those of the recipe's pairs.
         """
         own = self.data / f"{name}_{language}"
         source, target = split_pair(language)
         if own.is_dir():
             return [own]
-        return [self.data / f"{name}_{source}"] if target else sorted(self.data.glob(f"{own.name}-*")) or [own]
+        if target:
+            return [self.data / f"{name}_{source}"]
+        pairs = [key for key in self.recipe or self.languages if split_pair(key)[0] == language != key]
+        return [self.data / f"{name}_{key}" for key in pairs] or [own]
 
     def folder(self, name: str, language: str) -> Path:
         """The data directory that a set is scored against."""
@@ -110,7 +113,7 @@ class Experiment:
         folder, languages = place.exp / self.backbone, self.languages or place.languages
         if self.each:
             return {folder / language: place.of([language]) for language in languages}
-        return {folder: place.of(languages)}
+        return {folder: place.of(self.languages) if self.languages else place}
 
 
 def load_experiments(path: str | Path) -> dict[str, Experiment]:
@@ -134,12 +137,17 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
             check_keys(entry, allowed, f"{path}: {name} has the settings of {source}")
         if ADAPT in entry and (own := {LANGS, EACH, *TOKENS} & set(entry)):
             raise PelasrError(f"{path}: {name} has the languages and tokens of {source}, not its own {min(own)}")
-        result[name] = _experiment(name, entry)
+        inherited = (entries[source] or {}) if source else {}
+        inherited = {key: value for key, value in inherited.items() if key in (LANGS, *TOKENS)}
+        result[name] = _experiment(name, inherited | entry, f"{path}: {name}")
     return result
 
 
-def _experiment(name: str, entry: dict[str, Any]) -> Experiment:
+def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
     """An entry whose references are checked."""
+    for key, kind, what in ((LANGS, str, "languages in one string"), (EACH, bool, "true or false")):
+        if not isinstance(entry.get(key, kind()), kind):
+            raise PelasrError(f"{where}: {key}: expected {what}, found {entry[key]!r}")
     adapted, early = entry.pop(ADAPT, None), entry.pop(READ_EARLY, None)
     return Experiment(
         name=name,

@@ -32,23 +32,33 @@ def score(
     from pelasr.score import score as score_set
 
     def not_decoded(experiment: Experiment, names: list[str]) -> str | None:
-        """The first hypotheses that are missing or stale."""
-        markers = decoded(place, experiment, names, place.languages, beam_size)
-        return next((f"{name}_{language}" for (name, language), m in markers.items() if not m.done), None)
+        """What is missing or stale, if anything."""
+        try:
+            markers = decoded(place, experiment, names, place.languages, beam_size)
+        except PelasrError as error:
+            return str(error)
+        wrong = next((f"{name}_{language}" for (name, language), m in markers.items() if not m.done), None)
+        return wrong and f"{wrong} was not decoded with this model, data and beam; run stage 6"
 
     write_environment(place.exp / "environment.json")
     hours = {language: _training_hours(place, language) for language in place.languages if split_pair(language)[1]}
     for experiment in chosen:
+        if experiment.languages and experiment.languages != place.languages:
+            raise PelasrError(
+                f"{experiment.name}: is about {' '.join(experiment.languages)}: it has no row in the table"
+            )
         if stale := not_decoded(experiment, sets):
-            raise PelasrError(f"{experiment.name}: {stale} was not decoded with this model and data; run stage 6")
+            raise PelasrError(f"{experiment.name}: {stale}")
         other = experiments[experiment.compare] if experiment.compare else None
         for name in sets:
             data_hash = data_sha256(place.dirs("train", "dev", name))
             facts = {"recipe": recipe, "experiment": experiment.name, "data_sha256": data_hash}
-            facts |= _facts(place, experiment)
+            facts |= _facts(place, experiment, beam_size)
             folders = {language: place.folder(name, language) for language in place.languages}
             score_set(facts, name, folders, place.exp, hours)
-            if other and not not_decoded(other, [name]):
+            if other and (stale := not_decoded(other, [name])):
+                say(f"{experiment.name} is not compared with {other.name}: {stale}")
+            elif other:
                 compare(facts, other.name, name, folders, place.exp)
     return True
 
@@ -60,7 +70,7 @@ def _training_hours(place: Place, language: str) -> float:
     return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR
 
 
-def _facts(place: Place, experiment: Experiment) -> dict[str, Any]:
+def _facts(place: Place, experiment: Experiment, beam_size: int | None) -> dict[str, Any]:
     """What the results say of an experiment's training: of its backbones, or of the packs that were decoded."""
     found = [_read_facts(folder / "facts.json") for folder in experiment.backbones(place)]
     packs = []
@@ -77,7 +87,7 @@ def _facts(place: Place, experiment: Experiment) -> dict[str, Any]:
     # Packs may come from several fits: one hash of them all.
     hashes = sorted({training["config_sha256"] for training in trained})
     return {
-        "method": _method(place, experiment, packs),
+        "method": _method(place, experiment, packs, beam_size),
         "trainable_parameters": added if packs else total,
         "total_parameters": total,
         "seed": trained[0]["seed"],
@@ -96,19 +106,30 @@ def _copies(pack: dict[str, Any]) -> bool:
     return find_method(pack["adapter"]).copies
 
 
-def _method(place: Place, experiment: Experiment, packs: list[dict[str, Any]]) -> str:
-    """The method's name; for translation with the facts of the table, `houlsby dict=multi D=256 enc=64 dec=64`."""
+def _method(place: Place, experiment: Experiment, packs: list[dict[str, Any]], beam_size: int | None) -> str:
+    """The method's name; for translation with facts, as in `houlsby dict=multi D=256 enc=64 dec=0 beam=5`."""
     name = packs[0]["adapter"] if packs else "backbone"
     if not split_pair(place.languages[0])[1]:
         return name
     folder = next(iter(experiment.backbones(place)))
-    width = load_yaml(folder / "backbone.yaml")["options"]["encoder_conf"]["output_size"]
-    words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={width}"]
-    if packs and not _copies(packs[0]):
-        size = packs[0]["adapter_conf"].get("bottleneck")
-        sizes = size if isinstance(size, dict) else {"encoder": size, "decoder": size}
-        words += [f"enc={sizes['encoder']}", f"dec={sizes['decoder']}"]
-    return " ".join(words)
+    conf = load_yaml(folder / "backbone.yaml")["options"]["encoder_conf"]
+    words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={conf.get('output_size', 256)}"]  # ESPnet's
+    if packs:
+        words += [f"{side[:3]}={size}" for side, size in _sizes(packs[0]).items()]
+    return " ".join([*words, *([f"beam={beam_size}"] if beam_size else [])])
+
+
+def _sizes(pack: dict[str, Any]) -> dict[str, int]:
+    """Of a method that has a size: its size on each side of the backbone, 0 where it has no site."""
+    from pelasr.adapter import SIDES, find_method
+    from pelasr.config import arguments_of
+
+    cls = find_method(pack["adapter"])
+    if not cls.size:
+        return {}
+    size = pack["adapter_conf"].get(cls.size, arguments_of(cls)[cls.size].default)
+    there = {path.partition(".")[0] for path in pack["sites"]}
+    return {side: (size[side] if isinstance(size, dict) else size) if side in there else 0 for side in SIDES}
 
 
 def write_page(place: Place, descriptions: dict[str, str], name: str, recipe: str, page: Path, output: Path) -> None:
@@ -144,7 +165,7 @@ def count(
     config: dict[str, Any], adapter: dict[str, Any] | None, where: str, vocab_size: int, num_languages: int
 ) -> dict[str, int]:
     """Integer parameter counts of a configured backbone, and of the adapters of its languages, on the very modules that
-    train, built without their numbers."""
+    train, built without their numbers. `where` names the configuration in errors."""
     import torch
 
     from pelasr.adapter import count_parameters, freeze

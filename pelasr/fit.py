@@ -171,7 +171,7 @@ def fit_bank(
         for language in languages:
             entry = best.entry(language)
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
-            facts |= {"seed": training.seed, "config_sha256": marker.sha256}
+            facts |= {"seed": training.seed, "config_sha256": marker.sha256, "fitted_with": languages}
             save_pack(folder.parent / "packs" / language, bank, language, best.load(language), backbone, facts)
         marker.write(done=True)
         fit.checkpoint.unlink(missing_ok=True)
@@ -220,8 +220,6 @@ def _examples(place: Place, name: str, languages: Sequence[str], tokenizer: Toke
 def _write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:
     """What the results table says of a backbone."""
     facts = {
-        "method": "backbone",
-        "trainable_parameters": report["trainable"],
         "total_parameters": report["total"],
         "seed": training.seed,
         "config_sha256": marker.sha256,

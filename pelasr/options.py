@@ -23,7 +23,7 @@ class TrainingOptions:
         specaug_conf: arguments of ESPnet's SpecAug on normalised features; none: no augmentation.
         val_interval: epochs between validations.
         keep_nbest_models: backbones averaged at the end, those of the best macro-averaged dev WER or BLEU.
-        keep_last_models: if not 0, the last so many epochs are averaged instead.
+        keep_last_models: if not 0, the last so many validations are averaged instead.
         early_epoch: keep the backbone's weights after this epoch as `early.safetensors`; 0: none.
         max_skips: steps that may be skipped for a loss or gradient that is not finite before training stops.
         checkpoint_seconds: time between checkpoints within an epoch.
@@ -61,6 +61,9 @@ class TrainingOptions:
             value = getattr(self, key)
             if not isinstance(value, int) or value < 0:
                 raise PelasrError(f"{key}: {value!r} is not a whole number from 0 on")
+        for key, other in (("batch_size", "batch_frames"), ("keep_nbest_models", "keep_last_models")):
+            if getattr(self, other) and getattr(self, key) != type(self).__dataclass_fields__[key].default:
+                raise PelasrError(f"{key}: {getattr(self, key)} has no effect with {other}; set that to 0, or leave it")
         if self.scheduler not in ("cosine", "inverse_sqrt"):
             raise PelasrError(f"scheduler: {self.scheduler!r}; known: cosine, inverse_sqrt")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**23:

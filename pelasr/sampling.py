@@ -92,26 +92,44 @@ class BatchSampler:
         drawn = rng.permutation(np.concatenate([self._draw(language, epoch) for language in self.members]))
         stretch = rng.uniform(1 - self.JITTER, 1 + self.JITTER, len(drawn))
         # Utterances of the same audio take the place, and the stretch, of the first of them.
-        first, same = np.unique(self.sources[drawn], return_index=True, return_inverse=True)[1:]
+        first, same = np.unique(self._groups(drawn), return_index=True, return_inverse=True)[1:]
         order = np.argsort(first[same], kind="stable")
         drawn, stretch = drawn[order], stretch[first[same]][order]
         keys = self.lengths[drawn] * stretch
-        buckets = np.array_split(np.arange(len(drawn)), max(1, len(self) // self.BATCHES_PER_BUCKET))
-        order = drawn[np.concatenate([bucket[np.argsort(keys[bucket], kind="stable")] for bucket in buckets])]
-        batches = self._split(order)
+        batches = self._batches_by_frames(drawn, keys) if self.by_frames else self._batches_by_number(drawn, keys)
         for number in rng.permutation(len(batches)):
             yield batches[number][self.rank :: self.world_size].tolist()
 
-    def _split(self, order: np.ndarray) -> list[np.ndarray]:
-        """As many batches as there are steps, of equal numbers of utterances or of frames."""
-        if not self.by_frames:
-            return np.array_split(order, len(self))
-        ends = np.cumsum(self.lengths[order])
-        cuts = np.searchsorted(ends, ends[-1] * np.arange(1, len(self)) / len(self))
-        # Every process must get something of every batch.
-        room = self.world_size * np.arange(1, len(self))
-        cuts = np.clip(np.maximum.accumulate(np.maximum(cuts, room) - room) + room, None, len(order) - room[::-1])
-        return np.split(order, cuts)
+    def _groups(self, drawn: np.ndarray) -> np.ndarray:
+        """The audio of each draw; an utterance that is drawn again in an epoch is in another group."""
+        order = np.argsort(drawn, kind="stable")
+        same = np.r_[False, drawn[order][1:] == drawn[order][:-1]]
+        begins = np.maximum.accumulate(np.where(same, 0, np.arange(len(drawn))))
+        again = np.empty(len(drawn), dtype=np.int64)
+        again[order] = np.arange(len(drawn)) - begins
+        return self.sources[drawn] + again * len(self.lengths)
+
+    def _batches_by_number(self, drawn: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
+        """As many batches as there are steps, of equal numbers of utterances."""
+        buckets = np.array_split(np.arange(len(drawn)), max(1, len(self) // self.BATCHES_PER_BUCKET))
+        return np.array_split(drawn[np.concatenate([bucket[_sorted(keys[bucket])] for bucket in buckets])], len(self))
+
+    def _batches_by_frames(self, drawn: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
+        """As many batches as there are steps, of nearly equal numbers of frames. None reaches into two buckets, where
+        the longest utterances of one would meet the shortest of the next."""
+        steps = np.array_split(np.arange(len(self)), max(1, len(self) // self.BATCHES_PER_BUCKET))
+        batches = []
+        for bucket in steps:
+            members = np.arange(*(len(drawn) * edge // len(self) for edge in (bucket[0], bucket[-1] + 1)))
+            order = drawn[members[_sorted(keys[members])]]
+            ends = np.cumsum(self.lengths[order])
+            inner = np.arange(1, len(bucket))
+            cuts = np.searchsorted(ends, ends[-1] * inner / len(bucket))
+            # Every process must get something of every batch.
+            room = self.world_size * inner
+            cuts = np.maximum.accumulate(np.maximum(cuts, room) - room) + room
+            batches += np.split(order, np.minimum(cuts, len(order) - room[::-1]))
+        return batches
 
     def _draw(self, language: str, epoch: int) -> np.ndarray:
         """The language's utterances of this epoch: a window, moved on by its width every epoch, of endless passes."""
@@ -125,6 +143,10 @@ class BatchSampler:
             for number in range(start // len(members), stop // len(members) + 1)
         }
         return np.array([passes[i // len(members)][i % len(members)] for i in index], dtype=np.int64)
+
+
+def _sorted(keys: np.ndarray) -> np.ndarray:
+    return np.argsort(keys, kind="stable")
 
 
 def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:

@@ -31,7 +31,8 @@ def validate_data(place: Place, sets: list[str], config: dict[str, Any], skip_ba
     targets, sources = place.targets(*sets), sorted({split_pair(language)[0] for language in place.languages})
     subsampling = _subsampling(config) if config.get("ctc_weight") else None
     path = place.exp / ".done" / "data.json"
-    if Marker(path, _data_inputs(dirs, subsampling)).done:
+    inputs = {**_data_inputs(dirs, subsampling), "targets": {str(path): names for path, names in targets.items()}}
+    if Marker(path, inputs).done:
         say(f"stage 1: {len(dirs)} data directories are valid already")
         return False
     texts = [utterance.text for folder in train for utterance in parse(folder).utterances]
@@ -53,7 +54,8 @@ def validate_data(place: Place, sets: list[str], config: dict[str, Any], skip_ba
     for name, report in zip(("train", "other sets"), reports, strict=True):
         for language, counted in report.languages.items():
             say(f"{language}, {name}: {counted.utterances} utterances, {counted.hours:.2f} h")
-    Marker(path, _data_inputs(dirs, subsampling)).write(done=True)
+    # Dropping has changed the directories.
+    Marker(path, inputs | _data_inputs(dirs, subsampling)).write(done=True)
     return True
 
 
@@ -176,6 +178,17 @@ def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict
     return config["adapter"], config.get("adapter_conf") or {}, options
 
 
+def check_adapter(config: dict[str, Any], where: str) -> None:
+    """Raise PelasrError for options that the configured method does not have, long before stage 5."""
+    from pelasr.adapter import find_method
+    from pelasr.config import arguments_of
+
+    method, options, _ = split_adapter_options(config, where)
+    cls = find_method(method)
+    known = [] if cls.copies else ["sites", *(name for name in arguments_of(cls) if name != "width")]
+    check_keys(options, known, f"{where}: adapter_conf of {method}")
+
+
 def train_backbone(
     place: Place, experiment: Experiment, config: dict[str, Any], where: str, ngpu: int, init: str | None = None
 ) -> bool:
@@ -184,17 +197,17 @@ def train_backbone(
     `init` is an experiment whose encoder the training starts from.
     """
     family, options, training = split_options(config, where)
+    names = ("backbone", *(["early"] if training.early_epoch else []))
+    source = place.exp / init if init else None
+    started = {"init": required(source / "backbone.safetensors", 4)} if source else {}
     missing = {}
     for folder, part in experiment.backbones(place).items():
         inputs = {
             **_training_inputs(part, {"backbone": family, **options}, training),
             "tokens": required(part.tokens / "tokens.txt", 2),
             "stats": required(place.stats, 3),
+            **started,
         }
-        source = place.exp / init if init else None
-        if source:
-            inputs["init"] = required(source / "backbone.safetensors", 4)
-        names = ("backbone", *(["early"] if training.early_epoch else []))
         marker = Marker(folder / "train.json", inputs, [folder / f"{name}.safetensors" for name in names])
         if marker.done:
             say(f"stage 4: the backbone {folder} is trained already")
@@ -236,7 +249,7 @@ def fit_adapters(
         snapshots = [folder / "snapshots" / f"{name}.safetensors" for name in languages]
         marker = Marker(folder / "adapt.json", inputs, snapshots)
         packs = [folder.parent / "packs" / language for language in languages]
-        if marker.done and all(_config_of(path) == marker.sha256 for path in packs):
+        if marker.done and all(_fit_of(path) == (marker.sha256, languages) for path in packs):
             say(f"stage 5: the adapters of {' '.join(languages)} in {folder} are fitted already")
         else:
             marker.check_unchanged()
@@ -261,11 +274,12 @@ def _training_inputs(place: Place, model: dict[str, Any], training: TrainingOpti
     }
 
 
-def _config_of(pack: Path) -> str | None:
-    """Hash of the settings that a pack was fitted with; None if there is no pack."""
+def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
+    """Which run made a pack: the hash of its settings, and the languages it fitted; None if there is no pack."""
     if not (pack / "pack.yaml").exists() or not (pack / "pack.safetensors").exists():
         return None
-    return load_yaml(pack / "pack.yaml")["training"]["config_sha256"]
+    training = load_yaml(pack / "pack.yaml")["training"]
+    return training["config_sha256"], training.get("fitted_with", [])
 
 
 def required(path: Path, stage: int) -> str:
@@ -288,12 +302,14 @@ def decode(
     from pelasr.decode import decode_sets
 
     packs = folder / "packs" if experiment.adapted else None
+    for marker in missing.values():
+        marker.write(done=False)  # what is there will be overwritten
     for source, part in experiment.backbones(place).items():
         wanted = [key for key in missing if key[1] in part.languages]
         if wanted:
             decode_sets(part, source, experiment.weights, packs, folder / "decode", wanted, ngpu, beam_size)
-    for marker in missing.values():
-        marker.write(done=True)
+            for key in wanted:
+                missing[key].write(done=True)
     return True
 
 

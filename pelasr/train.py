@@ -195,6 +195,7 @@ class Fit:
     def _train_epoch(self) -> None:
         place, options = self.place, self.options
         order = list(self.sampler.epoch(place.epoch))
+        sizes = self._step_sizes(order)
         loader = batches(self.train, order[place.batch :], self.collate, options.num_workers)
         saved = time.monotonic()
         parts: list[tuple[Batch, Tensor]] = []
@@ -207,7 +208,7 @@ class Fit:
                 + (place.epoch * len(order) + place.batch) * self.fabric.world_size
                 + self.fabric.global_rank
             )
-            parts.append((batch, self._backward(batch)))
+            parts.append((batch, self._backward(batch, sizes[place.batch // options.accum_grad])))
             place.batch += 1
             if len(parts) < options.accum_grad and place.batch < len(order):
                 continue
@@ -218,12 +219,18 @@ class Fit:
                 saved = time.monotonic()
         place.epoch, place.batch = place.epoch + 1, 0
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Add the batch's gradient; returns the losses of its utterances (B,)."""
+    def _step_sizes(self, order: list[list[int]]) -> list[float]:
+        """Utterances of each optimizer step over all processes, by process: each of them weighs the same, whatever the
+        batches and processes that it is divided among."""
+        width = self.options.accum_grad
+        sizes = [sum(map(len, order[n : n + width])) for n in range(0, len(order), width)]
+        everyone = self._gather(sizes)
+        return [sum(step) / self.fabric.world_size for step in zip(*everyone, strict=True)]
+
+    def _backward(self, batch: Batch, size: float) -> Tensor:
+        """Add the batch's part of the mean gradient over `size` utterances; returns its losses (B,)."""
         losses = self.wrapped(batch)
-        # DDP averages over processes whose parts of a batch may differ by an utterance: weigh them as one batch.
-        share = self._sum(float(len(batch))) / self.fabric.world_size
-        self.fabric.backward(losses.sum() / (share * self.options.accum_grad))
+        self.fabric.backward(losses.sum() / size)  # DDP takes the mean over the processes
         return losses.detach()
 
     def _step(self, parts: list[tuple[Batch, Tensor]]) -> None:

@@ -60,6 +60,8 @@ def test_command_line_wins_over_experiment_over_file(tmp_path):
         ("A1:\nA5:\n  adapt: A1\n  compare: B\n", "A5 refers to 'B'"),
         ("A4:\nA3:\n  read_early: A4\n  alpha: 1\n", "A3 has the settings of A4: unknown key 'alpha'"),
         ("A1:\nA5:\n  adapt: A1\n  read_early: A1\n", "A5 has the settings of A1: unknown key 'adapt'"),
+        ("A1:\n  langs: no\n", "A1: langs: expected languages in one string, found False"),
+        ("A1:\n  each: please\n", "A1: each: expected true or false, found 'please'"),
         ("A1:\nA5:\n  adapt: A1\n  langs: hi\n", "A5 has the languages and tokens of A1, not its own langs"),
         ("A1:\n  each: true\nA5:\n  adapt: A1\n", "A5 refers to 'A1', which trains no backbone of its own for all"),
     ],
@@ -114,9 +116,9 @@ def test_place():
     place = Place(Path("data"), Path("dump"), Path("exp"), ["hi", "ur"])
     assert place.dirs("dev", "test") == [Path("data") / name for name in ("dev_hi", "dev_ur", "test_hi", "test_ur")]
     assert (place.tokens, place.stats, place.targets("dev")) == (Path("exp/tokens"), Path("exp/stats.npz"), {})
-    assert place.of(["hi", "ur"]) is place
     part = place.of(["ur"])
     assert (part.tokens, part.stats, part.languages) == (Path("exp/tokens_ur"), place.stats, ["ur"])
+    assert part.of(["hi"]).recipe == ["hi", "ur"]
 
 
 def test_folders_of_pairs(tmp_path):
@@ -128,7 +130,8 @@ def test_folders_of_pairs(tmp_path):
     (tmp_path / "train_en-fr").mkdir()
     assert place.dirs("train") == [tmp_path / "train_en-de", tmp_path / "train_en-fr"]
     assert place.targets("train") == {tmp_path / "train_en-de": ["de"], tmp_path / "train_en-fr": ["fr"]}
-    assert place.folders("train", "en") == place.dirs("train")
+    (tmp_path / "train_en-es").mkdir()  # no pair of this recipe
+    assert place.of(["en"]).dirs("train") == place.dirs("train")
     assert place.folder("dev", "en-de") == tmp_path / "dev_en"
 
 
@@ -136,6 +139,7 @@ def test_experiments_of_rows(tmp_path):
     content = (
         "asr:\n  langs: en\n  token_type: char\n  ctc_weight: 1.0\n"
         "1:\n  each: true\n  vocab_size: 80\n  compare: 2\n2:\n8:\n  adapt: 2\n  adapter: full\n  max_epoch: 3\n"
+        "en:\n  langs: en\n  vocab_size: 30\nadapted:\n  adapt: en\n"
     )
     found = load_experiments(put(tmp_path, content))
     place = Place(tmp_path, tmp_path, Path("exp"), ["en-de", "en-fr"])
@@ -144,7 +148,11 @@ def test_experiments_of_rows(tmp_path):
     assert found["asr"].backbones(place) == {Path("exp/asr"): place.of(["en"])}
     assert list(found["1"].backbones(place)) == [Path("exp/1/en-de"), Path("exp/1/en-fr")]
     assert [part.tokens.name for part in found["1"].backbones(place).values()] == ["tokens_en-de", "tokens_en-fr"]
+    alone = Place(tmp_path, tmp_path, Path("exp"), ["en-de"])  # even there row 1 has tokens of its own
+    assert [part.tokens.name for part in found["1"].backbones(alone).values()] == ["tokens_en-de"]
+    assert [part.tokens.name for part in found["2"].backbones(alone).values()] == ["tokens"]
     row = found["8"]
+    assert (found["adapted"].languages, found["adapted"].tokens) == (["en"], {"vocab_size": 30})  # as its backbone
     assert (row.backbone, row.adapted, row.adapter, row.overrides) == ("2", True, "full", {"max_epoch": 3})
 
 

@@ -97,6 +97,11 @@ def test_a_batch_holds_one_language(tuned):
         bank.route(["en-es"]).__enter__()
 
 
+def test_a_ctc_branch_is_part_of_the_whole_model(tuned):
+    model, bank, _ = tuned("full", ctc_weight=0.3)
+    assert bank.size("en-de") == sum(parameter.numel() for parameter in model.parameters())
+
+
 def test_counts(tuned):
     """Each language's share is trained; each is served by a model of its own (Le et al. 2021, rows 7 and 8)."""
     model, bank, _ = tuned("decoder", encoder="conformer")

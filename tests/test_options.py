@@ -14,6 +14,8 @@ from pelasr.options import TrainingOptions
         ({"accum_grad": 0}, "accum_grad: 0"),
         ({"val_interval": 0}, "val_interval: 0"),
         ({"keep_nbest_models": 0}, "keep_nbest_models: 0"),
+        ({"batch_frames": 9, "batch_size": 16}, "batch_size: 16 has no effect with batch_frames"),
+        ({"keep_last_models": 2, "keep_nbest_models": 3}, "keep_nbest_models: 3 has no effect"),
         ({"batch_frames": -1}, "batch_frames: -1 is not a whole number from 0 on"),
         ({"keep_last_models": 1.5}, "keep_last_models: 1.5"),
         ({"scheduler": "noam"}, "scheduler: 'noam'; known: cosine, inverse_sqrt"),

@@ -213,11 +213,18 @@ def test_targets_of_the_same_audio_come_together():
     assert len(company[0] & company[1]) < 3
 
 
-def test_audio_of_its_own_changes_nothing():
-    """Sources that are all different give the batches of no sources."""
-    lengths, languages = corpus()
-    alone = BatchSampler(lengths, languages, 16, alpha=0.25, sources=[f"u{n}" for n in range(408)])
-    assert list(alone.epoch(3)) == list(BatchSampler(lengths, languages, 16, alpha=0.25).epoch(3))
+@pytest.mark.parametrize("alpha", [0.0, 0.25, 1.0])
+def test_an_utterance_drawn_again_goes_its_own_way(alpha):
+    """Audio of several targets is kept together; copies of one utterance that is drawn often are sorted as others."""
+    lengths, languages = corpus({"hi": 1800, "ur": 50})
+    alone = BatchSampler(lengths, languages, 16, alpha=alpha, sources=[f"u{n}" for n in range(1850)])
+    rng = np.random.default_rng([0, 3])
+    draws = rng.permutation(np.concatenate([alone._draw(language, 3) for language in ("hi", "ur")]))
+    keys = np.array(lengths)[draws] * rng.uniform(0.85, 1.15, len(draws))
+    buckets = np.array_split(np.arange(1850), 116 // 64)
+    order = np.concatenate([draws[bucket[np.argsort(keys[bucket], kind="stable")]] for bucket in buckets])
+    wanted = np.array_split(order, 116)
+    assert list(alone.epoch(3)) == [wanted[number].tolist() for number in rng.permutation(116)]
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
@@ -240,3 +247,24 @@ def test_frames_of_long_utterances_leave_work_for_every_process():
     for rank in range(2):
         order = list(BatchSampler([900] * 9, ["hi"] * 9, None, batch_frames=100, rank=rank, world_size=2).epoch(0))
         assert len(order) == 4 and all(order)
+
+
+def test_batches_by_frames_waste_little():
+    """None holds the longest utterances of one bucket and the shortest of the next."""
+    lengths = np.random.default_rng(0).lognormal(5.7, 0.7, 30_000).clip(30, 3000).astype(int)
+    batches = list(BatchSampler(lengths.tolist(), ["en"] * 30_000, None, batch_frames=10_000).epoch(0))
+    padded = np.array([len(batch) * lengths[batch].max() for batch in batches])
+    assert len(batches) > 10 * BatchSampler.BATCHES_PER_BUCKET
+    assert padded.max() < 3 * 10_000 and np.median(padded) < 1.25 * 10_000
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_many_batches_of_an_utterance_for_each_process(world_size):
+    """As many steps as there can be, in several buckets: still nothing is empty, nothing is lost."""
+    lengths = np.random.default_rng(0).integers(100, 900, 400).tolist()
+    parts = [
+        list(BatchSampler(lengths, ["hi"] * 400, None, batch_frames=1, rank=rank, world_size=world_size).epoch(0))
+        for rank in range(world_size)
+    ]
+    assert all(len(part) == 400 // world_size and all(part) for part in parts)
+    assert sorted(index for part in parts for batch in part for index in batch) == list(range(400))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.config import construct, nearest
-from pelasr.encoders import ESPNET_ENCODERS, ESPnetEncoder, Loss, ctc_loss
+from pelasr.encoders import ESPNET_ENCODERS, ESPnetEncoder, Loss, ctc_loss, within
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
 from pelasr.transducer import greedy_search, transducer_loss
@@ -80,8 +80,7 @@ def reduce_time(x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
 
     Frames beyond an utterance's end count as zeros, so that an odd last frame does not see what pads the batch.
     """
-    within = torch.arange(x.shape[1], device=x.device) < lens[:, None]
-    x = F.pad(x * within[..., None], (0, 0, 0, x.shape[1] % 2))
+    x = F.pad(x * within(lens, x.shape[1])[..., None], (0, 0, 0, x.shape[1] % 2))
     return x.reshape(x.shape[0], x.shape[1] // 2, -1), (lens + 1) // 2
 
 

@@ -140,7 +140,10 @@ class ST(nn.Module):
             for n, layer in enumerate(self.get_submodule(layers[part]))
             if layer.feed_forward is not None  # as by default in an E-Branchformer
         ]
-        return {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
+        sites = {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
+        if self.ctc is not None:
+            sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
+        return sites
 
     def set_feature_stats(self, mean: Tensor, std: Tensor) -> None:
         """Statistics of the corpus are not used: every utterance is normalised by its own."""

@@ -13,6 +13,7 @@ config=../../../conf/st_mini.yaml
 adapter=../../../conf/adapter/houlsby_st_mini.yaml
 init=asr
 token_type=unigram
+beam_size=5
 vocab_size=500
 mboshi=
 options="mboshi: folder with train and dev of the corpus; without it: how to get them"

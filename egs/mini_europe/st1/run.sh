@@ -12,6 +12,7 @@ config=../../../conf/st_mini.yaml
 adapter=../../../conf/adapter/houlsby_st_mini.yaml
 init=asr
 token_type=unigram
+beam_size=5
 vocab_size=400
 extras=corpora
 size=$(nvidia-smi -L >/dev/null 2>&1 && echo full || echo tiny)

@@ -13,6 +13,7 @@ config=../../../conf/st_le2021.yaml
 adapter=../../../conf/adapter/houlsby_st.yaml
 init=asr
 token_type=unigram
+beam_size=5
 vocab_size=10000
 must_c=
 options="must_c: folder of the corpus, with en-de/data/train/wav and so on; without it: how to get them"
