@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--nj", type=int, default=2, help="processes")
 
     sub = verb("tokens", _tokens, "Stage 2: make the token lists of the experiments' training texts.")
-    experiment(sub, several=True)
+    experiment(sub, several=True, required=False)
     sets(sub, "dev test")
     sub.add_argument("--token_type", choices=["char", "unigram"], default="char")
     sub.add_argument("--vocab_size", type=int, default=1000, help="for unigram: number of tokens")
@@ -172,8 +172,11 @@ def _experiments(known: argparse.Namespace) -> Any:
 
 
 def _chosen(known: argparse.Namespace) -> Any:
+    """The experiments that are named."""
     from pelasr.experiment import find_experiment
 
+    if known.exps is None:
+        return []
     experiments = _experiments(known)
     return [find_experiment(experiments, name) for name in known.exps.split()]
 
@@ -197,8 +200,8 @@ def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     from pelasr.experiment import resolve
 
     config = _configured(known.config, rest)
-    chosen = [] if known.exps is None else _chosen(known)
-    resolved = [resolve(load_yaml(known.config), e, parse_overrides(rest)) for e in chosen if e.backbone == e.name]
+    own = [experiment for experiment in _chosen(known) if experiment.backbone == experiment.name]
+    resolved = [resolve(load_yaml(known.config), experiment, parse_overrides(rest)) for experiment in own]
     return next((found for found in [config, *resolved] if found.get("ctc_weight")), config)
 
 
@@ -319,7 +322,7 @@ def _config(known: argparse.Namespace, rest: list[str]) -> bool:
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
     if adapter is not None:
         split_adapter_options(adapter, str(known.adapter))
-        for experiment in [] if known.exps is None else _chosen(known):
+        for experiment in _chosen(known):
             if experiment.adapted:
                 check_adapter(*_adapter_of(experiment, known.adapter, _given_for_adapter(rest)))
         print(f"---\n{yaml.safe_dump(adapter, sort_keys=False, allow_unicode=True)}", end="")

@@ -80,9 +80,11 @@ def _data_inputs(dirs: list[Path], subsampling: int | None) -> dict[str, Any]:
 def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_type: str, vocab_size: int) -> bool:
     """Stage 2: the token lists of the experiments' training texts, and what they cannot write of other sets' texts.
 
-    An experiment's own `token_type` and `vocab_size` count before those given.
+    An experiment's own `token_type` and `vocab_size` count before those given. Without experiments: of the languages.
     """
     wanted: dict[Path, tuple[Place, str, int]] = {}
+    if not chosen:
+        wanted[place.tokens] = place, token_type, vocab_size
     for experiment in chosen:
         kind = experiment.tokens.get("token_type", token_type), experiment.tokens.get("vocab_size", vocab_size)
         for part in experiment.backbones(place).values():

@@ -139,4 +139,4 @@ def test_hypotheses_of_another_model_are_not_scored(finished):
     assert run(folder, *fit, "--adapt_optim_conf", "lr=0.02").returncode == 0
     stale = run(folder, "--stage", "7", "--exps", "A1 A5")
     assert stale.returncode != 0
-    assert "A5: test_ur was not decoded with this model and data; run stage 6" in stale.stderr
+    assert "A5: test_ur was not decoded with this model, data and beam; run stage 6" in stale.stderr
