@@ -9,12 +9,12 @@ recipe=mboshi/st1
 langs="mb-fr"
 all_exps="st"
 exps="st"
-config=../../../conf/st_mini.yaml
+config=conf/st_mboshi.yaml
 adapter=../../../conf/adapter/houlsby_st_mini.yaml
 init=asr
 token_type=unigram
 beam_size=5
-vocab_size=500
+vocab_size=300
 mboshi=
 options="mboshi: folder with train and dev of the corpus; without it: how to get them"
 
