@@ -102,13 +102,19 @@ def test_experiments_name_real_options():
     """Every override of the shipped experiments is a key of a configuration."""
     from pelasr.stages import split_adapter_options, split_options
 
-    configs = {"mini_indic/asr1": "rnnt_mini", "mini_europe/st1": "st_mini"}
+    configs = {
+        "mini_indic/asr1": "conf/rnnt_mini.yaml",
+        "mini_europe/st1": "conf/st_mini.yaml",
+        "must_c/st1": "conf/st_le2021.yaml",
+        "mboshi/asr1": "egs/mboshi/st1/conf/st_mboshi.yaml",
+        "mboshi/st1": "egs/mboshi/st1/conf/st_mboshi.yaml",
+    }
     for recipe, config in configs.items():
         for experiment in load_experiments(ROOT / "egs" / recipe / "conf/experiments.yaml").values():
             if experiment.adapted:
                 path, split = ROOT / f"conf/adapter/{experiment.adapter or 'houlsby_mini'}.yaml", split_adapter_options
             else:
-                path, split = ROOT / f"conf/{config}.yaml", split_options
+                path, split = ROOT / config, split_options
             split(resolve(load_yaml(path), experiment, {}), experiment.name)
 
 
