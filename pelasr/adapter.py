@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from pelasr.config import check_keys, construct, nearest, require_keys
+from pelasr.config import arguments_of, check_keys, construct, nearest, require_keys
 from pelasr.errors import PelasrError
+from pelasr.private import Private, routed
 from pelasr.rows import remaining
 
 SIDES = ("encoder", "decoder")  # what a site's path may begin with
@@ -27,16 +28,31 @@ class Adapter(nn.Module):
     """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch.
 
     `forward(x, y)` takes the host's input and output, (B, T, D) each, and returns what replaces the output. It must be
-    independent between rows. `sites` are the kinds of site the method goes to by itself, `shared` names submodules that
-    all languages of one training run may share (see `Bank.add`), `size` the option that is 0 where there is to be no
-    adapter. A method that `copies` has no forward: every language gets its own copy of the host modules, to be trained
-    (see `pelasr.finetune`).
+    independent between rows. The constructor takes the options, and as far as it names them `width`, of the host's
+    output, and `host`, the module itself, to be looked at but not kept. `sites` are the kinds of site the method goes
+    to by itself, `shared` names submodules that all languages of one training run may share (see `Bank.add`), `size`
+    the option that is 0 where there is to be no adapter. A method that `copies` has no forward: every language gets its
+    own copy of the host modules, to be trained (see `pelasr.finetune`).
     """
 
     sites: tuple[str, ...] = ("layer",)
     shared: tuple[str, ...] = ()
     size: str = ""
     copies: bool = False
+
+    def fold(self, host: nn.Module) -> None:
+        """Change the host's weights so that it does alone what it did with the adapter, exactly. Raises PelasrError
+        for a method that no weights of a host can express."""
+        raise PelasrError(f"{type(self).__name__.lower()} adapters cannot be folded into the backbone's weights")
+
+
+GIVEN = ("width", "host")  # what a method's constructor is given beside its options
+
+
+def method_options(name: str) -> list[str]:
+    """Options of a method, `sites` included; those of a fine-tuning are none."""
+    cls = find_method(name)
+    return [] if cls.copies else ["sites", *(key for key in arguments_of(cls) if key not in GIVEN)]
 
 
 def find_method(name: str) -> type[Adapter]:
@@ -54,19 +70,22 @@ class Bank(nn.Module):
 
     Args:
         method: name of a file in `pelasr/adapters`.
-        options: arguments of its class, but for the width; one that is a mapping {encoder: ..., decoder: ...} differs
-            between the two sides of the backbone. `sites` names other kinds of site than the method's own.
-        sites: the backbone's map {kind: {path: width}}.
+        options: see `method_options`; one that is a mapping {encoder: ..., decoder: ...} differs between the two sides
+            of the backbone. `sites` names other kinds of site than the method's own.
+        backbone: where the adapters are to hang (`attach` hangs them), whose `sites()` is a map {kind: {path: width}}.
 
     Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself.
     """
 
     mixes_languages = True  # whether a batch may hold several languages
 
-    def __init__(self, method: str, options: dict[str, Any] | None, sites: dict[str, dict[str, int]]):
+    def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
         super().__init__()
         self.method, self.options = method, dict(options or {})
         self.cls = find_method(method)
+        check_keys(self.options, method_options(method), f"adapter_conf of {method}")
+        self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
+        sites = backbone.sites()
         kinds = self.options.get("sites", self.cls.sites)
         self.sites: dict[str, int] = {}
         for kind in [kinds] if isinstance(kinds, str) else kinds:
@@ -76,7 +95,9 @@ class Bank(nn.Module):
         if not self.sites:
             raise PelasrError(f"adapter_conf: {self.cls.size} 0 everywhere leaves no adapter")
         self.adapters = nn.ModuleDict()
+        self.private = nn.ModuleDict()
         self._rows: tuple[list[str], Tensor | None] | None = None
+        self._stacks: dict[str, dict[str, Tensor]] = {}
         self._fired: set[str] = set()
 
     def _options_at(self, path: str) -> dict[str, Any]:
@@ -100,7 +121,7 @@ class Bank(nn.Module):
 
     def size(self, language: str) -> int:
         """Parameters of a language."""
-        return _count(self.adapters[_key(language)].parameters())
+        return _count(tensor for tensor in self.tensors(language).values() if isinstance(tensor, nn.Parameter))
 
     def total_size(self, backbone: nn.Module) -> int:
         """Parameters of all languages together with the backbone; shared submodules count once."""
@@ -110,8 +131,8 @@ class Bank(nn.Module):
     def languages(self) -> list[str]:
         return [key.removesuffix("/").replace("/", ".") for key in self.adapters]
 
-    def add(self, language: str, share: bool = True) -> None:
-        """Give a language fresh adapters.
+    def add(self, language: str, share: bool = True, private: Private | None = None) -> None:
+        """Give a language fresh adapters, and the private parts that it comes with.
 
         Submodules named in `Adapter.shared` are those of the first language, so that languages fitted in one run train
         them together. A saved pack holds its own copy, to be loaded with `share=False`, so packs stay independent.
@@ -124,10 +145,34 @@ class Bank(nn.Module):
                 for name in getattr(adapter, "shared", ()):  # a copied module has none
                     setattr(adapter, name, getattr(first[path], name))
         self.adapters[_key(language)] = nn.ModuleDict(made)
+        if private is not None:
+            self.private[_key(language)] = private
+
+    def remove(self, language: str) -> None:
+        """Forget a language."""
+        self._of(language)
+        del self.adapters[_key(language)]
+        if _key(language) in self.private:
+            del self.private[_key(language)]
+
+    def private_of(self, language: str) -> Private | None:
+        """A language's private parts, if it has any."""
+        key = _key(language)
+        return self.private[key] if key in self.private else None  # noqa: SIM401 - a ModuleDict has no `get`
+
+    def own_tokens(self, language: str) -> list[str]:
+        """A language's own tokens."""
+        private = self.private_of(language)
+        return private.tokens if private is not None else []
 
     def _make(self, path: str, width: int) -> nn.Module:
         """What a new language has at a site."""
-        return construct(self.cls, self._options_at(path), "adapter_conf", width=width)
+        given = {"width": width, "host": self._backbone[0].get_submodule(path)}
+        given = {name: value for name, value in given.items() if name in arguments_of(self.cls)}
+        try:
+            return construct(self.cls, self._options_at(path), "adapter_conf", **given)
+        except PelasrError as error:
+            raise PelasrError(f"site {path}: {error}") from None
 
     def _of(self, language: str) -> dict[str, nn.Module]:
         """A language's adapters by site. Raises PelasrError if it has none."""
@@ -137,12 +182,14 @@ class Bank(nn.Module):
         return {path: adapters[_key(path)] for path in self.sites}
 
     def tensors(self, language: str) -> dict[str, Tensor]:
-        """A language's parameters (and buffers), {"<site path>/<parameter>": tensor}, live."""
-        return {
+        """A language's parameters (and buffers), private ones included, {"<site path>/<parameter>": tensor}, live."""
+        tensors = {
             f"{path}/{name}": tensor
             for path, adapter in self._of(language).items()
             for name, tensor in adapter.state_dict(keep_vars=True).items()
         }
+        private = self.private_of(language)
+        return tensors | (private.tensors() if private is not None else {})
 
     def attach(self, backbone: nn.Module) -> None:
         """Hang the bank on the backbone's sites."""
@@ -158,11 +205,12 @@ class Bank(nn.Module):
         device = next(self.parameters()).device
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], device=device)
-        self._rows = present, index if len(present) > 1 else None
+        self._rows, self._stacks = (present, index if len(present) > 1 else None), {}
         try:
-            yield
+            with routed([self.private_of(language) for language in present], self._rows[1]):
+                yield
         finally:
-            self._rows = None
+            self._rows, self._stacks = None, {}
 
     def _hook(self, path: str, host: nn.Module, args: tuple, output: Any) -> Any:
         if self._rows is None:
@@ -180,11 +228,14 @@ class Bank(nn.Module):
         index = index if rows is None else index.index_select(0, rows)
         if len(index) != len(y):
             raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
+        stacks = self._stacks.get(path)
+        if stacks is None:
+            names = [name for name, _ in adapters[0].named_parameters()]
+            stacks = {name: torch.stack([adapter.get_parameter(name) for adapter in adapters]) for name in names}
+            if not torch.is_grad_enabled():  # a search comes here at every step
+                self._stacks[path] = stacks
         # Not `[index]`: its backward pass adds in an order that depends on the threads.
-        parameters = {
-            name: torch.stack([adapter.get_parameter(name) for adapter in adapters]).index_select(0, index)
-            for name, _ in adapters[0].named_parameters()
-        }
+        parameters = {name: stack.index_select(0, index) for name, stack in stacks.items()}
 
         def one_row(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
             return functional_call(adapters[0], parameters, (x[None], y[None]))[0]

@@ -43,7 +43,8 @@ class CachedDecoder:
     def step(self, tokens: Tensor) -> Tensor:
         """The next token of every hypothesis (B, K) to log probabilities (B, K, V) of the one after it, float32."""
         embedding, positions = self._decoder.embed
-        x = embedding(tokens)
+        with only(self._rows):
+            x = embedding(tokens)
         positions.extend_pe(x.new_empty(1, self._position + 1))
         x = x * positions.xscale + positions.pe[:, self._position]
         self._position += 1

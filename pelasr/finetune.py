@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from pelasr.adapter import Bank, find_method
-from pelasr.config import check_keys
 from pelasr.errors import PelasrError
+from pelasr.private import routed
 
 
 class FineTuned(Bank):
@@ -21,10 +21,8 @@ class FineTuned(Bank):
     mixes_languages = False
 
     def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
-        super().__init__(method, options, backbone.sites())
-        check_keys(self.options, [], f"adapter_conf of {method}")
+        super().__init__(method, options, backbone)
         self._hosts = {path: backbone.get_submodule(path) for path in self.sites}
-        self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
 
     def _make(self, path: str, width: int) -> nn.Module:
         return copy.deepcopy(self._hosts[path]).requires_grad_(True)
@@ -45,7 +43,8 @@ class FineTuned(Bank):
         self._put(copies)
         self._fired.update(self.sites)
         try:
-            yield
+            with routed([self.private_of(languages[0])], None):
+                yield
         finally:
             self._put(self._hosts)
 
@@ -59,4 +58,4 @@ def make_bank(method: str, options: dict[str, Any] | None, backbone: nn.Module) 
     """The bank of a method on a backbone."""
     if find_method(method).copies:
         return FineTuned(method, options, backbone)
-    return Bank(method, options, backbone.sites())
+    return Bank(method, options, backbone)

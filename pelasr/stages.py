@@ -182,13 +182,10 @@ def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict
 
 def check_adapter(config: dict[str, Any], where: str) -> None:
     """Raise PelasrError for options that the configured method does not have, long before stage 5."""
-    from pelasr.adapter import find_method
-    from pelasr.config import arguments_of
+    from pelasr.adapter import method_options
 
     method, options, _ = split_adapter_options(config, where)
-    cls = find_method(method)
-    known = [] if cls.copies else ["sites", *(name for name in arguments_of(cls) if name != "width")]
-    check_keys(options, known, f"{where}: adapter_conf of {method}")
+    check_keys(options, method_options(method), f"{where}: adapter_conf of {method}")
 
 
 def train_backbone(

@@ -32,22 +32,24 @@ class Tokenizer:
     """Text to token ids and back: one token a code point, or sentencepiece's if a model is given.
 
     `tokens` starts with `<blank>`, `<unk>` and ends with the tags `<lang:de>` of target languages, if there are any,
-    and `<sos/eos>`; `model` is the serialised sentencepiece model whose pieces are the other tokens.
+    and `<sos/eos>`; `model` is the serialised sentencepiece model whose pieces are the other tokens. `own` are further
+    tokens, of one language alone: code points, or its tag, numbered after the others.
     """
 
-    def __init__(self, tokens: Sequence[str], model: bytes | None = None):
-        self.tokens = list(tokens)
+    def __init__(self, tokens: Sequence[str], model: bytes | None = None, own: Sequence[str] = ()):
+        self.tokens, self.own = list(tokens), list(own)
         self.model = model
-        self._ids = {(" " if token == SPACE else token): index for index, token in enumerate(self.tokens)}
+        everything = self.tokens + self.own
+        self._ids = {(" " if token == SPACE else token): index for index, token in enumerate(everything)}
         shown = {BLANK: "", SOS_EOS: "", UNKNOWN: UNKNOWN_SHOWN, SPACE: " "}
-        self._shown = ["" if TAG.fullmatch(token) else shown.get(token, token) for token in self.tokens]
+        self._shown = ["" if TAG.fullmatch(token) else shown.get(token, token) for token in everything]
         self._pieces = None
         if model is not None:
             from sentencepiece import SentencePieceProcessor
 
             self._pieces = SentencePieceProcessor(model_proto=model)
             self._shown = [text.replace(PIECE_SPACE, " ") for text in self._shown]
-        self._characters = {token for token in self.tokens if len(token) == 1}
+        self._characters = {token for token in everything if len(token) == 1}
         if model is not None or SPACE in self.tokens:
             self._characters.add(" ")
 
@@ -58,8 +60,23 @@ class Tokenizer:
         """Token ids of a text, normalised first; what the list lacks becomes `<unk>` (1)."""
         text = normalise(text)
         if self._pieces is not None:
-            return [piece + 1 for piece in self._pieces.encode(text)]  # `<blank>` stands before sentencepiece's `<unk>`
+            return self._encode_pieces(text)
         return [self._ids.get(character, UNKNOWN_ID) for character in text]
+
+    def _encode_pieces(self, text: str) -> list[int]:
+        if not self.own:
+            return [piece + 1 for piece in self._pieces.encode(text)]  # `<blank>` stands before sentencepiece's `<unk>`
+        found: list[int] = []
+        for index, piece in zip(self._pieces.encode(text), self._pieces.encode(text, out_type=str), strict=True):
+            if index + 1 != UNKNOWN_ID:
+                found.append(index + 1)
+            else:  # a run of characters that no piece has
+                found += [self._ids.get(character, UNKNOWN_ID) for character in piece]
+        return found
+
+    def with_own(self, own: Sequence[str]) -> "Tokenizer":
+        """The same with tokens of one language's own."""
+        return Tokenizer(self.tokens, self.model, own) if own else self
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids: `<unk>` is shown as ⁇, `<blank>` and `<sos/eos>` are left out."""
@@ -76,7 +93,7 @@ class Tokenizer:
             return []
         tag = f"<lang:{target}>"
         if tag not in self._ids:
-            known = [found[1] for token in self.tokens if (found := TAG.fullmatch(token))]
+            known = [found[1] for token in self._ids if (found := TAG.fullmatch(token))]
             raise PelasrError(f"{language}: the token list has no {tag}; {nearest(target, known)}")
         return [self._ids[tag]]
 
@@ -86,7 +103,7 @@ class Tokenizer:
 
     @property
     def sha256(self) -> str:
-        """Hash of the token list and of the sentencepiece model."""
+        """Hash of the shared token list and of the sentencepiece model."""
         return sha256_json([self.tokens, self.model.hex() if self.model else None])
 
     def save(self, directory: str | Path) -> None:
@@ -177,6 +194,34 @@ def _size_error(message: str, size: int, specials_outside: int) -> PelasrError:
         bound = int(smallest[1]) + specials_outside
         return PelasrError(f"{size} tokens are fewer than the characters of the text; cure: at least {bound}")
     return PelasrError(f"sentencepiece cannot make {size} tokens: {message}; cure: try another size")
+
+
+def alike(own: Sequence[str], shared: Sequence[str]) -> list[list[int]]:
+    """For each own token the shared tokens that it may start from: those of the same letter in other scripts, or all.
+
+    Unicode names tell: GURMUKHI LETTER KA, DEVANAGARI LETTER KA. A tag (`<lang:uk>`) is like the other tags.
+    """
+    tags = [index for index, token in enumerate(shared) if TAG.fullmatch(token)]
+    ordinary = [n for n, token in enumerate(shared) if token not in (BLANK, UNKNOWN, SPACE, SOS_EOS) and n not in tags]
+    letters: dict[str, list[int]] = {}
+    for index in ordinary:
+        if letter := _letter(shared[index]):
+            letters.setdefault(letter, []).append(index)
+    return [(tags if TAG.fullmatch(token) else letters.get(_letter(token))) or ordinary for token in own]
+
+
+def _letter(token: str) -> str:
+    """A character's Unicode name without its script, `LETTER KA`; nothing for what is no single character."""
+    name = unicodedata.name(token, "") if len(token) == 1 else ""
+    return name.partition(" ")[2]
+
+
+def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
+    """What a language needs beside the shared tokens: the tag of its target if that has none, and the code points that
+    are unknown in its texts, sorted."""
+    target = language.partition("-")[2]
+    tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
+    return tags + sorted({character for text in texts for character in tokenizer.unknown(text)})
 
 
 def unknown_report(

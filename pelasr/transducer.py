@@ -16,13 +16,21 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pelasr.hypothesis import Hypothesis
+from pelasr.rows import only
 
 # Cells whose logits are alive at one time: on a CPU a block should stay in the cache, on a GPU it should fill the card.
 CELLS = {"cpu": 2048, "cuda": 65536}
 
 
 def transducer_loss(
-    enc: Tensor, pred: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, enc_lens: Tensor, target_lens: Tensor
+    enc: Tensor,
+    pred: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    enc_lens: Tensor,
+    target_lens: Tensor,
+    own: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Exact transducer loss of every utterance, with blank = 0.
 
@@ -32,6 +40,8 @@ def transducer_loss(
         weight, bias: output layer of the joint network (V, J) and (V,).
         targets: labels (B, U), padded with anything; 1 <= label < V within the length.
         enc_lens, target_lens: valid frames (B,), at least 1, and labels (B,), at least 0.
+        own: weight (B, P, J) and bias (B, P) of tokens V to V+P-1, which each utterance has by itself; a bias of minus
+            infinity: it has not.
 
     Returns:
         Minus log likelihood in nats, (B,), float32.
@@ -45,10 +55,13 @@ def transducer_loss(
     if min(labels) < 0 or max(labels) > targets.shape[1] or targets.shape[1] + 1 != pred.shape[1]:
         raise ValueError(f"label lengths {labels} do not fit targets {tuple(targets.shape)}, pred {tuple(pred.shape)}")
     within = torch.arange(targets.shape[1], device=targets.device) < target_lens.to(targets.device)[:, None]
-    if bool((within & ((targets < 1) | (targets >= weight.shape[0]))).any()):
-        raise ValueError(f"labels must be between 1 and {weight.shape[0] - 1}: 0 is blank")
+    if own is None:
+        own = weight.new_empty(len(enc), 0, weight.shape[1]), weight.new_empty(len(enc), 0)
+    vocab_size = weight.shape[0] + own[0].shape[1]
+    if bool((within & ((targets < 1) | (targets >= vocab_size))).any()):
+        raise ValueError(f"labels must be between 1 and {vocab_size - 1}: 0 is blank")
     with torch.autocast(enc.device.type, enabled=False):
-        tensors = (x.float() for x in (enc, pred, weight, bias))
+        tensors = (x.float() for x in (enc, pred, weight, bias, *own))
         return _FusedLoss.apply(*tensors, targets.where(within, 1), lengths, labels)
 
 
@@ -63,7 +76,7 @@ def _blocks(lengths: list[int], labels: list[int], cells: int) -> Iterator[tuple
 
 class _FusedLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, enc, pred, weight, bias, targets, lengths, labels):
+    def forward(ctx, enc, pred, weight, bias, own_weight, own_bias, targets, lengths, labels):
         (batch, frames, _), positions = enc.shape, pred.shape[1]
         blank = enc.new_zeros(batch, frames, positions)
         label = enc.new_zeros(batch, frames, positions)  # of the next label; unused at the last position
@@ -72,14 +85,16 @@ class _FusedLoss(torch.autograd.Function):
         cells = CELLS[enc.device.type]
         for b, t, u in _blocks(lengths, labels, cells):
             hidden = (enc[b, t, None] + pred[b, :u]).tanh_()
-            logits = torch.nn.functional.linear(hidden, weight, bias)  # (t, u, V)
+            logits = _logits(hidden, weight, bias, own_weight[b], own_bias[b])
             log_z = logits.logsumexp(-1)
             normaliser[b, t, :u] = log_z
             blank[b, t, :u] = logits[..., 0] - log_z
             next_label = padded[b, :u].expand(log_z.shape)[..., None]
             label[b, t, :u] = logits.gather(-1, next_label)[..., 0] - log_z
         loss, blank_occupancy, label_occupancy = _lattice(blank, label, lengths, labels)
-        ctx.save_for_backward(enc, pred, weight, bias, padded, normaliser, blank_occupancy, label_occupancy)
+        ctx.save_for_backward(
+            enc, pred, weight, bias, own_weight, own_bias, padded, normaliser, blank_occupancy, label_occupancy
+        )
         ctx.lengths, ctx.labels = lengths, labels
         return loss
 
@@ -90,30 +105,46 @@ class _FusedLoss(torch.autograd.Function):
             return (*_backward(ctx, grad_loss), None, None, None)
 
 
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor, own_weight: Tensor, own_bias: Tensor) -> Tensor:
+    """(t, u, J) to (t, u, V + P); those of the shared tokens are computed as if there were no others."""
+    logits = torch.nn.functional.linear(hidden, weight, bias)
+    if not len(own_bias):
+        return logits
+    return torch.cat([logits, torch.nn.functional.linear(hidden, own_weight, own_bias)], dim=-1)
+
+
 def _backward(ctx, grad_loss: Tensor) -> tuple[Tensor, ...]:
-    enc, pred, weight, bias, padded, normaliser, blank_occupancy, label_occupancy = ctx.saved_tensors
+    enc, pred, weight, bias, own_weight, own_bias, padded, normaliser, *occupancies = ctx.saved_tensors
+    blank_occupancy, label_occupancy = occupancies
     grad_enc, grad_pred = torch.zeros_like(enc), torch.zeros_like(pred)
     output_layer_trains = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
+    own_trains = bool(own_bias.shape[1]) and (ctx.needs_input_grad[4] or ctx.needs_input_grad[5])
     grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    grad_own_weight, grad_own_bias = torch.zeros_like(own_weight), torch.zeros_like(own_bias)
+    shared = len(bias)
     # d loss / d logits = occupancy * softmax - (occupancy of blank at blank, of label at the label):
     # the first term is exp(logits - shift), so one pass over the logits makes it.
     shift = normaliser - (blank_occupancy + label_occupancy).log()
     cells = CELLS[enc.device.type]
     for b, t, u in _blocks(ctx.lengths, ctx.labels, cells):
         hidden = (enc[b, t, None] + pred[b, :u]).tanh_()
-        grad = torch.nn.functional.linear(hidden, weight, bias)
+        grad = _logits(hidden, weight, bias, own_weight[b], own_bias[b])
         grad.sub_(shift[b, t, :u, None]).exp_()
         grad[..., 0] -= blank_occupancy[b, t, :u]
         next_label = padded[b, :u].expand(grad.shape[:2])[..., None]
         grad.scatter_add_(-1, next_label, -label_occupancy[b, t, :u, None])
         scaled = hidden * grad_loss[b]
         if output_layer_trains:
-            grad_weight.addmm_(grad.flatten(0, 1).t(), scaled.flatten(0, 1))
-            grad_bias.add_(grad.sum((0, 1)) * grad_loss[b])
-        grad_hidden = (grad @ weight).mul_(grad_loss[b] - scaled * hidden)  # tanh' = 1 - h^2
+            grad_weight.addmm_(grad[..., :shared].flatten(0, 1).t(), scaled.flatten(0, 1))
+            grad_bias.add_(grad[..., :shared].sum((0, 1)) * grad_loss[b])
+        if own_trains:
+            grad_own_weight[b].addmm_(grad[..., shared:].flatten(0, 1).t(), scaled.flatten(0, 1))
+            grad_own_bias[b].add_(grad[..., shared:].sum((0, 1)) * grad_loss[b])
+        grad_hidden = grad[..., :shared] @ weight + grad[..., shared:] @ own_weight[b]
+        grad_hidden.mul_(grad_loss[b] - scaled * hidden)  # tanh' = 1 - h^2
         grad_enc[b, t] += grad_hidden.sum(1)
         grad_pred[b, :u] += grad_hidden.sum(0)
-    return grad_enc, grad_pred, grad_weight, grad_bias
+    return grad_enc, grad_pred, grad_weight, grad_bias, grad_own_weight, grad_own_bias
 
 
 def _lattice(blank: Tensor, label: Tensor, lengths: list[int], labels: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,6 +223,7 @@ def greedy_search(
         predict: labels (N,) and the state before them (tensors of (., N, .)) to prediction output in the joint space
             (N, J) and the state after.
         output_layer: (N, J) to logits (N, V), blank = 0.
+            Both are called for some of the rows, which `rows.remaining()` tells.
         max_symbols: labels at most per frame; then the blank is forced.
     """
     batch, device = enc.shape[0], enc.device
@@ -203,7 +235,8 @@ def greedy_search(
     steps = []
     live = torch.arange(batch, device=device)[enc_lens > 0]
     while len(live):
-        log_probs = output_layer((enc[live, frame[live]] + pred[live]).tanh()).float().log_softmax(-1)
+        with only(live):
+            log_probs = output_layer((enc[live, frame[live]] + pred[live]).tanh()).float().log_softmax(-1)
         log_prob, symbol = log_probs.max(-1)
         forced = emitted[live] >= max_symbols
         symbol = symbol.masked_fill(forced, 0)
@@ -213,7 +246,8 @@ def greedy_search(
         emitted[live] = torch.where(is_label, emitted[live] + 1, 0)
         rows, labels = live[is_label], symbol[is_label]
         if len(rows):
-            pred[rows], new_state = predict(labels, tuple(part[:, rows] for part in state))
+            with only(rows):
+                pred[rows], new_state = predict(labels, tuple(part[:, rows] for part in state))
             for part, new in zip(state, new_state, strict=True):
                 part[:, rows] = new
             steps.append((rows.tolist(), labels.tolist()))

@@ -16,7 +16,7 @@ ENCODERS = ["lstm", "conformer", "transformer"]
 def make_bank(backbone, languages=LANGUAGES, trained=True, seed=1, **options):
     """A bank on the backbone; `trained` gives the up-projections weights, so that it is not the identity."""
     torch.manual_seed(seed)
-    bank = Bank("houlsby", {"bottleneck": 4, **options}, backbone.sites())
+    bank = Bank("houlsby", {"bottleneck": 4, **options}, backbone)
     for language in languages:
         bank.add(language)
     if trained:
@@ -70,8 +70,8 @@ class Toy(nn.Module):
         x = self.dropout(self.norm(self.linear(x).transpose(1, 2)).transpose(1, 2))
         return self.host(x)
 
-    def sites(self, *more):
-        return {"layer": dict.fromkeys(["host", *more], self.width)}
+    def sites(self):
+        return {"layer": {"host": self.width}, "idle": {"host": self.width, "idle": self.width}}
 
 
 class Host(nn.Linear):
@@ -290,7 +290,7 @@ def test_hosts_may_return_tuples(shape, languages):
 
 def test_a_site_that_never_fires_is_named():
     model = Toy()
-    bank = Bank("houlsby", {"bottleneck": 2}, model.sites("idle"))
+    bank = Bank("houlsby", {"bottleneck": 2, "sites": "idle"}, model)
     bank.add("hi")
     bank.attach(model)
     with bank.route(["hi", "hi"]):
@@ -302,7 +302,7 @@ def test_a_site_that_never_fires_is_named():
 def test_a_site_whose_output_is_unused_is_named():
     model = Toy()
     model.register_forward_hook(lambda module, args, output: (module.idle(output), output)[1])
-    bank = Bank("houlsby", {"bottleneck": 2}, model.sites("idle"))
+    bank = Bank("houlsby", {"bottleneck": 2, "sites": "idle"}, model)
     bank.add("hi")
     bank.attach(model)
     with bank.route(["hi", "hi"]):
@@ -321,8 +321,8 @@ def test_what_is_unknown_is_refused_with_a_list(make_rnnt):
         pass
     with pytest.raises(PelasrError, match="did you mean 'houlsby'.*known: decoder, full, houlsby"):
         find_method("houlsbi")
-    with pytest.raises(PelasrError, match="houlsby needs a site 'layer'; known: ffn, q"):
-        Bank("houlsby", {}, {"q": {"a": 4}, "ffn": {"b": 4}})
+    with pytest.raises(PelasrError, match="houlsby needs a site 'q'; known: idle, layer"):
+        Bank("houlsby", {"sites": "q"}, Toy())
     with pytest.raises(PelasrError, match="'hi' has adapters already"):
         bank.add("hi")
     with pytest.raises(PelasrError, match="unknown key 'botleneck'; did you mean 'bottleneck'"):
@@ -428,7 +428,7 @@ def test_sides_have_sizes_of_their_own(make_st):
     assert encoder and decoder and set(encoder + decoder) == set(sites["ffn"])
 
     def bank(size):
-        made = Bank("houlsby", {"sites": "ffn", "bottleneck": size}, sites)
+        made = Bank("houlsby", {"sites": "ffn", "bottleneck": size}, model)
         made.add("en-de")
         return made
 

@@ -23,7 +23,7 @@ def backbone(make_rnnt):
 
 def make_bank(backbone, languages=("hi", "ur"), **options):
     torch.manual_seed(1)
-    bank = Bank("houlsby", {"bottleneck": 4, **options}, backbone.module.sites())
+    bank = Bank("houlsby", {"bottleneck": 4, **options}, backbone.module)
     for language in languages:
         bank.add(language)
     for parameter in bank.parameters():

@@ -60,7 +60,7 @@ def test_size_of_the_papers_adapters(bottleneck, size):
     model = meta_backbone()
     freeze(model)
     with torch.device("meta"):
-        bank = Bank("houlsby", {"bottleneck": bottleneck}, model.sites())
+        bank = Bank("houlsby", {"bottleneck": bottleneck}, model)
         for language in ("hi", "ur"):
             bank.add(language)
     report = count_parameters(model, bank)
@@ -106,7 +106,7 @@ def test_one_step_of_the_full_model():
     step(model.parameters())
     model.zero_grad()
     freeze(model)
-    bank = Bank("houlsby", {"bottleneck": 256}, model.sites())
+    bank = Bank("houlsby", {"bottleneck": 256}, model)
     bank.add("hi")
     bank.add("ur")
     bank.attach(model)
@@ -185,7 +185,7 @@ def test_streaming(stack, stride, reduction_layer, make_rnnt, make_batch):
     conf = {"num_layers": 3, "hidden_size": 8, "output_size": 6, "reduction_layer": reduction_layer}
     model = make_rnnt(stack=stack, stride=stride, encoder_conf=conf)
     batch = make_batch(["ur", "hi"], frames=[25, 25])
-    bank = Bank("houlsby", {"bottleneck": 4}, model.sites())
+    bank = Bank("houlsby", {"bottleneck": 4}, model)
     bank.add("hi")
     bank.add("ur")
     for parameter in bank.parameters():

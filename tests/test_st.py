@@ -250,7 +250,7 @@ def test_adapters_in_every_layer(encoder, make_st, make_batch):
     before, _ = encode(model, batch)
     freeze(model)
     torch.manual_seed(0)
-    bank = Bank("houlsby", {"bottleneck": 4, "init_std": 0.01, "sites": "ffn"}, model.sites())
+    bank = Bank("houlsby", {"bottleneck": 4, "init_std": 0.01, "sites": "ffn"}, model)
     assert len(bank.sites) == 4
     for language in LANGUAGES:
         bank.add(language)
@@ -285,7 +285,7 @@ def test_adapters_follow_the_rows_of_the_search(beam_size, make_st, make_batch):
     """A batch of several languages, whose utterances are done at different times, as each language alone."""
     languages = ["hi", "ur", "pa", "ur", "hi"]
     model, batch = make_st(seed=2), make_batch(languages, frames=[13, 61, 40, 51, 31])
-    bank = Bank("houlsby", {"bottleneck": 4, "sites": "ffn"}, model.sites())
+    bank = Bank("houlsby", {"bottleneck": 4, "sites": "ffn"}, model)
     for language in LANGUAGES:
         bank.add(language)
     torch.manual_seed(0)

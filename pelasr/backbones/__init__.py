@@ -12,6 +12,7 @@ import yaml
 from pelasr.config import arguments_of, construct, load_yaml, nearest, require_keys
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
+from pelasr.private import install
 from pelasr.text import Tokenizer
 
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
@@ -44,7 +45,9 @@ def backbone_options(name: str) -> list[str]:
 def build_backbone(name: str, options: dict[str, Any], vocab_size: int, num_languages: int) -> Any:
     """A fresh backbone with random weights."""
     cls = find_backbone(name)
-    return construct(cls, options, f"backbone {name}", vocab_size=vocab_size, num_languages=num_languages)
+    module = construct(cls, options, f"backbone {name}", vocab_size=vocab_size, num_languages=num_languages)
+    install(module)
+    return module
 
 
 def state_sha256(state: dict[str, Any]) -> str:

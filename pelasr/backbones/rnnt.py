@@ -16,9 +16,11 @@ from pelasr.config import construct, nearest
 from pelasr.encoders import ESPNET_ENCODERS, ESPnetEncoder, Loss, ctc_loss, within
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
+from pelasr.private import own_output
 from pelasr.transducer import greedy_search, transducer_loss
 
 BLANK = 0
+OUTPUT_LAYER = "joint.lin_out"
 
 
 class ProjectedLSTM(nn.Module):
@@ -159,11 +161,15 @@ class LanguageVector(nn.Module):
         self.kind = kind
         self.size = {"none": 0, "onehot": slots, "embedding": size}[kind]
 
+    def rows(self) -> Tensor:
+        """The vectors of all slots (slots, size)."""
+        return self.onehot if self.kind == "onehot" else self.embedding.weight
+
     def forward(self, x: Tensor, language_ids: Tensor) -> Tensor:
         """(B, T, D), (B,) to (B, T, D + size)."""
         if self.kind == "none":
             return x
-        rows = self.onehot[language_ids] if self.kind == "onehot" else self.embedding(language_ids)
+        rows = self.rows()[language_ids] if self.kind == "onehot" else self.embedding(language_ids)
         return torch.cat([x, rows[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], dim=-1)
 
 
@@ -253,6 +259,14 @@ class RNNT(nn.Module):
             paths = [f"encoder.encoder.encoders.{n}" for n in range(len(self.encoder.encoder.encoders))]
         return {"layer": dict.fromkeys(paths, self.encoder.output_size)}
 
+    def private_sites(self) -> dict[str, str]:
+        """Where a new language adds to the backbone: {path of a module: vector, embedding or output}."""
+        embedding = "prediction.embed" if isinstance(self.prediction, LSTMPrediction) else "prediction.decoder.embed"
+        sites = {embedding: "embedding", OUTPUT_LAYER: "output"}
+        if self.ctc is not None:
+            sites["ctc"] = "output"
+        return sites | ({"language_vector": "vector"} if self.encodes_language else {})
+
     def set_feature_stats(self, mean: Tensor, std: Tensor) -> None:
         """Mean and standard deviation of each log-mel channel, (80,) each: part of the saved backbone."""
         self.feature_mean.copy_(mean)
@@ -295,6 +309,7 @@ class RNNT(nn.Module):
             targets,
             enc_lens,
             target_lens,
+            own_output(OUTPUT_LAYER, len(enc)),
         )
         if self.ctc is None:
             return Loss(transducer, {"rnnt": transducer})

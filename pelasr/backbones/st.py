@@ -145,6 +145,13 @@ class ST(nn.Module):
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
         return sites
 
+    def private_sites(self) -> dict[str, str]:
+        """Where a new language adds to the backbone: {path of a module: embedding or output}."""
+        sites = {"ctc": "output"} if self.ctc is not None else {}
+        if self.decoder is not None:
+            sites |= {"decoder.embed.0": "embedding", "decoder.output_layer": "output"}
+        return sites
+
     def set_feature_stats(self, mean: Tensor, std: Tensor) -> None:
         """Statistics of the corpus are not used: every utterance is normalised by its own."""
 
@@ -188,10 +195,7 @@ class ST(nn.Module):
         counted = within(target_lens, targets.shape[1])
         labels = F.pad(targets.where(counted, IGNORED), (0, 1), value=IGNORED)
         labels = labels.scatter(1, target_lens[:, None], self.end)
-        losses = F.cross_entropy(
-            logits.float().transpose(1, 2), labels, label_smoothing=self.label_smoothing, reduction="none"
-        )
-        return losses.sum(1)
+        return smoothed_cross_entropy(logits.float(), labels, self.label_smoothing).sum(1)
 
     def _start(self, prefix: Tensor, targets: Tensor) -> Tensor:
         """What the decoder is given: `<sos/eos>`, the prefix (B, P), the labels (B, U)."""
@@ -218,6 +222,16 @@ def normalise(feats: Tensor, lens: Tensor) -> Tensor:
     x = (feats - mean) * mask
     variance = x.square().sum(1, keepdim=True) / lens[:, None, None]
     return x / variance.sqrt().clamp(min=1e-3)
+
+
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy (B, U) of logits (B, U, V) and labels (B, U), 0 where they are IGNORED, with label smoothing over
+    the tokens that a row has: others' own tokens have logits of minus infinity."""
+    log_probs = logits.log_softmax(-1)
+    label = -log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    there = logits.isfinite()
+    everything = -log_probs.where(there, 0.0).sum(-1) / there.sum(-1)
+    return ((1 - smoothing) * label + smoothing * everything).where(labels != IGNORED, 0.0)
 
 
 def ctc_best_path(logits: Tensor, lens: Tensor) -> list[Hypothesis]:

@@ -69,7 +69,7 @@ def test_start_of_the_paper(make_st, make_batch):
     """N(0, 0.01) (Le et al. 2021) is nearly the identity: the encoder's output moves by less than a hundredth."""
     model, batch = make_st(), make_batch(["hi", "ur"])
     before, lens = model.encode(batch.feats, batch.lens)
-    bank = Bank("houlsby", {"sites": "ffn", "bottleneck": 4, "init_std": 0.01}, model.sites())
+    bank = Bank("houlsby", {"sites": "ffn", "bottleneck": 4, "init_std": 0.01}, model)
     bank.add("hi")
     bank.attach(model)
     with bank.route(["hi", "hi"]):

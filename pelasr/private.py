@@ -1,0 +1,213 @@
+"""What a language that the backbone was not trained on brings beside its adapters: tokens and a language vector.
+
+Its own tokens come after the backbone's V: rows for each embedding and each output layer. Rows of a batch that are in
+the language see V + P tokens, the others' own columns are minus infinity, and what the backbone computes for the shared
+ones is not touched. So nothing that another language is given changes by a bit.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pelasr.rows import remaining
+from pelasr.text import Tokenizer, alike
+
+VECTOR, EMBEDDING, OUTPUT = "vector", "embedding", "output"  # kinds of site, see `private_sites` of a backbone
+
+
+class Private(nn.Module):
+    """One language's private parts, as `parts[site][name]`.
+
+    `tokens`: its P own tokens. Parameters: `weight` (P, D) at an embedding; `weight` (P, D) and `bias` (P,) at an
+    output layer, as far as it has a bias; `vector` (size,) at the language vector, if `vector`.
+    """
+
+    def __init__(self, backbone: nn.Module, tokens: Sequence[str], vector: bool):
+        super().__init__()
+        self.tokens, self.vector = list(tokens), vector
+        found: dict[str, dict[str, Tensor]] = {}
+        for path, kind in backbone.private_sites().items():
+            host = backbone.get_submodule(path)
+            if kind == VECTOR and vector:
+                found[path] = {"vector": torch.zeros(host.size)}
+            elif kind != VECTOR and self.tokens:
+                names = [name for name in ("weight", "bias") if getattr(host, name, None) is not None]
+                shared = {name: getattr(host, name) for name in names}
+                found[path] = {name: torch.zeros(len(self.tokens), *shared[name].shape[1:]) for name in names}
+        self.sites = list(found)
+        self.parts = nn.ModuleList(nn.ParameterDict(part) for part in found.values())
+
+    def at(self, path: str) -> nn.ParameterDict | None:
+        """The parameters at a site, if there are any."""
+        return self.parts[self.sites.index(path)] if path in self.sites else None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """{"<site>/<parameter>": tensor}, live."""
+        parts = zip(self.sites, self.parts, strict=True)
+        return {f"{path}/{name}": tensor for path, part in parts for name, tensor in part.items()}
+
+    @torch.no_grad()
+    def initialise(self, backbone: nn.Module, tokenizer: Tokenizer) -> None:
+        """Starting values: a token's rows are the mean of those of the same letter in other scripts, or of all tokens
+        where there is none; the vector is the mean of all languages'."""
+        sources = [torch.tensor(ids) for ids in alike(self.tokens, tokenizer.tokens)]
+        for path, part in zip(self.sites, self.parts, strict=True):
+            host = backbone.get_submodule(path)
+            if "vector" in part:
+                part["vector"].copy_(host.rows().mean(0))
+                continue
+            for name, parameter in part.items():
+                shared = getattr(host, name)
+                parameter.copy_(torch.stack([shared[ids.to(shared.device)].mean(0) for ids in sources]))
+
+
+class Routed:
+    """The private parts of a batch: `parts` of the languages present, `index` (B,) of each row's; None: the first's."""
+
+    def __init__(self, parts: Sequence[Private | None], index: Tensor | None):
+        self.parts, self.index = parts, index
+        self.ids: Tensor | None = None  # what an embedding was given
+        self._stacks: dict[str, dict[str, Tensor]] = {}
+
+    def rows(self, path: str, count: int) -> dict[str, Tensor]:
+        """Parameters of a site for each of the `count` rows that a module sees: (B, P, D), a bias (B, P) that is minus
+        infinity where the row's language has fewer than P tokens; of a vector (B, size) and whether there is one (B,).
+        Empty if no language has any."""
+        stack = self._stacks.get(path)
+        if stack is None:
+            stack = self._stack(path)
+            if not torch.is_grad_enabled():  # a search comes here at every step
+                self._stacks[path] = stack
+        if self.index is None:
+            return {name: tensor[:1].expand(count, *tensor.shape[1:]) for name, tensor in stack.items()}
+        return {name: tensor.index_select(0, self._index()) for name, tensor in stack.items()}
+
+    def _index(self) -> Tensor:
+        rows = remaining()
+        return self.index if rows is None else self.index.index_select(0, rows)
+
+    def _stack(self, path: str) -> dict[str, Tensor]:
+        """As `rows`, for each language that is present: (L, P, D) and so on."""
+        found = [part.at(path) if part is not None else None for part in self.parts]
+        there = [part for part in found if part is not None]
+        if not there:
+            return {}
+        if "vector" in there[0]:
+            zero = torch.zeros_like(there[0]["vector"])
+            has = torch.tensor([part is not None for part in found], device=zero.device)
+            return {"vector": torch.stack([zero if p is None else p["vector"] for p in found]), "has": has}
+        most = max(len(part["weight"]) for part in there)
+        empty = there[0]["weight"][:0]
+        weights = [empty if part is None else part["weight"] for part in found]
+        biases = [
+            weight.new_zeros(len(weight)) if "bias" not in (part or ()) else part["bias"]
+            for weight, part in zip(weights, found, strict=True)
+        ]
+        return {
+            "weight": torch.stack([F.pad(weight, (0, 0, 0, most - len(weight))) for weight in weights]),
+            "bias": torch.stack([F.pad(bias, (0, most - len(bias)), value=-torch.inf) for bias in biases]),
+        }
+
+
+_routed: ContextVar[Routed | None] = ContextVar("private", default=None)
+
+
+@contextmanager
+def routed(parts: Sequence[Private | None], index: Tensor | None) -> Iterator[None]:
+    """Inside the block a batch's rows have their languages' private parts; see `Routed`."""
+    token = _routed.set(Routed(parts, index) if any(part is not None and part.sites for part in parts) else None)
+    try:
+        yield
+    finally:
+        _routed.reset(token)
+
+
+def own_output(path: str, count: int) -> tuple[Tensor, Tensor] | None:
+    """Weight (B, P, D) and bias (B, P) that the rows of the batch add to the output layer at `path`."""
+    current = _routed.get()
+    found = current.rows(path, count) if current is not None else {}
+    return (found["weight"], found["bias"]) if found else None
+
+
+def install(backbone: nn.Module) -> None:
+    """Make a backbone's embeddings, output layers and language vector look at the private parts of a batch."""
+    for path, kind in backbone.private_sites().items():
+        host = backbone.get_submodule(path)
+        if kind == EMBEDDING:
+            host.register_forward_pre_hook(_hide_own)
+        host.register_forward_hook(partial(HOOKS[kind], path))
+
+
+def _hide_own(host: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+    """The embedding is asked for its own tokens alone."""
+    current = _routed.get()
+    if current is None:
+        return None
+    current.ids = args[0]
+    return (args[0].where(args[0] < host.num_embeddings, 0),)
+
+
+def _embed(path: str, host: nn.Module, args: tuple, y: Tensor) -> Tensor:
+    """(B, U, D), with the rows of own tokens."""
+    current = _routed.get()
+    found = current.rows(path, len(y)) if current is not None else {}
+    if not found:
+        return y
+    own = current.ids - host.num_embeddings
+    # Gathered, not indexed: an index's backward pass adds in an order that depends on the threads.
+    index = own.clamp(min=0)[..., None].expand(*own.shape, y.shape[-1])
+    return torch.where((own >= 0)[..., None], found["weight"].gather(1, index).to(y.dtype), y)
+
+
+def _replace_vector(path: str, host: nn.Module, args: tuple, y: Tensor) -> Tensor:
+    """(B, T, D + size), with the languages' own vectors in the last places."""
+    current = _routed.get()
+    found = current.rows(path, len(y)) if current is not None else {}
+    if not found:
+        return y
+    width = found["vector"].shape[-1]
+    tail = torch.where(found["has"][:, None, None], found["vector"][:, None].to(y.dtype), y[..., -width:])
+    return torch.cat([y[..., :-width], tail], dim=-1)
+
+
+def _extend(path: str, host: nn.Module, args: tuple, y: Tensor) -> Tensor:
+    """Logits (B, ..., V) to (B, ..., V + P)."""
+    own = own_output(path, len(y))
+    if own is None:
+        return y
+    weight, bias = own
+    x = args[0].reshape(len(y), -1, args[0].shape[-1])
+    logits = torch.baddbmm(bias[:, None], x.to(weight.dtype), weight.transpose(1, 2))
+    return torch.cat([y, logits.to(y.dtype).reshape(*y.shape[:-1], -1)], dim=-1)
+
+
+HOOKS = {EMBEDDING: _embed, VECTOR: _replace_vector, OUTPUT: _extend}
+
+
+class Unadapted(nn.Module):
+    """In the place of a bank for a backbone without adapters: languages that it does not know get the mean of the
+    language vectors that it knows, and no tokens of their own."""
+
+    mixes_languages = True
+
+    def __init__(self, backbone: nn.Module, tokenizer: Tokenizer, known: Iterable[str]):
+        super().__init__()
+        self.known = list(known)
+        self.private = Private(backbone, [], vector=True)
+        self.private.initialise(backbone, tokenizer)
+
+    def touches(self, side: str) -> bool:
+        return False
+
+    @contextmanager
+    def route(self, languages: list[str]) -> Iterator[None]:
+        """See `Bank.route`."""
+        new = [language not in self.known for language in languages]
+        device = next((parameter.device for parameter in self.parameters()), None)
+        with routed([None, self.private], torch.tensor(new, dtype=torch.long, device=device)):
+            yield
