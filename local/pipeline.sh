@@ -13,6 +13,10 @@ init=${init:-none}
 beam_size=${beam_size:-}
 rows=
 experiments=conf/experiments.yaml
+train_dir=
+dev_dir=
+test_dir=
+tokens=auto
 skip_bad=false
 sets="test"
 data_dir=data
@@ -33,7 +37,11 @@ stop_stage: last stage
 exps: experiments of the file, or all
 rows: the same
 experiments: YAML file that says what they are
-langs: languages; from stage 5 on: those to fit and decode, of the backbone's
+langs: languages; from stage 5 on: those to fit and decode, of the backbone's or new ones
+train_dir: from stage 5 on, with one new language in langs: its data directory, if it is not data_dir/train_<language>
+dev_dir: the same for dev
+test_dir: the same for test
+tokens: of a new language: own, keep (the shared ones), or auto: own if many of its characters are unknown
 config: YAML file of the backbone
 adapter: YAML file of the adapters, or a name in conf/adapter; experiments that name one have their own
 init: experiment whose encoder the backbones start from, or none
@@ -53,6 +61,10 @@ dry_run: true: print the commands only
 ${options:-}"
 case " $* " in *" --langs "*) langs_given=true ;; *) langs_given=false ;; esac
 . "$here/parse_options.sh"
+
+for name in train_dir dev_dir test_dir; do # run.sh has changed to its own folder
+  case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s' "$OLDPWD/${!name}" ;; esac
+done
 
 log() { echo "[$(date '+%H:%M:%S')] $*" >&2; }
 run() {
@@ -74,10 +86,14 @@ first=
 [ "$init" = none ] || first=$init
 # Once a backbone is trained its languages are settled, and --langs says which of them to work on.
 only=$langs
+new=
 if [ "$stage" -ge 5 ]; then
   if [ -f "$exp_dir/langs" ]; then recipe_langs=$(cat "$exp_dir/langs"); fi
   [ "$langs_given" = true ] || only=$recipe_langs
   langs=$recipe_langs
+  for lang in $only; do
+    case " $langs " in *" $lang "*) ;; *) new+="${new:+ }$lang" ;; esac
+  done
 fi
 
 backbone_overrides=() adapter_overrides=()
@@ -128,9 +144,14 @@ if starts 4 "backbone"; then
   done
 fi
 if starts 5 "adapters"; then
+  if [ -n "$new" ]; then
+    run pelasr add "${place[@]}" --config "$config" --only "$new" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
+      ${train_dir:+--train_dir "$train_dir"} ${dev_dir:+--dev_dir "$dev_dir"} ${test_dir:+--test_dir "$test_dir"} \
+      "${backbone_overrides[@]}"
+  fi
   for exp in $exps; do
     run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$exp" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
-      "${adapter_overrides[@]}"
+      --tokens "$tokens" "${adapter_overrides[@]}"
   done
 fi
 if starts 6 "decoding"; then

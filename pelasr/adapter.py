@@ -6,11 +6,11 @@ sites and knows, while a batch is processed, which language each row of it is in
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +21,31 @@ from pelasr.errors import PelasrError
 from pelasr.private import Private, routed
 from pelasr.rows import remaining
 
-SIDES = ("encoder", "decoder")  # what a site's path may begin with
+SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
+CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d)  # hosts that work on (B, D, T) or (B, D, T, F)
 
 
 class Adapter(nn.Module):
     """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch.
 
-    `forward(x, y)` takes the host's input and output, (B, T, D) each, and returns what replaces the output. It must be
-    independent between rows. The constructor takes the options, and as far as it names them `width`, of the host's
-    output, and `host`, the module itself, to be looked at but not kept. `sites` are the kinds of site the method goes
-    to by itself, `shared` names submodules that all languages of one training run may share (see `Bank.add`), `size`
-    the option that is 0 where there is to be no adapter. A method that `copies` has no forward: every language gets its
-    own copy of the host modules, to be trained (see `pelasr.finetune`).
+    `forward(x, y)` takes the host's input and output, (B, T, D) each (of some hosts (B, D) or (B, T, F, D), but D is
+    always last), and returns what replaces the output. It must be independent between rows. The constructor takes the
+    options, and as far as it names them `width`, of the host's output, and `host`, the module itself, to be looked at
+    but not kept. `sites` are the kinds of site the method goes to by itself, as far as the backbone has them, `shared`
+    names submodules that all languages of one training run may share (see `Bank.add`), `size` the option that is 0
+    where there is to be no adapter. A method that `copies` has no forward: every language gets its own copy of the host
+    modules, to be trained (see `pelasr.finetune`).
     """
 
     sites: tuple[str, ...] = ("layer",)
     shared: tuple[str, ...] = ()
     size: str = ""
     copies: bool = False
+
+    @classmethod
+    def wants(cls, host: nn.Module) -> bool:
+        """Whether there is something to adapt at a host, where one method looks for a bias, say. By default always."""
+        return True
 
     def fold(self, host: nn.Module) -> None:
         """Change the host's weights so that it does alone what it did with the adapter, exactly. Raises PelasrError
@@ -65,6 +72,18 @@ def find_method(name: str) -> type[Adapter]:
     return next(c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Adapter) and c is not Adapter)
 
 
+class Routes(Protocol):
+    """What changes a backbone's modules for the languages of a batch: a `Bank`, or what stands in its place."""
+
+    mixes_languages: bool  # whether a batch may hold several languages
+
+    def touches(self, side: str) -> bool:
+        """Whether anything differs between languages in `encoder` or in `decoder`."""
+
+    def route(self, languages: list[str]) -> AbstractContextManager[None]:
+        """Inside the block row b of every batch belongs to `languages[b]`."""
+
+
 class Bank(nn.Module):
     """The adapters of every language at every site: `bank.adapters[language][site]`.
 
@@ -77,7 +96,7 @@ class Bank(nn.Module):
     Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself.
     """
 
-    mixes_languages = True  # whether a batch may hold several languages
+    mixes_languages = True
 
     def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
         super().__init__()
@@ -86,14 +105,15 @@ class Bank(nn.Module):
         check_keys(self.options, method_options(method), f"adapter_conf of {method}")
         self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
         sites = backbone.sites()
-        kinds = self.options.get("sites", self.cls.sites)
+        kinds = self.options.get("sites", [kind for kind in self.cls.sites if kind in sites] or self.cls.sites)
         self.sites: dict[str, int] = {}
         for kind in [kinds] if isinstance(kinds, str) else kinds:
             if kind not in sites:
                 raise PelasrError(f"adapter {method} needs a site {kind!r}; {nearest(kind, sites)}")
             self.sites |= {path: width for path, width in sites[kind].items() if self._is_wanted(path)}
         if not self.sites:
-            raise PelasrError(f"adapter_conf: {self.cls.size} 0 everywhere leaves no adapter")
+            what = f"{self.cls.size} 0 everywhere" if self.cls.size else f"{method} at these sites"
+            raise PelasrError(f"adapter_conf: {what} leaves no adapter")
         self.adapters = nn.ModuleDict()
         self.private = nn.ModuleDict()
         self._rows: tuple[list[str], Tensor | None] | None = None
@@ -102,7 +122,7 @@ class Bank(nn.Module):
 
     def _options_at(self, path: str) -> dict[str, Any]:
         """The method's options at a site: of those that are mappings, the entry of its side."""
-        side, found = path.partition(".")[0], {}
+        side, found = _side(path), {}
         for key, value in self.options.items():
             if isinstance(value, dict):
                 check_keys(value, SIDES, f"adapter_conf: {key}")
@@ -113,11 +133,12 @@ class Bank(nn.Module):
         return found
 
     def _is_wanted(self, path: str) -> bool:
-        return not self.cls.size or self._options_at(path).get(self.cls.size) != 0
+        is_off = bool(self.cls.size) and self._options_at(path).get(self.cls.size) == 0
+        return not is_off and self.cls.wants(self._backbone[0].get_submodule(path))
 
     def touches(self, side: str) -> bool:
         """Whether any adapter is in `encoder` or in `decoder`."""
-        return any(path.partition(".")[0] == side for path in self.sites)
+        return any(_side(path) == side for path in self.sites)
 
     def size(self, language: str) -> int:
         """Parameters of a language."""
@@ -150,7 +171,7 @@ class Bank(nn.Module):
 
     def remove(self, language: str) -> None:
         """Forget a language."""
-        self._of(language)
+        self.of(language)
         del self.adapters[_key(language)]
         if _key(language) in self.private:
             del self.private[_key(language)]
@@ -174,7 +195,7 @@ class Bank(nn.Module):
         except PelasrError as error:
             raise PelasrError(f"site {path}: {error}") from None
 
-    def _of(self, language: str) -> dict[str, nn.Module]:
+    def of(self, language: str) -> dict[str, nn.Module]:
         """A language's adapters by site. Raises PelasrError if it has none."""
         if language not in self.languages:
             raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
@@ -185,7 +206,7 @@ class Bank(nn.Module):
         """A language's parameters (and buffers), private ones included, {"<site path>/<parameter>": tensor}, live."""
         tensors = {
             f"{path}/{name}": tensor
-            for path, adapter in self._of(language).items()
+            for path, adapter in self.of(language).items()
             for name, tensor in adapter.state_dict(keep_vars=True).items()
         }
         private = self.private_of(language)
@@ -201,7 +222,7 @@ class Bank(nn.Module):
         """Inside the block row b of every batch belongs to `languages[b]`."""
         present = list(dict.fromkeys(languages))
         for language in present:
-            self._of(language)
+            self.of(language)
         device = next(self.parameters()).device
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], device=device)
@@ -216,7 +237,10 @@ class Bank(nn.Module):
         if self._rows is None:
             return output
         self._fired.add(path)
-        return _with_tensor(output, self._adapt(path, _tensor_of(args[0]), _tensor_of(output)))
+        x, y = _tensor_of(args[0]), _tensor_of(output)
+        if isinstance(host, CHANNELS_FIRST):
+            return self._adapt(path, x.movedim(1, -1), y.movedim(1, -1)).movedim(-1, 1)
+        return _with_tensor(output, self._adapt(path, x, y))
 
     def _adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         """Adapt every row by its own language: (B, T, D_in), (B, T, D) to (B, T, D), without a loop over languages."""
@@ -291,6 +315,11 @@ def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str,
 
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
+
+
+def _side(path: str) -> str:
+    """Which side of the backbone a site is on."""
+    return SIDES[path.partition(".")[0] != "encoder"]
 
 
 def _key(path: str) -> str:

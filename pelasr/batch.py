@@ -88,10 +88,11 @@ def load_examples(place: Place, name: str, language: str, tokenizer: Tokenizer) 
 
 
 class Collate:
-    """Examples to a padded batch; `languages` gives the order of the language vector's slots."""
+    """Examples to a padded batch; `languages` gives the order of the language vector's slots. Languages that are `new`
+    to the backbone have none; what they are given is replaced by their own vector (`pelasr.private`)."""
 
-    def __init__(self, languages: Sequence[str]):
-        self.slots = {language: slot for slot, language in enumerate(languages)}
+    def __init__(self, languages: Sequence[str], new: Sequence[str] = ()):
+        self.slots = dict.fromkeys(new, 0) | {language: slot for slot, language in enumerate(languages)}
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         for example in examples:

@@ -89,10 +89,21 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--init", help="experiment whose encoder it starts from")
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
+    sub = verb("add", _add, "Before stage 5: check a new language's data, extract its features.", overridable=True)
+    config(sub)
+    sub.add_argument("--only", required=True, help="languages that the backbone was not trained on")
+    sets(sub, "train dev test")
+    for name in ("train", "dev", "test"):
+        sub.add_argument(f"--{name}_dir", type=Path, help=f"of one language: data directory to copy as {name}")
+    sub.add_argument("--skip_bad", type=_boolean, default=False, help="true: drop bad utterances and list them")
+    sub.add_argument("--nj", type=int, default=2, help="processes")
+
     sub = verb("adapt", _adapt, "Stage 5: fit an experiment's adapters on its frozen backbone.", overridable=True)
     sub.add_argument("--adapter", type=Path, required=True, help="YAML file of the adapter and its training")
     experiment(sub)
-    sub.add_argument("--only", help="languages to fit; default: all of --langs")
+    sub.add_argument("--only", help="languages to fit, also such as the backbone was not trained on; default: --langs")
+    tokens = "of a new language: its own where the shared ones lack, keep the shared, or auto: own if many are unknown"
+    sub.add_argument("--tokens", choices=["auto", "own", "keep"], default="auto", help=tokens)
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
     def beam_size(sub: argparse.ArgumentParser) -> None:
@@ -102,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment(sub)
     sets(sub, "test")
     beam_size(sub)
-    sub.add_argument("--only", help="languages to decode; default: all of --langs")
+    sub.add_argument("--only", help="languages to decode, also new ones; default: all of --langs")
     sub.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
 
     sub = verb("score", _score, "Stage 7: error rates or BLEU with intervals, into results.jsonl.")
@@ -154,14 +165,17 @@ def _place(known: argparse.Namespace) -> Any:
 
 
 def _only(known: argparse.Namespace) -> list[str]:
-    """Which of the languages to work on."""
+    """Which languages to work on: the backbone's, or others that there is data for."""
     from pelasr.config import nearest
 
-    languages = known.langs.split()
-    only = known.only.split() if known.only else languages
+    place = _place(known)
+    only = known.only.split() if known.only else place.languages
     for language in only:
-        if language not in languages:
-            raise PelasrError(f"--only: no language {language!r}; {nearest(language, languages)}")
+        if language not in place.languages and not place.folder("train", language).is_dir():
+            raise PelasrError(
+                f"--only: no language {language!r}, and no {place.folder('train', language)} to add one from;"
+                f" {nearest(language, place.languages)}"
+            )
     return only
 
 
@@ -188,7 +202,7 @@ def _configured(path: Path, rest: list[str]) -> dict[str, Any]:
 
 
 def _data(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.stages import validate_data
+    from pelasr.prepare import validate_data
 
     config = _with_ctc(known, rest)
     return validate_data(_place(known), known.sets.split(), config, known.skip_bad, known.nj)
@@ -206,15 +220,32 @@ def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.stages import make_tokens
+    from pelasr.prepare import make_tokens
 
     return make_tokens(_place(known), _chosen(known), known.sets.split(), known.token_type, known.vocab_size)
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.stages import make_stats
+    from pelasr.prepare import make_stats
 
     return make_stats(_place(known), known.sets.split(), known.nj)
+
+
+def _add(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.prepare import add_language
+
+    place, config, only = _place(known), _configured(known.config, rest), known.only.split()
+    given = {name: getattr(known, f"{name}_dir") for name in ("train", "dev", "test")}
+    folders = {name: path for name, path in given.items() if path is not None}
+    if folders and len(only) > 1:
+        raise PelasrError(f"--{next(iter(folders))}_dir: of which of {known.only}? Add them one by one")
+    sets = list(dict.fromkeys([*known.sets.split(), *folders]))
+    worked = False
+    for language in only:
+        if language in place.languages:
+            raise PelasrError(f"{language}: the backbone was trained on it; a new language has a name of its own")
+        worked |= add_language(place, language, folders, sets, config, known.skip_bad, known.nj)
+    return worked
 
 
 def _train(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -241,7 +272,7 @@ def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
     experiment = find_experiment(_experiments(known), known.exp)
     only = _only(known)
     config, path = _adapter_of(experiment, known.adapter, parse_overrides(rest)) if experiment.adapted else ({}, "")
-    return fit_adapters(_place(known), experiment, config, path, only, known.ngpu)
+    return fit_adapters(_place(known), experiment, config, path, only, known.ngpu, known.tokens)
 
 
 def _adapter_of(experiment: Any, default: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], str]:

@@ -1,17 +1,20 @@
 """Decoding test sets: Kaldi text of the hypotheses, and their scores."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pelasr.backbones import load_backbone
+from pelasr.backbones import LoadedBackbone, load_backbone
 from pelasr.batch import Collate, load_examples
 from pelasr.errors import PelasrError
 from pelasr.evaluate import Recognised, recognise
 from pelasr.experiment import Place
 from pelasr.files import atomic_write
 from pelasr.pack import load_bank
+from pelasr.private import Served, Unadapted
 from pelasr.progress import track
+from pelasr.text import Tokenizer
 
 
 def decode_sets(
@@ -23,28 +26,29 @@ def decode_sets(
     wanted: list[tuple[str, str]],
     ngpu: int,
     beam_size: int | None = None,
+    serve: str | None = None,
 ) -> None:
     """Write `<output>/<set>_<language>/{text,scores,limited}` for (set, language), in batches that mix languages.
 
-    `limited` names the utterances whose hypothesis was ended by the length limit.
+    `packs`: None decodes with the backbone alone. `serve`: the language whose pack serves them all. `limited` names the
+    utterances whose hypothesis was ended by the length limit.
     """
     if ngpu and not torch.cuda.is_available():
         raise PelasrError(f"--ngpu {ngpu}: torch {torch.__version__} sees no GPU; use --ngpu 0")
     backbone = load_backbone(source, weights)
     languages = list(dict.fromkeys(language for _, language in wanted))
-    bank = load_bank(packs, languages, backbone) if packs is not None else None
     device = torch.device("cuda" if ngpu else "cpu")
     backbone.module.to(device)
-    if bank is not None:
-        bank.to(device)
-    examples = [example for key in wanted for example in load_examples(place, *key, backbone.tokenizer)]
+    bank, tokenizers = _routes(backbone, packs, languages, serve)
+    bank.to(device)
+    examples = [example for name, key in wanted for example in load_examples(place, name, key, tokenizers[key])]
     beam_size = beam_size or backbone.module.beam_size
-    found = recognise(backbone.module, bank, examples, Collate(backbone.languages), beam_size)
+    found = recognise(backbone.module, bank, examples, Collate(backbone.languages, new=languages), beam_size)
     written: dict[str, list[Recognised]] = {f"{name}_{language}": [] for name, language in wanted}
     for item in track(found, len(examples), f"decoding {output.parent.name}"):
         written[item.example.source].append(item)
     for name, items in written.items():
-        _write(output / name, sorted(items, key=_name), backbone.tokenizer.decode)
+        _write(output / name, sorted(items, key=_name), tokenizers)
         if limited := sum(item.limited for item in items):
             print(f"{name}: {limited} of {len(items)} hypotheses hit the length limit, see {output / name}/limited")
 
@@ -53,11 +57,23 @@ def _name(item: Recognised) -> str:
     return item.example.id
 
 
-def _write(folder: Path, items: list[Recognised], decode) -> None:
+def _routes(
+    backbone: LoadedBackbone, packs: Path | None, languages: list[str], serve: str | None
+) -> tuple[Any, dict[str, Tokenizer]]:
+    """What routes the languages, and the tokenizer of each."""
+    if packs is None:
+        bank = Unadapted(backbone.module, backbone.tokenizer, backbone.languages)
+        return bank, dict.fromkeys(languages, backbone.tokenizer)
+    bank = load_bank(packs, [serve] if serve else languages, backbone)
+    own = {language: bank.own_tokens(language) for language in bank.languages}
+    tokenizers = {language: backbone.tokenizer.with_own(own.get(language, [])) for language in languages}
+    return Served(bank, serve) if serve else bank, tokenizers
+
+
+def _write(folder: Path, items: list[Recognised], tokenizers: dict[str, Tokenizer]) -> None:
+    texts = [" ".join(tokenizers[item.example.language].decode(item.tokens).split()) for item in items]
     with atomic_write(folder / "text") as stream:
-        stream.writelines(
-            f"{item.example.id} {' '.join(decode(item.tokens).split())}".rstrip() + "\n" for item in items
-        )
+        stream.writelines(f"{item.example.id} {text}".rstrip() + "\n" for item, text in zip(items, texts, strict=True))
     with atomic_write(folder / "scores") as stream:
         stream.writelines(f"{item.example.id} {item.score:.4f}\n" for item in items)
     with atomic_write(folder / "limited") as stream:

@@ -1,7 +1,7 @@
 """A backbone, with or without adapters, run over many utterances of many languages."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapter import Bank
+from pelasr.adapter import Routes
 from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.bleu import WIDTHS, figure, statistics
 from pelasr.data import split_pair
 from pelasr.sampling import sorted_batches
+from pelasr.text import Tokenizer
 from pelasr.wer import count_errors
 
 BATCH_SIZE = 64
@@ -47,7 +48,7 @@ class Recognised:
 
 def encode(
     backbone: nn.Module,
-    bank: Bank | None,
+    bank: Routes | None,
     batch: Batch,
     augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -67,7 +68,7 @@ def encode(
 @torch.no_grad()
 def recognise(
     backbone: nn.Module,
-    bank: Bank | None,
+    bank: Routes | None,
     examples: list[Example],
     collate: Collate,
     beam_size: int = 1,
@@ -103,13 +104,16 @@ def _batches(examples: list[Example], mixed: bool) -> list[list[int]]:
 
 def evaluate(
     backbone: nn.Module,
-    bank: Bank | None,
+    bank: Routes | None,
     examples: list[Example],
     collate: Collate,
-    decode: Callable[[list[int]], str],
+    tokenizers: Mapping[str, Tokenizer],
     fabric: Any,
 ) -> dict[str, LanguageScores]:
-    """Loss, and WER or for a pair BLEU, of each language by greedy search, over all processes."""
+    """Loss, and WER or for a pair BLEU, of each language by greedy search, over all processes.
+
+    `tokenizers`: of each language.
+    """
     found: dict[str, list[Recognised]] = defaultdict(list)
     for item in recognise(backbone, bank, examples, collate, rank=fabric.global_rank, world_size=fabric.world_size):
         found[item.example.language].append(item)
@@ -117,7 +121,7 @@ def evaluate(
     sums = torch.zeros(len(languages), 2 + WIDTHS["bleu"], dtype=torch.float64)  # WER needs fewer
     for row, language in zip(sums, languages, strict=True):
         items = found[language]
-        texts = [item.example.text for item in items], [decode(item.tokens) for item in items]
+        texts = [item.example.text for item in items], [tokenizers[language].decode(item.tokens) for item in items]
         numbers = [sum(item.loss for item in items), len(items), *_statistics(language, *texts)]
         row[: len(numbers)] = torch.tensor(numbers)
     if fabric.world_size > 1:

@@ -81,7 +81,7 @@ def label(languages: Sequence[str]) -> str:
 
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
-LANGS, EACH, ADAPTER, TOKENS = "langs", "each", "adapter", ("token_type", "vocab_size")
+LANGS, EACH, ADAPTER, SERVE, TOKENS = "langs", "each", "adapter", "serve", ("token_type", "vocab_size")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class Experiment:
     `read_early: X`, reads the backbone of X at its early epoch; or, with `adapt: X`, fits adapters on the frozen
     backbone of X, by the adapter's file `adapter` (beside the one that the command line names) and `overrides`.
     `backbone` names the experiment that trains, `weights` which of its weights are used, `compare` an experiment to
-    test against, utterance by utterance, `languages` those of an experiment that is not about the recipe's, and
+    test against, utterance by utterance, `serve` the language whose pack alone is fitted and serves all of them (to see
+    what it does to the others), `languages` those of an experiment that is not about the recipe's, and
     `tokens` the kind and number of its tokens where they are its own.
     """
 
@@ -106,6 +107,7 @@ class Experiment:
     languages: list[str] | None = None
     each: bool = False
     adapter: str | None = None
+    serve: str | None = None
     tokens: dict[str, Any] = field(default_factory=dict)
 
     def backbones(self, place: Place) -> dict[Path, Place]:
@@ -159,6 +161,7 @@ def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
         languages=entry.pop(LANGS).split() if LANGS in entry else None,
         each=entry.pop(EACH, False),
         adapter=entry.pop(ADAPTER, None) if adapted else None,
+        serve=entry.pop(SERVE, None) if adapted else None,
         tokens={key: entry.pop(key) for key in TOKENS if key in entry},
         overrides=entry,
     )

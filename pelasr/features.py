@@ -16,6 +16,7 @@ from pelasr.parallel import parallel_map
 RATE = 16000
 MELS = 80
 HOP = 160  # 10 ms
+FRAMES_PER_HOUR = 100 * 3600
 FFT = 512
 MIN_SAMPLES = FFT // 2 + 1  # the first window is centred on the first sample and mirrors what lies before it
 

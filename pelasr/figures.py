@@ -11,8 +11,6 @@ from pelasr.experiment import Experiment, Place
 from pelasr.files import sha256_json
 from pelasr.stages import decoded, required, say, split_adapter_options, split_options
 
-FRAMES_PER_HOUR = 100 * 3600
-
 
 def score(
     place: Place,
@@ -64,7 +62,7 @@ def score(
 
 
 def _training_hours(place: Place, language: str) -> float:
-    from pelasr.features import read_num_frames
+    from pelasr.features import FRAMES_PER_HOUR, read_num_frames
 
     dumps = [place.dump / path.name for path in place.folders("train", language)]
     return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR

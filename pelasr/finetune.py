@@ -39,7 +39,7 @@ class FineTuned(Bank):
         """Inside the block the backbone's parts are the language's. Raises PelasrError for several languages."""
         if len(set(languages)) > 1:
             raise PelasrError(f"{self.method} fine-tuning takes one language a batch, not {' '.join(set(languages))}")
-        copies = self._of(languages[0])
+        copies = self.of(languages[0])
         self._put(copies)
         self._fired.update(self.sites)
         try:

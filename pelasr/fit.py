@@ -1,7 +1,6 @@
 """Fitting a backbone, and fitting the adapters of its languages: what the two add to the training engine."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 
 from pelasr.adapter import Bank, check_frozen, count_parameters, freeze
 from pelasr.backbones import (
+    LoadedBackbone,
     build_backbone,
     describe_backbone,
     load_backbone,
@@ -16,18 +16,22 @@ from pelasr.backbones import (
     load_weights,
     save_weights,
 )
-from pelasr.batch import Example, load_examples
+from pelasr.batch import Collate, Example, load_examples
+from pelasr.data import read_data_dir, text_of
 from pelasr.errors import PelasrError
 from pelasr.evaluate import LanguageScores
 from pelasr.experiment import Marker, Place
-from pelasr.features import load_stats
+from pelasr.features import FRAMES_PER_HOUR, load_stats
 from pelasr.files import atomic_write
 from pelasr.finetune import make_bank
 from pelasr.monitor import read_history
 from pelasr.options import TrainingOptions
 from pelasr.pack import save_pack
-from pelasr.text import Tokenizer
+from pelasr.private import Private
+from pelasr.text import Tokenizer, own_tokens, unknown_report
 from pelasr.train import Fit, Objective
+
+OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
 
 
 def fit_backbone(
@@ -47,6 +51,7 @@ def fit_backbone(
     first = fabric.global_rank == 0
     _claim(marker, fabric)
     tokenizer = Tokenizer.load(place.tokens)
+    tokenizers = dict.fromkeys(place.languages, tokenizer)
     torch.manual_seed(training.seed)
     backbone = build_backbone(family, options, len(tokenizer.tokens), len(place.languages))
     if init is not None:
@@ -57,10 +62,10 @@ def fit_backbone(
     best = BestBackbones(folder, backbone, training)
     fit = Fit(
         Objective(backbone, specaug_conf=training.specaug_conf),
-        _examples(place, "train", place.languages, tokenizer),
-        _examples(place, "dev", place.languages, tokenizer),
-        place.languages,
-        tokenizer.decode,
+        _examples(place, "train", tokenizers),
+        _examples(place, "dev", tokenizers),
+        Collate(place.languages),
+        tokenizers,
         training,
         folder,
         fabric,
@@ -132,10 +137,12 @@ def fit_bank(
     method: str,
     options: dict[str, Any],
     training: TrainingOptions,
+    tokens: str = "auto",
 ) -> None:
     """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev loss.
 
-    A fit that is done is not made again; its packs are, from its snapshots, if another fit has replaced them.
+    A language that the backbone was not trained on gets private parts too; `tokens`: see `make_private`. A fit that is
+    done is not made again; its packs are, from its snapshots, if another fit has replaced them.
     """
     first = fabric.global_rank == 0
     if not marker.done:
@@ -145,19 +152,20 @@ def fit_bank(
     torch.manual_seed(training.seed)
     bank = make_bank(method, options, backbone.module)
     for language in languages:
-        if language not in backbone.languages:
-            raise PelasrError(f"the backbone {source} has no language {language!r}: {' '.join(backbone.languages)}")
-        bank.add(language)
+        new = language not in backbone.languages
+        bank.add(language, private=make_private(backbone, place, language, tokens, say=first) if new else None)
     bank.attach(backbone.module)
     check_frozen(backbone.module)
+    tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
+    train = _examples(place, "train", tokenizers)
     report = count_parameters(backbone.module, bank)
     best = BestSnapshots(folder, bank)
     fit = Fit(
         Objective(backbone.module, bank, training.specaug_conf),
-        _examples(place, "train", languages, backbone.tokenizer),
-        _examples(place, "dev", languages, backbone.tokenizer),
-        backbone.languages,
-        backbone.tokenizer.decode,
+        train,
+        _examples(place, "dev", tokenizers),
+        Collate(backbone.languages, new=languages),
+        tokenizers,
         training,
         folder,
         fabric,
@@ -172,6 +180,8 @@ def fit_bank(
             entry = best.entry(language)
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
             facts |= {"seed": training.seed, "config_sha256": marker.sha256, "fitted_with": languages}
+            frames = [example.frames for example in train if example.language == language]
+            facts |= {"utterances": len(frames), "hours": round(sum(frames) / FRAMES_PER_HOUR, 4)}
             save_pack(folder.parent / "packs" / language, bank, language, best.load(language), backbone, facts)
         marker.write(done=True)
         fit.checkpoint.unlink(missing_ok=True)
@@ -213,8 +223,34 @@ def _claim(marker: Marker, fabric: Any) -> None:
         raise PelasrError(error)
 
 
-def _examples(place: Place, name: str, languages: Sequence[str], tokenizer: Tokenizer) -> list[Example]:
-    return [example for language in languages for example in load_examples(place, name, language, tokenizer)]
+def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: str, say: bool = True) -> Private:
+    """What a language that is new to the backbone brings: a language vector, and tokens of its own.
+
+    `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
+    `auto`, own ones if more than OWN_FROM of the characters are unknown without.
+    """
+    texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path)]
+    own = own_tokens(backbone.tokenizer, texts, language)
+    unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
+    rate = unknown / max(total, 1)
+    if tokens == "keep" or (tokens == "auto" and rate <= OWN_FROM):
+        own = [token for token in own if len(token) > 1]
+    if say:
+        shown = " ".join(character for character, _ in which.most_common(10))
+        print(
+            f"{language}: new to the backbone; {unknown} of {total} characters of its training text"
+            f" ({100 * rate:.2f} %) are unknown to the shared tokens {shown}".rstrip(),
+            f"{language}: {len(own)} tokens of its own (tokens: {tokens})",
+            sep="\n",
+            flush=True,
+        )
+    private = Private(backbone.module, own, vector=True)
+    private.initialise(backbone.module, backbone.tokenizer)
+    return private
+
+
+def _examples(place: Place, name: str, tokenizers: dict[str, Tokenizer]) -> list[Example]:
+    return [example for pair in tokenizers.items() for example in load_examples(place, name, *pair)]
 
 
 def _write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:

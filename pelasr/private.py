@@ -208,6 +208,32 @@ class Unadapted(nn.Module):
     def route(self, languages: list[str]) -> Iterator[None]:
         """See `Bank.route`."""
         new = [language not in self.known for language in languages]
+        if not any(new):
+            yield
+            return
         device = next((parameter.device for parameter in self.parameters()), None)
         with routed([None, self.private], torch.tensor(new, dtype=torch.long, device=device)):
+            yield
+
+
+class Served(nn.Module):
+    """In the place of a bank: every language is served by the adapters of one, to see what these do to the others.
+    Private parts stay with those that have them."""
+
+    mixes_languages = True
+
+    def __init__(self, bank: nn.Module, language: str):
+        super().__init__()
+        self.bank, self.language = bank, language
+
+    def touches(self, side: str) -> bool:
+        return self.bank.touches(side)
+
+    @contextmanager
+    def route(self, languages: list[str]) -> Iterator[None]:
+        """See `Bank.route`."""
+        own = torch.tensor([language == self.language for language in languages], dtype=torch.long)
+        private = self.bank.private_of(self.language)
+        own = own.to(next(self.parameters()).device)
+        with self.bank.route([self.language] * len(languages)), routed([None, private], own):
             yield

@@ -7,7 +7,7 @@ follows from the seed and the step, and a checkpoint holds the place within the 
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from pelasr.files import atomic_write
 from pelasr.monitor import Monitor
 from pelasr.options import TrainingOptions
 from pelasr.sampling import BatchSampler
+from pelasr.text import Tokenizer
 
 
 class Objective(nn.Module):
@@ -121,8 +122,8 @@ class Fit:
     Args:
         objective: what to train; what of it has gradients is trained.
         train, dev: utterances; dev of every language.
-        languages: slots of the backbone's language vector.
-        decode: token ids to text, for the dev WER.
+        collate: makes batches of them.
+        tokenizers: of every language, for the dev WER or BLEU.
         after_validation: called with the epoch and the scores by language, on the first process.
     """
 
@@ -131,16 +132,16 @@ class Fit:
         objective: Objective,
         train: list[Example],
         dev: list[Example],
-        languages: list[str],
-        decode: Callable[[list[int]], str],
+        collate: Collate,
+        tokenizers: Mapping[str, Tokenizer],
         options: TrainingOptions,
         folder: Path,
         fabric: lightning.fabric.Fabric,
         after_validation: Callable[[int, dict[str, LanguageScores]], None],
     ):
         self.options, self.folder, self.fabric = options, folder, fabric
-        self.train, self.dev, self.decode, self.after_validation = train, dev, decode, after_validation
-        self.collate = Collate(languages)
+        self.train, self.dev, self.after_validation = train, dev, after_validation
+        self.collate, self.tokenizers = collate, tokenizers
         self.sampler = BatchSampler(
             [example.frames for example in train],
             [example.language for example in train],
@@ -276,7 +277,7 @@ class Fit:
         place = self.place
         self.wrapped.eval()
         scores = evaluate(
-            self.objective.backbone, self.objective.bank, self.dev, self.collate, self.decode, self.fabric
+            self.objective.backbone, self.objective.bank, self.dev, self.collate, self.tokenizers, self.fabric
         )
         if self.fabric.global_rank == 0:
             train_loss = place.loss / place.utterances if place.utterances else None

@@ -11,7 +11,7 @@ from pelasr.config import load_yaml
 from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Place
-from pelasr.stages import make_tokens, validate_data
+from pelasr.prepare import make_tokens, validate_data
 from pelasr.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]

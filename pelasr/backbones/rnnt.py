@@ -17,6 +17,7 @@ from pelasr.encoders import ESPNET_ENCODERS, ESPnetEncoder, Loss, ctc_loss, with
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
 from pelasr.private import own_output
+from pelasr.sites import module_sites
 from pelasr.transducer import greedy_search, transducer_loss
 
 BLANK = 0
@@ -252,12 +253,13 @@ class RNNT(nn.Module):
         return self.stride * self.encoder.subsampling
 
     def sites(self) -> dict[str, dict[str, int]]:
-        """Places for adapters: {kind: {path of the host module: width of its output}}."""
+        """Places for adapters: {kind: {path of the host module: width of its output}}; see `module_sites` for all kinds
+        but `layer`, the encoder's layers. The output layers are none: the loss reads their weights."""
         if isinstance(self.encoder, LSTMEncoder):
             paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
         else:
             paths = [f"encoder.encoder.encoders.{n}" for n in range(len(self.encoder.encoder.encoders))]
-        return {"layer": dict.fromkeys(paths, self.encoder.output_size)}
+        return {"layer": dict.fromkeys(paths, self.encoder.output_size), **module_sites(self, self.private_sites())}
 
     def private_sites(self) -> dict[str, str]:
         """Where a new language adds to the backbone: {path of a module: vector, embedding or output}."""

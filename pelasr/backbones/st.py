@@ -18,6 +18,7 @@ from pelasr.config import construct, nearest
 from pelasr.encoders import ESPNET_ENCODERS, ConvSubsampler, ESPnetEncoder, Loss, ctc_loss, within
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
+from pelasr.sites import module_sites
 
 BLANK = 0
 IGNORED = -100  # what cross_entropy leaves out
@@ -129,7 +130,8 @@ class ST(nn.Module):
     def sites(self) -> dict[str, dict[str, int]]:
         """Places for adapters: {kind: {path of the host module: width of its output}}.
 
-        `ffn` are the feed-forward sub-layers (a Conformer's second ones), before their residual is added.
+        `ffn` are the feed-forward sub-layers (a Conformer's second ones), before their residual is added; `encoder` and
+        `decoder` are for fine-tuning; see `module_sites` for the others, of which the output layers are none.
         """
         width = self.encoder.output_size
         parts = ["encoder"] if self.decoder is None else ["encoder", "decoder"]
@@ -143,7 +145,7 @@ class ST(nn.Module):
         sites = {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
-        return sites
+        return sites | module_sites(self, self.private_sites())
 
     def private_sites(self) -> dict[str, str]:
         """Where a new language adds to the backbone: {path of a module: embedding or output}."""

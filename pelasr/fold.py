@@ -1,0 +1,22 @@
+"""Folding a language's adapters into the backbone's weights: a model of that language that needs no adapters."""
+
+from torch import nn
+
+from pelasr.adapter import Bank
+from pelasr.errors import PelasrError
+
+
+def fold(backbone: nn.Module, bank: Bank, language: str) -> None:
+    """Change the backbone's weights so that outside of `bank.route` it does what it did within it for the language.
+
+    Raises PelasrError, before anything is changed, for a method that no weights can express, and for a language with
+    tokens or a language vector of its own.
+    """
+    if bank.private_of(language) is not None:
+        raise PelasrError(f"{language!r} has tokens or a language vector of its own, which no folding can express")
+    for path, adapter in bank.of(language).items():
+        host = backbone.get_submodule(path)
+        if bank.cls.copies:
+            host.load_state_dict(adapter.state_dict())
+        else:
+            adapter.fold(host)
