@@ -17,6 +17,7 @@ train_dir=
 dev_dir=
 test_dir=
 tokens=auto
+forgetting=false
 skip_bad=false
 sets="test"
 data_dir=data
@@ -57,6 +58,7 @@ results: page to write, its chart beside it
 ngpu: GPUs
 nj: processes of the data stages
 seed: of everything random; default: the one in the YAML files, or 0
+forgetting: true: with new languages in langs, measure in stage 7 what they changed for the others
 dry_run: true: print the commands only
 ${options:-}"
 case " $* " in *" --langs "*) langs_given=true ;; *) langs_given=false ;; esac
@@ -161,6 +163,10 @@ if starts 6 "decoding"; then
   done
 fi
 if starts 7 "scores and table"; then
+  if [ -n "$new" ] && [ "$forgetting" = true ]; then
+    run pelasr forgetting "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --only "$new" --recipe "$recipe" \
+      ${beam_size:+--beam_size "$beam_size"}
+  fi
   run pelasr score "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
     ${beam_size:+--beam_size "$beam_size"}
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md

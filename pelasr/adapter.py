@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from pelasr.config import arguments_of, check_keys, construct, nearest, require_keys
 from pelasr.errors import PelasrError
@@ -117,7 +117,7 @@ class Bank(nn.Module):
         self.adapters = nn.ModuleDict()
         self.private = nn.ModuleDict()
         self._rows: tuple[list[str], Tensor | None] | None = None
-        self._stacks: dict[str, dict[str, Tensor]] = {}
+        self._stacks: dict[str, _Stack] = {}
         self._fired: set[str] = set()
 
     def _options_at(self, path: str) -> dict[str, Any]:
@@ -245,26 +245,18 @@ class Bank(nn.Module):
     def _adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         """Adapt every row by its own language: (B, T, D_in), (B, T, D) to (B, T, D), without a loop over languages."""
         languages, index = self._rows
-        adapters = [self.adapters[_key(language)][_key(path)] for language in languages]
         if index is None:
-            return adapters[0](x, y)
+            return self.adapters[_key(languages[0])][_key(path)](x, y)
         rows = remaining()
         index = index if rows is None else index.index_select(0, rows)
         if len(index) != len(y):
             raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
-        stacks = self._stacks.get(path)
-        if stacks is None:
-            names = [name for name, _ in adapters[0].named_parameters()]
-            stacks = {name: torch.stack([adapter.get_parameter(name) for adapter in adapters]) for name in names}
+        stack = self._stacks.get(path)
+        if stack is None:
+            stack = _Stack([self.adapters[_key(language)][_key(path)] for language in languages])
             if not torch.is_grad_enabled():  # a search comes here at every step
-                self._stacks[path] = stacks
-        # Not `[index]`: its backward pass adds in an order that depends on the threads.
-        parameters = {name: stack.index_select(0, index) for name, stack in stacks.items()}
-
-        def one_row(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return functional_call(adapters[0], parameters, (x[None], y[None]))[0]
-
-        return vmap(one_row, randomness="different")(parameters, x, y)
+                self._stacks[path] = stack
+        return stack(index, x, y)
 
     def check_gradients(self, languages: Iterable[str]) -> None:
         """After a backward pass: every site must have fired, and every adapter of these languages have a gradient.
@@ -278,6 +270,36 @@ class Bank(nn.Module):
                 for name, parameter in self.adapters[_key(language)][_key(path)].named_parameters():
                     if parameter.requires_grad and parameter.grad is None:
                         raise PelasrError(f"site {path}: {name} of {language!r} got no gradient from the loss")
+
+
+class _Stack:
+    """The adapters of several languages at one site as one, whose parameters are stacked."""
+
+    def __init__(self, adapters: list[nn.Module]):
+        self._adapter = adapters[0]
+        names = [name for name, _ in self._adapter.named_parameters(remove_duplicate=False)]
+        parts = [name.rpartition(".") for name in names]
+        self._places = [(self._adapter.get_submodule(path), name) for path, _, name in parts]
+        self._stacks = [torch.stack([adapter.get_parameter(name) for adapter in adapters]) for name in names]
+
+    def __call__(self, index: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Row b of x (B, T, D_in) and y (B, T, D) by the adapter of number `index[b]`: (B, T, D)."""
+        # Not `[index]`: its backward pass adds in an order that depends on the threads.
+        parameters = [stack.index_select(0, index) for stack in self._stacks]
+        return vmap(self._one_row, randomness="different")(x, y, *parameters)
+
+    def _one_row(self, x: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
+        """What `torch.func.functional_call` does, which takes longer than a small adapter itself."""
+        own = [module._parameters[name] for module, name in self._places]
+        self._put(parameters)
+        try:
+            return self._adapter(x[None], y[None])[0]
+        finally:
+            self._put(own)
+
+    def _put(self, parameters: Iterable[Tensor]) -> None:
+        for (module, name), parameter in zip(self._places, parameters, strict=True):
+            module._parameters[name] = parameter
 
 
 def freeze(backbone: nn.Module) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pelasr import __version__
 from pelasr.errors import PelasrError
+from pelasr.pack_verbs import add_pack_verbs
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
 
@@ -122,12 +123,20 @@ def _parser() -> argparse.ArgumentParser:
     beam_size(sub)
     sub.add_argument("--recipe", required=True, help="name of the recipe in the results")
 
+    sub = verb("forgetting", _forgetting, "Stage 7: measure whether added languages changed anything for the others.")
+    experiment(sub, several=True)
+    sets(sub, "test")
+    beam_size(sub)
+    sub.add_argument("--only", required=True, help="languages that were added")
+    sub.add_argument("--recipe", required=True, help="name of the recipe in the results")
+
     sub = verb("table", _table, "Stage 7: print the table of a set; write RESULTS.md and its chart.")
     sub.add_argument("--experiments", type=Path, default=Path("conf/experiments.yaml"), help="their definitions")
     sub.add_argument("--set", default="test", help="name of the data set, without the language")
     sub.add_argument("--recipe", required=True, help="title of the page")
     sub.add_argument("--page", type=Path, default=Path("conf/results.yaml"), help="note and paper's figures, if any")
     sub.add_argument("--output", type=Path, default=Path("RESULTS.md"))
+    sub.add_argument("--forgetting", action="store_true", help="print what is said of languages added later")
 
     sub = verb("params", _params, "Count parameters, on the live modules.", overridable=True, place=False)
     config(sub)
@@ -140,6 +149,8 @@ def _parser() -> argparse.ArgumentParser:
     config(sub)
     experiment(sub, several=True, required=False)
     sub.add_argument("--adapter", type=Path, help="YAML file of an adapter: options with the prefix adapt_ are its")
+
+    add_pack_verbs(verb("packs", None, "List, show, verify, merge, export and import packs.", place=False))
     return parser
 
 
@@ -299,11 +310,18 @@ def _score(known: argparse.Namespace, rest: list[str]) -> bool:
     return score(_place(known), _experiments(known), chosen, sets, known.recipe, known.beam_size)
 
 
+def _forgetting(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.figures import measure_forgetting
+
+    new = [language for language in _only(known) if language not in known.langs.split()]
+    return measure_forgetting(_place(known), _chosen(known), new, known.sets.split(), known.recipe, known.beam_size)
+
+
 def _table(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import write_page
 
     descriptions = {experiment.name: experiment.description for experiment in _experiments(known).values()}
-    write_page(_place(known), descriptions, known.set, known.recipe, known.page, known.output)
+    write_page(_place(known), descriptions, known.set, known.recipe, known.page, known.output, known.forgetting)
     return False
 
 

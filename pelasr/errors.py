@@ -11,3 +11,10 @@ class DataError(PelasrError):
     def __init__(self, problems: str | list[str]):
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+def brief(value: object, most: int = 40) -> str:
+    """A value in a message: one line of at most `most` characters, those that cannot be printed escaped."""
+    text = " ".join(str(value).split())
+    text = text if len(text) <= most else f"{text[: most - 3]}..."
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

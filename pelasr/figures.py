@@ -1,11 +1,13 @@
 """Stage 7, and counting: what the results say of an experiment, and the page that shows them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pelasr import __version__
 from pelasr.config import load_yaml
-from pelasr.data import data_sha256, split_pair
+from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
 from pelasr.experiment import Experiment, Place
 from pelasr.files import sha256_json
@@ -29,36 +31,84 @@ def score(
     from pelasr.score import compare
     from pelasr.score import score as score_set
 
-    def not_decoded(experiment: Experiment, names: list[str]) -> str | None:
-        """What is missing or stale, if anything."""
-        try:
-            markers = decoded(place, experiment, names, place.languages, beam_size)
-        except PelasrError as error:
-            return str(error)
-        wrong = next((f"{name}_{language}" for (name, language), m in markers.items() if not m.done), None)
-        return wrong and f"{wrong} was not decoded with this model, data and beam; run stage 6"
-
     write_environment(place.exp / "environment.json")
-    hours = {language: _training_hours(place, language) for language in place.languages if split_pair(language)[1]}
     for experiment in chosen:
         if experiment.languages and experiment.languages != place.languages:
             raise PelasrError(
                 f"{experiment.name}: is about {' '.join(experiment.languages)}: it has no row in the table"
             )
-        if stale := not_decoded(experiment, sets):
-            raise PelasrError(f"{experiment.name}: {stale}")
         other = experiments[experiment.compare] if experiment.compare else None
         for name in sets:
-            data_hash = data_sha256(place.dirs("train", "dev", name))
-            facts = {"recipe": recipe, "experiment": experiment.name, "data_sha256": data_hash}
-            facts |= _facts(place, experiment, beam_size)
-            folders = {language: place.folder(name, language) for language in place.languages}
-            score_set(facts, name, folders, place.exp, hours)
-            if other and (stale := not_decoded(other, [name])):
-                say(f"{experiment.name} is not compared with {other.name}: {stale}")
-            elif other:
-                compare(facts, other.name, name, folders, place.exp)
+            new = new_languages(place, experiment, name)
+            # The mean is over the recipe's languages; one that came later is scored by itself.
+            for languages in [place.languages, *([language] for language in new)]:
+                if stale := _not_decoded(place, experiment, name, languages, beam_size):
+                    raise PelasrError(f"{experiment.name}: {stale}")
+                facts = {"recipe": recipe, "experiment": experiment.name}
+                facts["data_sha256"] = data_sha256(replace(place, languages=languages).dirs("train", "dev", name))
+                facts |= _facts(place, experiment, languages, beam_size)
+                folders = {language: place.folder(name, language) for language in languages}
+                hours = {language: _training_hours(place, language) for language in languages if "-" in language}
+                score_set(facts, name, folders, place.exp, hours)
+                if other and (stale := _not_decoded(place, other, name, languages, beam_size)):
+                    say(f"{experiment.name} is not compared with {other.name}: {stale}")
+                elif other:
+                    compare(facts, other.name, name, folders, place.exp)
     return True
+
+
+def measure_forgetting(
+    place: Place, chosen: list[Experiment], new: list[str], sets: list[str], recipe: str, beam_size: int | None = None
+) -> bool:
+    """Stage 7, after languages were added: whether anything changed for the others, as lines of results with the
+    metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
+    from pelasr.environment import commit
+    from pelasr.forgetting import measure
+    from pelasr.results import KEYS, append_results
+
+    lines = []
+    for experiment in chosen:
+        if not experiment.adapted or experiment.serve:
+            continue
+        for name in sets:
+            changes = measure(place, experiment, new, name, beam_size)
+            facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
+            facts |= _facts(place, experiment, place.languages, beam_size) | {"commit": commit()}
+            facts["data_sha256"] = data_sha256(place.dirs("train", "dev", name))
+            for language, change in changes.items():
+                words = sum(len(text_of(u, language).split()) for u in read_data_dir(place.folder(name, language)))
+                facts |= {"language": language, "utterances": change.utterances, "reference_words": words}
+                for metric, value in (("changed_by", change.hypotheses), ("logits_changed_by", change.logits)):
+                    facts |= dict.fromkeys(("value", "lo", "hi"), value) | {"metric": f"{metric}_{'_'.join(new)}"}
+                    lines.append({key: facts[key] for key in KEYS})
+            changed = sum(change.hypotheses for change in changes.values())
+            largest = max(change.logits for change in changes.values())
+            say(
+                f"{experiment.name}, {name}: with {' '.join(new)} {changed} hypotheses of"
+                f" {' '.join(place.languages)} changed; the largest difference of a logit is {largest:g}"
+            )
+    append_results(place.exp / "results.jsonl", lines)
+    return bool(lines)
+
+
+def new_languages(place: Place, experiment: Experiment, name: str) -> list[str]:
+    """Languages beyond the recipe's that an experiment has decoded a set of, sorted."""
+    folder = place.exp / experiment.name / "decode"
+    found = (path.parent.name.removeprefix(f"{name}_") for path in folder.glob(f"{name}_*/text"))
+    return sorted(language for language in found if language not in place.languages)
+
+
+def _not_decoded(
+    place: Place, experiment: Experiment, name: str, languages: list[str], beam_size: int | None
+) -> str | None:
+    """What is missing or stale of a decoded set, if anything."""
+    try:
+        markers = decoded(place, experiment, [name], languages, beam_size)
+    except PelasrError as error:
+        return str(error)
+    done = {language for (_, language), marker in markers.items() if marker.done}
+    wrong = next((language for language in languages if language not in done), None)
+    return wrong and f"{name}_{wrong} was not decoded with this model, data and beam; run stage 6"
 
 
 def _training_hours(place: Place, language: str) -> float:
@@ -68,12 +118,13 @@ def _training_hours(place: Place, language: str) -> float:
     return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR
 
 
-def _facts(place: Place, experiment: Experiment, beam_size: int | None) -> dict[str, Any]:
+def _facts(place: Place, experiment: Experiment, languages: list[str], beam_size: int | None) -> dict[str, Any]:
     """What the results say of an experiment's training: of its backbones, or of the packs that were decoded."""
     found = [_read_facts(folder / "facts.json") for folder in experiment.backbones(place)]
     packs = []
     if experiment.adapted:
-        folders = [place.exp / experiment.name / "packs" / language for language in place.languages]
+        served = [experiment.serve] if experiment.serve else languages
+        folders = [place.exp / experiment.name / "packs" / language for language in served]
         packs = [load_yaml(folder / "pack.yaml") for folder in folders]
     trained = [pack["training"] for pack in packs] or found
     added = sum(pack["parameters"] for pack in packs)
@@ -130,8 +181,19 @@ def _sizes(pack: dict[str, Any]) -> dict[str, int]:
     return {side: (size[side] if isinstance(size, dict) else size) if side in there else 0 for side in SIDES}
 
 
-def write_page(place: Place, descriptions: dict[str, str], name: str, recipe: str, page: Path, output: Path) -> None:
-    """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`."""
+def write_page(
+    place: Place,
+    descriptions: dict[str, str],
+    name: str,
+    recipe: str,
+    page: Path,
+    output: Path,
+    forgetting: bool = False,
+) -> None:
+    """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`.
+
+    `forgetting`: on the terminal only what the page says of languages that were added later.
+    """
     from pelasr.environment import read_environment
     from pelasr.files import atomic_write
     from pelasr.results import read_results
@@ -155,7 +217,7 @@ def write_page(place: Place, descriptions: dict[str, str], name: str, recipe: st
     )
     with atomic_write(output) as stream:
         stream.write(text)
-    print_table(results, name, descriptions, place.languages)
+    print_table(results, name, descriptions, place.languages, forgetting)
     say(f"written: {output} and {chart}")
 
 

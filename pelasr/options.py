@@ -12,6 +12,7 @@ class TrainingOptions:
 
     Args:
         max_epoch: passes over the training data.
+        epoch_steps: optimizer steps that an epoch has at least: if the data are few they come several times.
         batch_size: utterances per optimizer step and accumulation part, over all processes.
         batch_frames: feature frames instead (an utterance with several targets counts each time); 0: by `batch_size`.
         accum_grad: batches whose gradients are added up before a step.
@@ -32,6 +33,7 @@ class TrainingOptions:
     """
 
     max_epoch: int = 30
+    epoch_steps: int = 0
     batch_size: int = 32
     batch_frames: int = 0
     accum_grad: int = 1
@@ -57,7 +59,7 @@ class TrainingOptions:
             value = getattr(self, key)
             if not isinstance(value, int) or value < 1:
                 raise PelasrError(f"{key}: {value!r} is not a whole number from 1 on")
-        for key in ("batch_frames", "keep_last_models", "early_epoch", "warmup_steps"):
+        for key in ("epoch_steps", "batch_frames", "keep_last_models", "early_epoch", "warmup_steps"):
             value = getattr(self, key)
             if not isinstance(value, int) or value < 0:
                 raise PelasrError(f"{key}: {value!r} is not a whole number from 0 on")

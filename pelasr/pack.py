@@ -1,35 +1,25 @@
-"""Packs: what one language adds to a backbone, as files: `pack.safetensors` and `pack.yaml`, never a pickle."""
+"""Packs: what one language adds to a backbone, as files: `pack.safetensors` and `pack.yaml`, never a pickle.
 
+A pack may come from anywhere. Nothing of it is used before all of it is as it must be, and nothing is allocated that
+the backbone and the sizes of the files do not account for.
+"""
+
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from pelasr.adapter import Bank
 from pelasr.backbones import LoadedBackbone, check_tensors, load_weights, save_weights, state_sha256
-from pelasr.config import check_keys, load_yaml, nearest, require_keys
-from pelasr.errors import PelasrError
-from pelasr.files import atomic_write
+from pelasr.config import nearest
+from pelasr.errors import PelasrError, brief
+from pelasr.files import sha256_file
 from pelasr.finetune import make_bank
-from pelasr.private import Private
-
-FORMAT = 2
-KEYS = (
-    "format",
-    "language",
-    "adapter",
-    "adapter_conf",
-    "sites",
-    "own_tokens",
-    "own_vector",
-    "backbone_sha256",
-    "tokens_sha256",
-    "tensors_sha256",
-    "parameters",
-    "training",
-)
+from pelasr.pack_format import CURE, FORMAT, check_description
+from pelasr.private import VECTOR, Private
+from pelasr.sealed import LIMIT, read_description, write_description
 
 
 def save_pack(
@@ -37,7 +27,8 @@ def save_pack(
 ) -> None:
     """Write a language's tensors (keys `<site path>/<parameter>`) and what they are bound to.
 
-    The description is written last and holds the tensors' hash, so that a half-written pack is never taken for whole.
+    The description is written last and holds the hash of the tensors' file, so that a half-written pack is never taken
+    for whole. Raises PelasrError for what could not be loaded again, such as a language with a strange name.
     """
     private = bank.private_of(language)
     description = {
@@ -50,26 +41,26 @@ def save_pack(
         "own_vector": private is not None and private.vector,
         "backbone_sha256": backbone.sha256,
         "tokens_sha256": backbone.tokenizer.sha256,
-        "tensors_sha256": state_sha256(tensors),
+        "safetensors_sha256": "0" * 64,  # until the file is written
         "parameters": bank.size(language),
         "training": training,
     }
+    check_description(description, folder / "pack.yaml")
+    _check_binding(folder, description, backbone)
     save_weights(folder / "pack.safetensors", tensors)
-    with atomic_write(folder / "pack.yaml") as stream:
-        yaml.safe_dump(description, stream, sort_keys=False, allow_unicode=True)
+    description["safetensors_sha256"] = sha256_file(folder / "pack.safetensors")
+    write_description(folder / "pack.yaml", description)
 
 
 def read_pack(folder: Path) -> dict[str, Any]:
     """A pack's description. Raises PelasrError if there is none, or it is not one of this format."""
     path = folder / "pack.yaml"
     if not path.exists():
-        have = [pack.parent.name for pack in sorted(folder.parent.glob("*/pack.yaml"))]
-        raise PelasrError(f"{folder}: no pack of {folder.name!r}; {nearest(folder.name, have)} (fit it with stage 5)")
-    description = load_yaml(path)
-    require_keys(description, KEYS, str(path))
-    check_keys(description, KEYS, str(path))
-    if description["format"] != FORMAT:
-        raise PelasrError(f"{path}: format {description['format']}, this version reads {FORMAT}")
+        raise PelasrError(
+            f"{folder}: no pack of {folder.name!r}; {nearest(folder.name, _beside(folder))} (fit it with stage 5)"
+        )
+    description = read_description(path, CURE)
+    check_description(description, path)
     return description
 
 
@@ -88,14 +79,37 @@ def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Ba
 
 def bank_for(folder: Path, backbone: LoadedBackbone) -> Bank:
     """An empty bank of the method of a pack, attached to the backbone, in evaluation mode."""
-    description = read_pack(folder)
-    bank = make_bank(description["adapter"], description["adapter_conf"], backbone.module)
+    bank = detached_bank_for(folder, backbone)
     bank.attach(backbone.module)
     return bank.eval()
 
 
+def detached_bank_for(folder: Path, backbone: LoadedBackbone) -> Bank:
+    """An empty bank of the method of a pack, that leaves the backbone alone."""
+    description = read_pack(folder)
+    _check_binding(folder, description, backbone)
+    try:
+        return make_bank(description["adapter"], description["adapter_conf"], backbone.module)
+    except PelasrError as error:
+        raise PelasrError(f"{folder}/pack.yaml: {error}") from None
+
+
 def load_pack(folder: Path, bank: Bank, backbone: LoadedBackbone, language: str | None = None) -> str:
-    """Add a pack's language to a bank; returns the language.
+    """Add a pack's language to a bank; returns the language. Raises PelasrError as `open_pack` does."""
+    description, tensors = open_pack(folder, bank, backbone, language)
+    language = description["language"]
+    bank.add(language, share=False, private=private_parts(description, backbone))
+    with torch.no_grad():
+        for name, parameter in bank.tensors(language).items():
+            parameter.copy_(tensors[name])
+    bank.eval()
+    return language
+
+
+def open_pack(
+    folder: Path, bank: Bank, backbone: LoadedBackbone, language: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A pack's description and tensors, if the bank can take it.
 
     Raises PelasrError for a pack of another language than `language`, another method, backbone or token list, for a
     language that the bank has already, and for any tensor that is missing, unexpected, misshapen, not finite, or not
@@ -103,47 +117,94 @@ def load_pack(folder: Path, bank: Bank, backbone: LoadedBackbone, language: str 
     """
     description = read_pack(folder)
     if language is not None and description["language"] != language:
-        raise PelasrError(f"{folder}: holds {description['language']!r}, not {language!r}")
-    for key, expected in (
-        ("adapter", bank.method),
-        ("adapter_conf", bank.options),
-        ("sites", bank.sites),
-        ("backbone_sha256", backbone.sha256),
-        ("tokens_sha256", backbone.tokenizer.sha256),
-    ):
+        there = ", ".join(_beside(folder))
+        raise PelasrError(
+            f"{folder}: holds {description['language']!r}, not {language!r}; packs in {folder.parent}: {there}"
+        )
+    _check_binding(folder, description, backbone)
+    for key, expected in (("adapter", bank.method), ("adapter_conf", bank.options), ("sites", bank.sites)):
         if description[key] != expected:
-            raise PelasrError(
-                f"{folder}/pack.yaml: {key} is {_short(description[key])}, this model's is {_short(expected)};"
-                " fit it again with the method, backbone and tokens of the others, or load those it was fitted with"
-            )
-    bank.add(description["language"], share=False, private=_private(description, backbone))
-    put_tensors(bank, description["language"], _read_tensors(folder, description), str(folder / "pack.safetensors"))
-    bank.eval()
-    return description["language"]
+            raise _differs(folder, key, description[key], expected)
+    expected, count = _expected(description, bank, backbone, f"{folder}/pack.yaml")
+    if description["parameters"] != count:
+        raise _differs(folder, "parameters", description["parameters"], count)
+    path = folder / "pack.safetensors"
+    _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in expected.values()))
+    tensors = load_weights(path, description["safetensors_sha256"])
+    check_tensors(tensors, expected, str(path))
+    return description, tensors
 
 
-def _private(description: dict[str, Any], backbone: LoadedBackbone) -> Private | None:
+def _expected(
+    description: dict[str, Any], bank: Bank, backbone: LoadedBackbone, where: str
+) -> tuple[dict[str, Tensor], int]:
+    """The tensors that a pack must have and how many parameters they are, without memory for them: the options of a
+    hostile one may ask for any size."""
+    language, probe = description["language"], make_bank(bank.method, bank.options, backbone.module)
+    try:
+        with torch.device("meta"):
+            probe.add(language, private=private_parts(description, backbone))
+    except PelasrError as error:
+        raise PelasrError(f"{where}: {error}") from None
+    return probe.tensors(language), probe.size(language)
+
+
+def private_parts(description: dict[str, Any], backbone: LoadedBackbone) -> Private | None:
+    """What a pack's language has beside adapters, yet without values."""
     tokens, vector = description["own_tokens"], description["own_vector"]
     return Private(backbone.module, tokens, vector) if tokens or vector else None
 
 
-def put_tensors(bank: Bank, language: str, tensors: dict[str, Tensor], where: str) -> None:
-    """Copy tensors into a language's adapters, strictly."""
-    live = bank.tensors(language)
-    check_tensors(tensors, live, where)
-    with torch.no_grad():
-        for name, parameter in live.items():
-            parameter.copy_(tensors[name])
+def identical(bank: Bank) -> list[tuple[str, str]]:
+    """Pairs of languages whose tensors, private ones included, are the same bit by bit."""
+    hashes = {language: state_sha256(bank.tensors(language)) for language in bank.languages}
+    return [(one, other) for one, other in combinations(hashes, 2) if hashes[one] == hashes[other]]
 
 
-def _read_tensors(folder: Path, description: dict[str, Any]) -> dict[str, Tensor]:
-    path = folder / "pack.safetensors"
-    tensors = load_weights(path)
-    if state_sha256(tensors) != description["tensors_sha256"]:
-        raise PelasrError(f"{path}: not the tensors that pack.yaml describes: incomplete or altered; fit it again")
-    return tensors
+def _check_binding(folder: Path, description: dict[str, Any], backbone: LoadedBackbone) -> None:
+    """Raise PelasrError for a pack that is not of this backbone, or whose own tokens are not its own."""
+    if description["backbone_sha256"] != backbone.sha256:
+        fitting = ", ".join(name for name in _beside(folder) if _is_of(folder.with_name(name), backbone)) or "none"
+        error = _differs(folder, "backbone_sha256", description["backbone_sha256"], backbone.sha256)
+        raise PelasrError(f"{error}; packs in {folder.parent} that fit this model: {fitting}")
+    if description["tokens_sha256"] != backbone.tokenizer.sha256:
+        raise _differs(folder, "tokens_sha256", description["tokens_sha256"], backbone.tokenizer.sha256)
+    if shared := set(description["own_tokens"]) & set(backbone.tokenizer.tokens):
+        raise PelasrError(f"{folder}/pack.yaml: own_tokens: the backbone has {brief(min(shared))} itself; {CURE}")
+    language, known = description["language"], backbone.languages
+    if language not in known and not description["own_vector"] and VECTOR in backbone.module.private_sites().values():
+        raise PelasrError(
+            f"{folder}/pack.yaml: {language!r} is new to the backbone ({' '.join(known)}) and has no vector; {CURE}"
+        )
 
 
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+def _differs(folder: Path, key: str, found: Any, expected: Any) -> PelasrError:
+    return PelasrError(
+        f"{folder}/pack.yaml: {key} is {brief(found)}, this model's is {brief(expected)};"
+        " fit it again with the method, backbone and tokens of the others, or load those it was fitted with"
+    )
+
+
+def _check_size(path: Path, needed: int) -> None:
+    """Raise PelasrError for a file that is larger than its tensors and a header can be, before it is read."""
+    if not path.is_file():
+        raise PelasrError(f"{path}: no such file; {CURE}")
+    with open(path, "rb") as stream:
+        header = int.from_bytes(stream.read(8), "little")
+    size = path.stat().st_size
+    if header > LIMIT or size > 8 + LIMIT + needed:
+        raise PelasrError(
+            f"{path}: damaged: {size} bytes with a header of {header}, where the tensors need {needed}; {CURE}"
+        )
+
+
+def _beside(folder: Path) -> list[str]:
+    """Names of the packs in the folder's folder."""
+    return [path.parent.name for path in sorted(folder.parent.glob("*/pack.yaml"))]
+
+
+def _is_of(folder: Path, backbone: LoadedBackbone) -> bool:
+    try:
+        return read_pack(folder)["backbone_sha256"] == backbone.sha256
+    except PelasrError:  # it is only to be listed
+        return False

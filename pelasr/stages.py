@@ -181,6 +181,8 @@ def decode(
 ) -> bool:
     """Stage 6: hypotheses and scores of sets and languages, as `<exp>/<experiment>/decode/<set>_<language>`."""
     folder = place.exp / experiment.name
+    if experiment.serve:  # it is there to see what one language's pack does to all
+        only = [*place.languages, *([experiment.serve] if experiment.serve not in place.languages else [])]
     markers = decoded(place, experiment, sets, only, beam_size)
     missing = {key: marker for key, marker in markers.items() if not marker.done}
     if not missing:

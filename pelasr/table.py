@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pelasr import recognition_table, translation_table
+from pelasr import forgetting_table, recognition_table, translation_table
 from pelasr.files import atomic_write
 from pelasr.grid import Grid, select
 from pelasr.page import paper_section, provenance
@@ -50,6 +50,7 @@ def make_table(
     grid = select(results, test_set, experiments, languages)
     parts = [f"# {title}", note, *provenance(grid, environment or {}, times)]
     parts += _task(grid).sections(grid, test_set, chart)
+    parts += forgetting_table.sections(grid, _task(grid).MEASURES[0])
     parts += paper_section(paper) if paper else []
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
@@ -59,11 +60,17 @@ def print_table(
     test_set: str = "test",
     experiments: Mapping[str, str] | None = None,
     languages: Sequence[str] | None = None,
+    forgetting: bool = False,
 ) -> None:
-    """Print the WER and CER, or BLEU and chrF2, of a set to the terminal."""
+    """Print the WER and CER, or BLEU and chrF2, of a set to the terminal; or what the page says of languages that were
+    added later."""
     from tabulate import tabulate
 
     grid = select(results, test_set, experiments, languages)
+    if forgetting:
+        found = forgetting_table.sections(grid, _task(grid).MEASURES[0])
+        print("\n\n".join(found) or f"no language was added later and scored on {test_set}")
+        return
     for measure in _task(grid).MEASURES:
         rows = []
         for name in grid.experiments:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pelasr.config import nearest
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_json
 
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
@@ -123,7 +123,10 @@ class Tokenizer:
         path, model_path = Path(directory) / "tokens.txt", Path(directory) / "spm.model"
         if not path.exists():
             raise PelasrError(f"{path}: no token list; cure: run the token stage first")
-        tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        try:
+            tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+        except UnicodeDecodeError as error:
+            raise PelasrError(f"{path}: not UTF-8: {error}; cure: run the token stage again") from None
         for line, token in ((1, BLANK), (2, UNKNOWN), (len(tokens), SOS_EOS)):
             if len(tokens) < line or tokens[line - 1] != token:
                 raise PelasrError(f"{path}:{line}: want {token}; cure: run the token stage again")
@@ -132,7 +135,10 @@ class Tokenizer:
             raise PelasrError(f"{path}: token {token!r} is listed twice; cure: run the token stage again")
         if not model_path.exists():
             return cls(tokens)
-        tokenizer = cls(tokens, model_path.read_bytes())
+        try:
+            tokenizer = cls(tokens, model_path.read_bytes())
+        except RuntimeError as error:  # sentencepiece's
+            raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; cure: run the token stage again") from None
         if _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)]) != tokens:
             raise PelasrError(f"{path}: not the pieces of {model_path}; cure: run the token stage again")
         return tokenizer
@@ -218,10 +224,11 @@ def _letter(token: str) -> str:
 
 def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
     """What a language needs beside the shared tokens: the tag of its target if that has none, and the code points that
-    are unknown in its texts, sorted."""
+    are unknown in its texts, control characters aside, sorted."""
     target = language.partition("-")[2]
     tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
-    return tags + sorted({character for text in texts for character in tokenizer.unknown(text)})
+    unknown = {character for text in texts for character in tokenizer.unknown(text)}
+    return tags + sorted(character for character in unknown if unicodedata.category(character) != "Cc")
 
 
 def unknown_report(

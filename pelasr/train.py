@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from pelasr.adapter import Bank
 from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.config import construct
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, brief
 from pelasr.evaluate import LanguageScores, encode, evaluate
-from pelasr.files import atomic_write
 from pelasr.monitor import Monitor
 from pelasr.options import TrainingOptions
 from pelasr.sampling import BatchSampler
+from pelasr.sealed import load_checkpoint, save_checkpoint
 from pelasr.text import Tokenizer
 
 
@@ -142,18 +142,10 @@ class Fit:
         self.options, self.folder, self.fabric = options, folder, fabric
         self.train, self.dev, self.after_validation = train, dev, after_validation
         self.collate, self.tokenizers = collate, tokenizers
-        self.sampler = BatchSampler(
-            [example.frames for example in train],
-            [example.language for example in train],
-            None if options.batch_frames else options.batch_size,
-            options.alpha,
-            options.temperature,
-            options.seed,
-            fabric.global_rank,
-            fabric.world_size,
-            options.batch_frames,
-            [example.feats for example in train],
-        )
+        self.sampler = self._make_sampler(1)
+        if len(self.sampler) < options.epoch_steps * options.accum_grad:
+            copies = math.ceil(options.epoch_steps * options.accum_grad / len(self.sampler))
+            self.train, self.sampler = train * copies, self._make_sampler(copies)
         self.steps_per_epoch = math.ceil(len(self.sampler) / options.accum_grad)
         self.objective = objective
         self.trained = objective.trained
@@ -164,6 +156,22 @@ class Fit:
         self.gradients_checked = False
         total = self.steps_per_epoch * options.max_epoch
         self.monitor = Monitor(folder, total, active=fabric.global_rank == 0)
+
+    def _make_sampler(self, copies: int) -> BatchSampler:
+        """Of the training data, so many times; copies of an utterance are apart, as other utterances are."""
+        train, options = self.train * copies, self.options
+        return BatchSampler(
+            [example.frames for example in train],
+            [example.language for example in train],
+            None if options.batch_frames else options.batch_size,
+            options.alpha,
+            options.temperature,
+            options.seed,
+            self.fabric.global_rank,
+            self.fabric.world_size,
+            options.batch_frames,
+            [f"{number // len(self.train)} {example.feats}" for number, example in enumerate(train)],
+        )
 
     @property
     def checkpoint(self) -> Path:
@@ -309,17 +317,19 @@ class Fit:
             "schedule": self.schedule.state_dict(),
             "place": vars(self.place),
         }
-        with atomic_write(self.checkpoint, "wb") as stream:
-            torch.save(state, stream)
+        save_checkpoint(self.checkpoint, state)
 
     def _load(self) -> None:
         try:
-            state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
+            state = load_checkpoint(self.checkpoint)
             self.trained.load_state_dict(state["trained"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
+            self.place = Progress(**state["place"])
+        except PelasrError:
+            raise
         except Exception as error:  # torch's readers raise many kinds
-            raise PelasrError(f"{self.checkpoint}: cannot go on from it ({error}); delete it to start again") from error
-        self.place = Progress(**state["place"])
+            why = brief(error, 200)
+            raise PelasrError(f"{self.checkpoint}: cannot go on from it ({why}); delete it to start again") from error
         self.monitor.resume(self.place.epoch)
         self.monitor.say(f"going on after epoch {self.place.epoch}, batch {self.place.batch} of the next")

@@ -2,13 +2,17 @@
 
 import pytest
 import torch
-import yaml
+from tiny_exp import OWN, make_exp
 from torch import nn
 
 from pelasr.adapter import Bank
-from pelasr.backbones import LoadedBackbone, load_weights, save_weights, state_sha256
+from pelasr.backbones import LoadedBackbone, load_backbone, load_weights, save_weights, state_sha256
 from pelasr.errors import PelasrError
-from pelasr.pack import load_bank, read_pack, save_pack
+from pelasr.files import sha256_file
+from pelasr.finetune import make_bank as make_any_bank
+from pelasr.pack import bank_for, identical, load_bank, load_pack, open_pack, read_pack, save_pack
+from pelasr.private import Private
+from pelasr.sealed import read_description, write_description
 from pelasr.text import Tokenizer, train_graphemes
 
 NAME = "encoder.layers.1/down.weight"
@@ -52,9 +56,10 @@ def refused(packs, backbone, message, languages=("hi",)):
 
 
 def rewrite(packs, folder="hi", **changes):
+    """Another description, whose hash is right; None takes a key out."""
     path = packs / folder / "pack.yaml"
-    description = {**yaml.safe_load(path.read_text()), **changes}
-    path.write_text(yaml.safe_dump({key: value for key, value in description.items() if value is not None}))
+    description = {**read_description(path, ""), **changes}
+    write_description(path, {key: value for key, value in description.items() if value is not None})
 
 
 def retensor(packs, change, honest=True):
@@ -64,7 +69,7 @@ def retensor(packs, change, honest=True):
     change(tensors)
     save_weights(path, tensors)
     if honest:
-        rewrite(packs, tensors_sha256=state_sha256(tensors))
+        rewrite(packs, safetensors_sha256=sha256_file(path))
 
 
 def test_round_trip_is_exact(packs, backbone, make_batch):
@@ -87,7 +92,9 @@ def test_round_trip_is_exact(packs, backbone, make_batch):
 def test_what_a_pack_says(packs, backbone):
     description = read_pack(packs / "hi")
     tensors = load_weights(packs / "hi" / "pack.safetensors")
-    assert description["format"] == 1 and description["language"] == "hi"
+    assert description["format"] == 2 and description["language"] == "hi"
+    assert description["own_tokens"] == [] and description["own_vector"] is False
+    assert description["safetensors_sha256"] == sha256_file(packs / "hi" / "pack.safetensors")
     assert description["adapter"] == "houlsby" and description["adapter_conf"] == {"bottleneck": 4}
     assert description["sites"] == {f"encoder.layers.{n}": 6 for n in range(3)}
     assert description["backbone_sha256"] == state_sha256(backbone.module.state_dict())
@@ -143,13 +150,13 @@ def test_packs_of_different_making(packs, backbone, key, value):
 
 def test_other_language(packs, backbone):
     (packs / "hi").rename(packs / "pa")
-    refused(packs, backbone, "pa: holds 'hi', not 'pa'", languages=["pa"])
+    refused(packs, backbone, "pa: holds 'hi', not 'pa'; packs in .*: pa, ur", languages=["pa"])
 
 
-@pytest.mark.parametrize("version", [0, 2, "1"])
+@pytest.mark.parametrize("version", [0, 1, 3, "2"])
 def test_other_format(packs, backbone, version):
     rewrite(packs, format=version)
-    refused(packs, backbone, f"hi/pack.yaml: format {version}, this version reads 1")
+    refused(packs, backbone, f"hi/pack.yaml: format {version}, this version reads 2")
 
 
 def test_other_method(packs, backbone):
@@ -157,7 +164,7 @@ def test_other_method(packs, backbone):
     refused(packs, backbone, "no method 'hulsby'; did you mean 'houlsby'")
 
 
-@pytest.mark.parametrize("key", ["format", "language", "adapter_conf", "tensors_sha256", "training"])
+@pytest.mark.parametrize("key", ["format", "language", "adapter_conf", "safetensors_sha256", "own_tokens", "training"])
 def test_a_key_is_missing(packs, backbone, key):
     rewrite(packs, **{key: None})
     text = refused(packs, backbone, f"hi/pack.yaml.*missing.*{key}|hi/pack.yaml.*{key}.*missing")
@@ -173,8 +180,8 @@ def test_half_a_description(packs, backbone):
     path = packs / "hi" / "pack.yaml"
     path.write_text(path.read_text()[:150])
     refused(packs, backbone, "hi/pack.yaml")
-    path.write_text("format: [1\nlanguage: hi\n")
-    refused(packs, backbone, "hi/pack.yaml: not valid YAML: .*line 2")
+    path.write_text(path.read_text().replace("x", "y"))
+    refused(packs, backbone, "hi/pack.yaml: altered, incomplete or of another version")
 
 
 def test_renamed_missing_and_unexpected_tensors(packs, backbone):
@@ -200,7 +207,7 @@ def test_swapped_values_of_the_same_shape(packs, backbone):
         tensors[NAME], tensors[NAME.replace("1", "2")] = tensors[NAME.replace("1", "2")], tensors[NAME]
 
     retensor(packs, swap, honest=False)
-    refused(packs, backbone, "not the tensors that pack.yaml describes: incomplete or altered")
+    refused(packs, backbone, "hi/pack.safetensors: not the file that was described: incomplete or altered")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -216,7 +223,7 @@ def test_one_altered_bit(packs, backbone):
         altered = bytearray(content)
         altered[position] ^= 1
         path.write_bytes(altered)
-        refused(packs, backbone, "hi/pack.safetensors: not the tensors that pack.yaml describes")
+        refused(packs, backbone, "hi/pack.safetensors: not the file that was described")
     altered = bytearray(content)
     altered[20] ^= 1  # in the header
     path.write_bytes(altered)
@@ -227,6 +234,8 @@ def test_one_altered_bit(packs, backbone):
 def test_truncated(packs, backbone, size):
     path = packs / "hi" / "pack.safetensors"
     path.write_bytes(path.read_bytes()[:size])
+    refused(packs, backbone, "hi/pack.safetensors: not the file that was described")
+    rewrite(packs, safetensors_sha256=sha256_file(path))
     refused(packs, backbone, "hi/pack.safetensors: damaged")
 
 
@@ -247,3 +256,187 @@ def test_packs_with_a_shared_layer_norm_keep_their_own_copies(tmp_path, backbone
     for language in ("hi", "ur"):
         for name, tensor in loaded.tensors(language).items():
             assert torch.equal(tensor, wanted[language][name]), f"{language} {name}"
+
+
+def test_private_parts_round_trip(tmp_path, make_batch):
+    exp = make_exp(tmp_path)
+    backbone = load_backbone(exp / "A1")
+    bank = load_bank(exp / "A5/packs", ["hi", "uk"], backbone)
+    assert bank.own_tokens("uk") == OWN["uk"] and bank.private_of("hi") is None
+    saved = load_weights(exp / "A5/packs/uk/pack.safetensors")
+    live = bank.tensors("uk")
+    assert set(live) == set(saved) and all(torch.equal(live[name], saved[name]) for name in saved)
+    assert {"language_vector/vector", "prediction.embed/weight", "joint.lin_out/bias"} <= set(saved)
+    assert not any(parameter.is_meta for parameter in bank.parameters())
+
+
+@pytest.mark.parametrize("method", ["houlsby", "lora", "bitfit", "full", "decoder"])
+def test_every_method_has_packs(tmp_path, make_st, make_rnnt, method):
+    copies = method in ("full", "decoder")
+    module = make_st() if copies else make_rnnt()
+    tokenizer = Tokenizer(train_graphemes(["abcd"]))
+    backbone = LoadedBackbone(module, tokenizer, ["hi"], state_sha256(module.state_dict()), {})
+    options = {"sites": "joint"} if method in ("lora", "bitfit") else {}
+    bank = make_any_bank(method, options, module)
+    bank.add("hi")
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter)
+    save_pack(tmp_path / "hi", bank, "hi", bank.tensors("hi"), backbone, {})
+    loaded = load_bank(tmp_path, ["hi"], backbone)
+    for name, tensor in bank.tensors("hi").items():
+        assert torch.equal(loaded.tensors("hi")[name], tensor)
+
+
+def test_a_language_twice(packs, backbone):
+    bank = load_bank(packs, ["hi"], backbone)
+    with pytest.raises(PelasrError, match="language 'hi' has adapters already"):
+        load_pack(packs / "hi", bank, backbone)
+    with pytest.raises(PelasrError, match="no adapters for language 'ur'; .*known: hi"), bank.route(["ur"]):
+        pass
+
+
+def test_what_there_is_for_this_backbone_is_listed(packs, backbone, make_rnnt):
+    other = make_rnnt(seed=1)
+    second = LoadedBackbone(other, backbone.tokenizer, backbone.languages, state_sha256(other.state_dict()), {})
+    save(packs, second, make_bank(second, languages=["pa"]))
+    refused(packs, backbone, "pa/pack.yaml: backbone_sha256 is .*that fit this model: hi, ur", languages=["pa"])
+    refused(packs, second, "hi/pack.yaml: backbone_sha256 is .*that fit this model: pa")
+
+
+def test_identical_languages(backbone):
+    bank = make_bank(backbone, languages=["hi", "ur", "pa"])
+    assert identical(bank) == []
+    with torch.no_grad():
+        for name, tensor in bank.tensors("pa").items():
+            tensor.copy_(bank.tensors("hi")[name])
+    assert identical(bank) == [("hi", "pa")]
+    bank.add("uk", private=Private(backbone.module, ["ї"], vector=True))
+    bank.add("be", private=Private(backbone.module, ["ї"], vector=True))
+    with torch.no_grad():
+        for name, tensor in bank.tensors("be").items():
+            tensor.copy_(bank.tensors("uk")[name])
+        assert identical(bank) == [("hi", "pa"), ("uk", "be")]
+        bank.tensors("be")["language_vector/vector"][0] += 1e-7
+    assert identical(bank) == [("hi", "pa")]
+
+
+LANGUAGE_NAMES = [
+    "../../etc",
+    "hi/x",
+    "",
+    "hi\n",
+    ".hi",
+    "hi.",
+    "hi..x",
+    "a" * 41,
+    5,
+    "hi-",
+    "-hi",
+    "a-b-c",
+    "हि",
+    "C:hi",
+]
+HOSTILE = [
+    *(("language", name) for name in LANGUAGE_NAMES),
+    *(("own_tokens", tokens) for tokens in ("abc", [5], ["ab"], ["<lang:de>"], ["\x1b"], ["\u00a0"], [""], ["я", "я"])),
+    ("own_tokens", ["a"]),
+    ("own_vector", 1),
+    ("backbone_sha256", "0" * 63),
+    ("tokens_sha256", None),
+    ("parameters", 251),
+    ("parameters", -1),
+    ("parameters", 10**300),
+    ("sites", ["encoder.layers.0"]),
+    ("sites", {"encoder.layers.0": "6"}),
+    ("adapter", ["houlsby"]),
+    ("adapter", "../houlsby"),
+    ("adapter", "__init__"),
+    ("adapter_conf", []),
+    ("adapter_conf", {5: 1}),
+    ("adapter_conf", {"bottleneck": -1}),
+    ("adapter_conf", {"bottleneck": 0}),
+    ("adapter_conf", {"bottleneck": "4"}),
+    ("adapter_conf", {"bottleneck": float("inf")}),
+    ("adapter_conf", {"bottleneck": float("nan")}),
+    ("adapter_conf", {"bottleneck": 2**62}),
+    ("adapter_conf", {"bottleneck": 10**300}),
+    ("adapter_conf", {"bottleneck": 10**9}),
+    ("adapter_conf", {"bottleneck": {"side": 4}}),
+    ("adapter_conf", {"bottleneck": 4, "sites": 5}),
+    ("adapter_conf", {"bottleneck": 4, "sites": [[1]]}),
+    ("adapter_conf", {"bottleneck": 4, "sites": []}),
+    ("adapter_conf", {"bottleneck": 4, "host": "x"}),
+    ("training", [1]),
+    ("training", {"hours": "<script>"}),
+    ("training", {"dev": {"wer": "1"}}),
+    ("training", {"merged": [5]}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), HOSTILE)
+def test_hostile_descriptions(packs, backbone, key, value):
+    """With the right hash: whoever makes a pack can write that."""
+    if value is None:
+        value = 5
+    rewrite(packs, **{key: value})
+    refused(packs, backbone, "hi/pack.yaml: |hi: holds ")
+    with pytest.raises(PelasrError, match="hi/pack.yaml: |hi: holds "):
+        load_pack(packs / "hi", load_bank(packs, ["ur"], backbone), backbone, "hi")
+
+
+def test_nothing_is_allocated_for_what_a_pack_claims(packs, backbone):
+    """A hundred terabytes of adapters, in a consistent description, are compared with the file first."""
+    bottleneck = 2**40
+    rewrite(packs, adapter_conf={"bottleneck": bottleneck}, parameters=3 * (2 * 6 * bottleneck + bottleneck + 3 * 6))
+    refused(packs, backbone, r"hi/pack.safetensors: tensor \S+ is \(4,\) torch.float32, expected \(1099511627776,\)")
+
+
+def test_a_file_larger_than_its_tensors_is_not_read(packs, backbone):
+    path = packs / "hi" / "pack.safetensors"
+    with open(path, "r+b") as stream:
+        stream.truncate(1 << 40)  # sparse
+    refused(packs, backbone, "hi/pack.safetensors: damaged: 1099511627776 bytes")
+    path.write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
+    refused(packs, backbone, "hi/pack.safetensors: damaged: 10 bytes with a header of 4611686018427387904")
+
+
+def test_names_of_tensors_are_no_paths(packs, backbone, tmp_path):
+    retensor(packs, lambda tensors: tensors.update({"../../evil\n\x1b[2J": torch.ones(2)}))
+    text = refused(packs, backbone, r"tensor \.\./\.\./evil \\x1b\[2J is unexpected")
+    assert "\x1b" not in text
+    assert not list(tmp_path.parent.glob("evil*"))
+
+
+def test_a_pickle_is_no_pack(packs, backbone):
+    path = packs / "hi" / "pack.safetensors"
+    torch.save({"x": torch.ones(3)}, path)
+    rewrite(packs, safetensors_sha256=sha256_file(path))
+    refused(packs, backbone, "hi/pack.safetensors: damaged")
+
+
+def test_files_that_are_none(packs, backbone):
+    for name in ("pack.safetensors", "pack.yaml"):
+        (packs / "hi" / name).unlink()
+        (packs / "hi" / name).mkdir()
+        refused(packs, backbone, f"hi/{name}: no such file")
+
+
+def test_a_language_that_the_backbone_cannot_tell(packs, backbone):
+    """Without a vector of its own a new language would be decoded with another's."""
+    rewrite(packs, language="ta")
+    refused(packs, backbone, r"'ta' is new to the backbone \(hi ur pa\) and has no vector", languages=["hi"])
+
+
+def test_what_could_not_be_loaded_is_not_saved(packs, backbone, tmp_path):
+    bank = make_bank(backbone, languages=["../hi", "ta"])
+    for language, message in (("../hi", "language: expected a language such as hi"), ("ta", "has no vector")):
+        with pytest.raises(PelasrError, match=message):
+            save_pack(tmp_path / "new", bank, language, bank.tensors(language), backbone, {})
+    assert not (tmp_path / "new").exists()
+
+
+def test_opening_leaves_the_bank_alone(packs, backbone):
+    bank = bank_for(packs / "hi", backbone)
+    description, tensors = open_pack(packs / "hi", bank, backbone)
+    assert description == read_pack(packs / "hi") and len(tensors) == 18
+    assert bank.languages == []

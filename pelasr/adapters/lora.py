@@ -37,7 +37,7 @@ class Lora(Adapter):
         nn.init.zeros_(self.b.weight)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.scale * self.b(self.a(self.dropout(x)))
+        return y.add(self.b(self.a(self.dropout(x))), alpha=self.scale)
 
     @torch.no_grad()
     def fold(self, host: nn.Module) -> None:

@@ -7,15 +7,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pelasr.config import arguments_of, construct, load_yaml, nearest, require_keys
-from pelasr.errors import PelasrError
-from pelasr.files import atomic_write
+from pelasr.config import arguments_of, construct, nearest
+from pelasr.errors import PelasrError, brief
+from pelasr.files import atomic_write, sha256_file
 from pelasr.private import install
+from pelasr.sealed import read_description, write_description
 from pelasr.text import Tokenizer
 
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
+KEYS = {"backbone": str, "options": dict, "languages": list, "tokens_sha256": str, "weights": dict}  # of a description
+CURE = "restore it, or delete the folder and train again"
 
 
 @dataclass
@@ -68,66 +69,89 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
         stream.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 
-def load_weights(path: Path) -> dict[str, Any]:
-    """Read tensors from safetensors; raises PelasrError if the file is absent or damaged."""
+def load_weights(path: Path, sha256: str | None = None) -> dict[str, Any]:
+    """Read tensors from safetensors.
+
+    Raises PelasrError if the file is absent or damaged, or its bytes do not have the hash that is asked for.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    cure = "restore it, or delete it and run the stage that makes it"
+    if not path.is_file():
+        raise PelasrError(f"{path}: no such file; run the stage that makes it")
+    if sha256 is not None and sha256_file(path) != sha256:
+        raise PelasrError(f"{path}: not the file that was described: incomplete or altered; {cure}")
     try:
         return load_file(path)
-    except FileNotFoundError:
-        raise PelasrError(f"{path}: no such file; run the stage that makes it") from None
-    except SafetensorError as error:
-        raise PelasrError(
-            f"{path}: damaged ({error}); restore it, or delete it and run the stage that makes it"
-        ) from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PelasrError(f"{path}: damaged ({brief(error, 200)}); {cure}") from None
 
 
 def describe_backbone(
     folder: Path, name: str, options: dict[str, Any], languages: list[str], tokens: Path, facts: dict[str, Any]
 ) -> None:
-    """Write `backbone.yaml` and a copy of the tokens: what `load_backbone` needs beside the weights."""
+    """Write `backbone.yaml`, which has the hash of each file of weights in the folder, and a copy of the tokens."""
     shutil.copytree(tokens, folder / "tokens", dirs_exist_ok=True)
     description = {
         "backbone": name,
         "options": options,
         "languages": languages,
         "tokens_sha256": Tokenizer.load(tokens).sha256,
+        "weights": {path.stem: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
         **facts,
     }
-    with atomic_write(folder / "backbone.yaml") as stream:
-        yaml.safe_dump(description, stream, sort_keys=False, allow_unicode=True)
+    write_description(folder / "backbone.yaml", description)
 
 
 def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbone:
     """Load a trained backbone from its experiment's folder.
 
-    Raises PelasrError where a file is absent or damaged, the tokens are not those it was trained with, or the tensors
-    are not those of its description, naming the first that differs.
+    Raises PelasrError where a file is absent or not as it was saved, or the tensors are not those of the description,
+    naming the first that differs.
     """
     folder = Path(folder)
-    description = load_yaml(folder / "backbone.yaml")
-    require_keys(description, ("backbone", "options", "languages", "tokens_sha256"), str(folder / "backbone.yaml"))
+    description = _read_backbone(folder)
     tokenizer = Tokenizer.load(folder / "tokens")
     if tokenizer.sha256 != description["tokens_sha256"]:
-        raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with")
+        raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with; {CURE}")
+    path = folder / f"{weights}.safetensors"
+    state = _read_weights(path, description)
     languages = description["languages"]
     module = build_backbone(description["backbone"], description["options"], len(tokenizer.tokens), len(languages))
-    path = folder / f"{weights}.safetensors"
-    state = load_weights(path)
     check_tensors(state, module.state_dict(), str(path))
     module.load_state_dict(state)
     module.eval()
     return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
 
 
+def _read_backbone(folder: Path) -> dict[str, Any]:
+    path = folder / "backbone.yaml"
+    description = read_description(path, CURE)
+    for key, kind in KEYS.items():
+        if key not in description:
+            raise PelasrError(f"{path}: the key {key!r} is missing; {CURE}")
+        if not isinstance(description[key], kind):
+            raise PelasrError(f"{path}: {key}: expected a {kind.__name__}, found {brief(description[key])}; {CURE}")
+    return description
+
+
+def _read_weights(path: Path, description: dict[str, Any]) -> dict[str, Any]:
+    known = description["weights"]
+    if path.stem not in known:
+        raise PelasrError(f"{path.parent}/backbone.yaml: has no weights {path.stem!r}; {nearest(path.stem, known)}")
+    return load_weights(path, known[path.stem])
+
+
 def load_encoder(module: Any, folder: Path) -> None:
     """Give a backbone the encoder of another one, trained in `folder`.
 
-    Raises PelasrError where the two encoders differ, naming the first tensor.
+    Raises PelasrError where its weights are not as they were saved, or the two encoders differ, naming the first
+    tensor.
     """
     path = folder / "backbone.safetensors"
-    found = {name: tensor for name, tensor in load_weights(path).items() if name.startswith("encoder.")}
+    state = _read_weights(path, _read_backbone(folder))
+    found = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
     own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
     check_tensors(found, own, str(path))
     module.load_state_dict(found, strict=False)
@@ -139,7 +163,7 @@ def check_tensors(found: dict[str, Any], expected: dict[str, Any], where: str) -
         if name not in found:
             raise PelasrError(f"{where}: tensor {name} is missing")
         if name not in expected:
-            raise PelasrError(f"{where}: tensor {name} is unexpected")
+            raise PelasrError(f"{where}: tensor {brief(name, 100)} is unexpected")
         if found[name].shape != expected[name].shape or found[name].dtype != expected[name].dtype:
             shapes = [f"{tuple(t.shape)} {t.dtype}" for t in (found[name], expected[name])]
             raise PelasrError(f"{where}: tensor {name} is {shapes[0]}, expected {shapes[1]}")

@@ -318,6 +318,15 @@ class RNNT(nn.Module):
         ctc = ctc_loss(self.ctc(enc), enc_lens, targets, target_lens)
         return Loss(transducer + self.ctc_weight * ctc, {"rnnt": transducer, "ctc": ctc})
 
+    def logits(
+        self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None = None
+    ) -> Tensor:
+        """Of the joint network's (B, T, U + 1, V) those along a straight path from the first frame and label to the
+        last: (B, T, V)."""
+        position = torch.arange(enc.shape[1], device=enc.device) * (targets.shape[1] + 1) // enc.shape[1]
+        pred = self.joint.lin_dec(self.predict(targets))[:, position]
+        return self.joint.lin_out((self.joint.lin_enc(enc) + pred).tanh())
+
     @torch.no_grad()
     def search(
         self, enc: Tensor, enc_lens: Tensor, prefix: Tensor | None = None, beam_size: int = 1

@@ -190,14 +190,24 @@ class ST(nn.Module):
         self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None
     ) -> Tensor:
         """Cross entropy of the labels and the end with smoothing, summed over each utterance: (B,)."""
-        targets = targets[:, : int(target_lens.max())]  # ESPnet makes its masks from the lengths alone
-        given = F.pad(targets, (1, 0), value=self.end) if prefix is None else self._start(prefix, targets)
-        forced = given.shape[1] - targets.shape[1] - 1
-        logits = self.decoder(enc, enc_lens, given, target_lens + forced + 1)[0][:, forced:]
+        logits = self.logits(enc, enc_lens, targets, target_lens, prefix)
+        targets = targets[:, : logits.shape[1] - 1]
         counted = within(target_lens, targets.shape[1])
         labels = F.pad(targets.where(counted, IGNORED), (0, 1), value=IGNORED)
         labels = labels.scatter(1, target_lens[:, None], self.end)
-        return smoothed_cross_entropy(logits.float(), labels, self.label_smoothing).sum(1)
+        return cross_entropy(logits.float(), labels, self.label_smoothing, shared=self.end + 1).sum(1)
+
+    def logits(
+        self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None = None
+    ) -> Tensor:
+        """What the labels are predicted from, each after those before it: (B, U + 1, V); without a decoder CTC's logits
+        (B, T, V)."""
+        if self.decoder is None:
+            return self.ctc(enc)
+        targets = targets[:, : int(target_lens.max())]  # ESPnet makes its masks from the lengths alone
+        given = F.pad(targets, (1, 0), value=self.end) if prefix is None else self._start(prefix, targets)
+        forced = given.shape[1] - targets.shape[1] - 1
+        return self.decoder(enc, enc_lens, given, target_lens + forced + 1)[0][:, forced:]
 
     def _start(self, prefix: Tensor, targets: Tensor) -> Tensor:
         """What the decoder is given: `<sos/eos>`, the prefix (B, P), the labels (B, U)."""
@@ -226,9 +236,11 @@ def normalise(feats: Tensor, lens: Tensor) -> Tensor:
     return x / variance.sqrt().clamp(min=1e-3)
 
 
-def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, shared: int) -> Tensor:
     """Cross entropy (B, U) of logits (B, U, V) and labels (B, U), 0 where they are IGNORED, with label smoothing over
-    the tokens that a row has: others' own tokens have logits of minus infinity."""
+    the tokens that a row has: beyond the `shared` ones the logits of others' own tokens are minus infinity."""
+    if logits.shape[-1] == shared:
+        return F.cross_entropy(logits.transpose(1, 2), labels, label_smoothing=smoothing, reduction="none")
     log_probs = logits.log_softmax(-1)
     label = -log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     there = logits.isfinite()

@@ -1,0 +1,123 @@
+"""The model card of an exported pack: what a model hub shows of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pelasr.errors import brief
+from pelasr.results import latest, read_results
+
+UNITS = {"wer": "WER, %", "cer": "CER, %", "bleu": "BLEU", "chrf": "chrF2"}  # metrics that a card shows
+LOAD = """```sh
+pelasr packs verify --model exp/NAME {language}
+pelasr packs import {language} --model exp/NAME
+```
+
+copies this folder, called `{language}` here, to the packs of the experiment `exp/NAME`, if it belongs to its backbone.
+In Python:
+
+```python
+from pathlib import Path
+
+from pelasr.backbones import load_backbone
+from pelasr.model import find_backbone_of
+from pelasr.pack import bank_for, load_pack
+
+pack = Path("{language}")
+backbone = load_backbone(*find_backbone_of(Path("exp/NAME")))
+bank = bank_for(pack, backbone)
+language = load_pack(pack, bank, backbone)
+```
+
+Within `with bank.route([language] * batch_size):` the backbone is that of the language."""
+
+
+def dev_score(description: dict[str, Any]) -> str:
+    """A pack's score on its dev data, `wer 12.34`, or nothing."""
+    dev = description["training"].get("dev", {})
+    return next((f"{metric} {dev[metric]:.2f}" for metric in (*UNITS, "loss") if metric in dev), "")
+
+
+def figures_of(pack: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
+    """The latest figures of the fit that a pack `<exp>/<experiment>/packs/<language>` comes from."""
+    experiment = pack.resolve().parents[1]
+    path, training = experiment.parent / "results.jsonl", description["training"]
+    if not path.is_file():
+        return []
+    return [
+        line
+        for (name, _, language, metric), line in latest(read_results(path)).items()
+        if (name, language) == (experiment.name, description["language"])
+        and metric in UNITS
+        and line["config_sha256"] == training.get("config_sha256")
+    ]
+
+
+def make_card(description: dict[str, Any], figures: Sequence[dict[str, Any]]) -> str:
+    """Markdown with a head in YAML. `description`: a pack's; `figures`: lines of results.jsonl."""
+    language, method = description["language"], description["adapter"]
+    source, _, target = language.partition("-")
+    task = "speech-translation" if target else "automatic-speech-recognition"
+    head = {
+        "language": [code.replace("_", ".").partition(".")[0] for code in (source, target) if code],
+        "library_name": "pelasr",
+        "tags": [task, "multilingual", "adapter", method],
+    }
+    parts = [
+        f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
+        f"# {language}: a pelasr pack",
+        f"What the language `{language}` adds to a frozen backbone for {task.replace('-', ' ')}. It works with the"
+        " backbone that it was fitted on alone; with any other it is refused.",
+        _table(("", ""), _facts(description)),
+        "## Results",
+        _results(figures),
+        "## Loading",
+        LOAD.format(language=language),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(description: dict[str, Any]) -> list[tuple[str, str]]:
+    training, conf = description["training"], description["adapter_conf"]
+    options = ", ".join(f"{key}: {brief(value, 100)}" for key, value in conf.items())
+    heard = f"{training['hours']:.2f} h" if "hours" in training else "not recorded"
+    if "utterances" in training:
+        heard += f", {training['utterances']:,} utterances"
+    rows = [
+        ("language", description["language"]),
+        ("method", f"{description['adapter']} ({options})" if options else description["adapter"]),
+        ("parameters", f"{description['parameters']:,}"),
+        ("tokens of its own", f"{len(description['own_tokens'])}"),
+        ("language vector of its own", "yes" if description["own_vector"] else "no"),
+        ("training data", heard),
+        ("dev data", dev_score(description) or "not recorded"),
+        ("backbone, sha256 of its tensors", f"`{description['backbone_sha256']}`"),
+        ("tokens, sha256", f"`{description['tokens_sha256']}`"),
+    ]
+    for merged in training.get("merged", []):
+        rows.append(("average of", f"{merged['language']}, weight {merged['weight']:.3f}"))
+    return rows
+
+
+def _results(figures: Sequence[dict[str, Any]]) -> str:
+    if not figures:
+        return "No test figures came with this pack."
+    rows = [
+        (
+            line["set"],
+            UNITS[line["metric"]],
+            f"{line['value']:.2f}",
+            f"{line['lo']:.2f} to {line['hi']:.2f}",
+            f"{line['utterances']:,}",
+            line["scorer"],
+        )
+        for line in figures
+    ]
+    return _table(("set", "metric", "value", "95 % interval", "utterances", "scorer"), rows)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

@@ -1,0 +1,104 @@
+"""What `pack.yaml` may say: the keys, and what their values must be, whoever wrote them."""
+
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pelasr.config import check_keys, require_keys
+from pelasr.errors import PelasrError, brief
+
+FORMAT = 2
+CURE = "restore it, or fit the language again"
+CODE = r"[A-Za-z][A-Za-z0-9]*(?:[._][A-Za-z0-9]+)*"  # hi, zh.Hant, pa_Guru: nothing that leads out of a folder
+LANGUAGE = re.compile(rf"(?=.{{1,40}}$){CODE}(?:-{CODE})?")
+
+
+def _is_hash(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_language(value: Any) -> bool:
+    return isinstance(value, str) and LANGUAGE.fullmatch(value) is not None
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, dict) and _is_language(value.get("language")) and _is_finite(value.get("weight"))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_option(value: Any) -> bool:
+    inner = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
+    return all(each is None or isinstance(each, str) or _is_finite(each) for each in inner)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
+
+
+def _has_names(value: Any, is_value: Callable[[Any], bool]) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) and is_value(each) for key, each in value.items())
+
+
+KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a description: what is expected, and whether it is
+    "format": (f"{FORMAT}", lambda value: value == FORMAT),
+    "language": ("a language such as hi or en-de", _is_language),
+    "adapter": ("a method's name", lambda value: isinstance(value, str)),
+    "adapter_conf": (
+        "options of the method",
+        lambda value: _has_names(value, _is_option) and isinstance(value.get("sites", ""), str | list),
+    ),
+    "sites": ("widths by path", lambda value: _has_names(value, _is_count)),
+    "own_tokens": ("a list of tokens", lambda value: isinstance(value, list)),
+    "own_vector": ("true or false", lambda value: isinstance(value, bool)),
+    "backbone_sha256": ("a hash", _is_hash),
+    "tokens_sha256": ("a hash", _is_hash),
+    "safetensors_sha256": ("a hash", _is_hash),
+    "parameters": ("a count", _is_count),
+    "training": ("facts by name", lambda value: _has_names(value, lambda fact: True)),
+}
+FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of `training`, as far as it has them
+    "epoch": ("a count", _is_count),
+    "step": ("a count", _is_count),
+    "utterances": ("a count", _is_count),
+    "seed": ("a whole number", lambda value: type(value) is int),
+    "hours": ("a number", _is_finite),
+    "dev": ("numbers by name", lambda value: _has_names(value, _is_number)),
+    "config_sha256": ("a hash", lambda value: isinstance(value, str)),
+    "fitted_with": ("languages", lambda value: isinstance(value, list) and all(map(_is_language, value))),
+    "merged": ("languages and weights", lambda value: isinstance(value, list) and all(map(_is_share, value))),
+}
+
+
+def check_description(description: dict[str, Any], path: Path) -> None:
+    """Raise PelasrError for the first key that is missing, unknown or of another kind."""
+    if description.get("format", FORMAT) != FORMAT:
+        raise PelasrError(f"{path}: format {brief(description['format'])}, this version reads {FORMAT}; {CURE}")
+    require_keys(description, KINDS, str(path))
+    check_keys(description, KINDS, str(path))
+    for kinds, values in ((KINDS, description), (FACTS, description["training"])):
+        for key, (what, is_kind) in kinds.items():
+            if key in values and not is_kind(values[key]):
+                raise PelasrError(f"{path}: {key}: expected {what}, found {brief(values[key])}; {CURE}")
+    _check_own(description["own_tokens"], description["language"], f"{path}: own_tokens")
+
+
+def _check_own(tokens: list[Any], language: str, where: str) -> None:
+    """Raise PelasrError for an own token that is neither a character nor the tag of the language's target, or twice."""
+    target, seen = language.partition("-")[2], set()
+    for token in tokens:
+        character = isinstance(token, str) and len(token) == 1 and unicodedata.category(token) not in ("Cc", "Cs")
+        if not (character and not token.isspace()) and not (target and token == f"<lang:{target}>"):
+            raise PelasrError(f"{where}: {brief(token)!r} is no character and not the tag of {language}; {CURE}")
+        if token in seen:
+            raise PelasrError(f"{where}: {brief(token)!r} is listed twice; {CURE}")
+        seen.add(token)

@@ -1,0 +1,93 @@
+"""Files that hold their own hash, descriptions in YAML and checkpoints: one that was altered or cut off is refused."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pelasr.errors import PelasrError, brief
+from pelasr.files import atomic_write
+
+SEAL = b"sha256: "  # begins the last line of a description: the hash of the lines before
+LIMIT = 1 << 20  # bytes of a description
+DIGEST = hashlib.sha256().digest_size  # bytes before a checkpoint
+NODES, DEPTH, LONGEST = 50_000, 10, 1000  # values and nesting of a description, characters of a value
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def write_description(path: Path, description: dict[str, Any]) -> None:
+    """Write a mapping as YAML, its hash in the last line."""
+    body = yaml.dump(description, Dumper=_Dumper, sort_keys=False, allow_unicode=True).encode()
+    with atomic_write(path, "wb") as stream:
+        stream.write(body + SEAL + hashlib.sha256(body).hexdigest().encode() + b"\n")
+
+
+def read_description(path: Path, cure: str) -> dict[str, Any]:
+    """Read a mapping that `write_description` wrote.
+
+    Raises PelasrError, which ends in the cure, if the file is not as it was written, and for what no description holds
+    and a hostile one might: more than a megabyte, aliases, tags, deep nesting, values that YAML stumbles over.
+    """
+    if not path.is_file():
+        raise PelasrError(f"{path}: no such file; run the stage that makes it")
+    with open(path, "rb") as stream:
+        content = stream.read(LIMIT + 1)
+    if len(content) > LIMIT:
+        raise PelasrError(f"{path}: more than {LIMIT} bytes, no description of ours; {cure}")
+    body, _, seal = content.rpartition(SEAL)
+    if not body.endswith(b"\n") or seal != hashlib.sha256(body).hexdigest().encode() + b"\n":
+        raise PelasrError(
+            f"{path}: altered, incomplete or of another version: its last line is not the hash of those before; {cure}"
+        )
+    try:
+        description = _parse(body.decode("utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
+        raise PelasrError(f"{path}: no valid description: {brief(error, 200)}; {cure}") from None
+    if not isinstance(description, dict):
+        raise PelasrError(f"{path}: expected `key: value` lines, found {type(description).__name__}; {cure}")
+    return description
+
+
+def _parse(text: str) -> Any:
+    """The value of a YAML text, after a look at its events, which cost no more than the text is long."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise ValueError("it has anchors, aliases or tags")
+        if depth > DEPTH or count > NODES or len(getattr(event, "value", "")) > LONGEST:
+            raise ValueError("it has too many values, too long ones, or too deeply nested ones")
+    return yaml.safe_load(text)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a training's state, atomically, after the hash of its bytes (torch does not check those it reads)."""
+    import torch
+
+    with atomic_write(path, "w+b") as stream:
+        stream.write(bytes(DIGEST))
+        torch.save(state, stream)
+        stream.seek(DIGEST)
+        digest = hashlib.file_digest(stream, "sha256").digest()
+        stream.seek(0)
+        stream.write(digest)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What `save_checkpoint` wrote, on the CPU, never a pickle of anything but tensors and plain values.
+
+    Raises PelasrError if a bit of the file is not as it was written.
+    """
+    import torch
+
+    with open(path, "rb") as stream:
+        digest = stream.read(DIGEST)
+        if hashlib.file_digest(stream, "sha256").digest() != digest:
+            raise PelasrError(f"{path}: cannot go on from it: altered or incomplete; delete it to start again")
+        stream.seek(DIGEST)
+        return torch.load(stream, map_location="cpu", weights_only=True)

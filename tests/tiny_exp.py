@@ -1,0 +1,63 @@
+"""A tiny experiments folder: a backbone of random weights, and an experiment with packs on it."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from torch import nn
+
+from pelasr.backbones import LoadedBackbone, build_backbone, describe_backbone, load_backbone, save_weights
+from pelasr.finetune import make_bank
+from pelasr.pack import save_pack
+from pelasr.private import Private
+from pelasr.text import Tokenizer, train_graphemes
+
+RNNT = {
+    "stack": 2,
+    "stride": 2,
+    "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},
+    "decoder_conf": {"num_layers": 1, "hidden_size": 8, "output_size": 6},
+    "joint_net_conf": {"joint_space_size": 6},
+    "num_mels": 5,
+}
+LANGUAGES = ["hi", "ur", "pa"]
+OWN = {"uk": ["ї", "ґ"]}  # a language that the backbone was not trained on, with tokens of its own
+TRAINING = {"epoch": 4, "step": 80, "dev": {"loss": 3.5, "wer": 12.5}, "seed": 0, "config_sha256": "c" * 64}
+TRAINING |= {"utterances": 1200, "hours": 1.25}
+
+
+def make_backbone(folder: Path, seed: int = 0, **options) -> LoadedBackbone:
+    """A backbone's folder, as stage 4 leaves it."""
+    tokens = folder.parent / "tokens"
+    Tokenizer(train_graphemes(["abcd"])).save(tokens)
+    torch.manual_seed(seed)
+    options = {**RNNT, **options}
+    module = build_backbone("rnnt", options, len(Tokenizer.load(tokens).tokens), len(LANGUAGES))
+    module.set_feature_stats(torch.arange(5.0), torch.full((5,), 2.0))
+    save_weights(folder / "backbone.safetensors", module.state_dict())
+    describe_backbone(folder, "rnnt", options, LANGUAGES, tokens, {"training": {"epochs": 3}})
+    return load_backbone(folder)
+
+
+def make_packs(
+    folder: Path, backbone: LoadedBackbone, languages=("hi", "ur", "uk"), method="houlsby", seed=1, **options
+) -> None:
+    """An experiment's folder, as stage 5 leaves it, with random adapters."""
+    if method == "houlsby":
+        options.setdefault("bottleneck", 4)
+    bank = make_bank(method, options, backbone.module)
+    for language in languages:
+        new = language not in backbone.languages
+        bank.add(language, private=Private(backbone.module, OWN.get(language, []), vector=True) if new else None)
+    torch.manual_seed(seed)
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    for language in languages:
+        save_pack(folder / "packs" / language, bank, language, bank.tensors(language), backbone, TRAINING)
+    (folder / "model.yaml").write_text(yaml.safe_dump({"backbone": "../A1", "weights": "backbone"}))
+
+
+def make_exp(folder: Path) -> Path:
+    """Experiments A1 (a backbone) and A5 (packs on it) in a folder; returns it."""
+    make_packs(folder / "A5", make_backbone(folder / "A1"))
+    return folder
