@@ -61,7 +61,7 @@ def build(name: str) -> nn.Module:
     with redirect_stdout(StringIO()):  # ESPnet tells that there is no flash attention
         model = build_backbone(conf["backbone"], options, VOCABULARY, len(LANGUAGES))
     if not isinstance(model, ST):
-        model.joint.lin_out.bias.data[0] += 0.9
+        model.joint.lin_out.bias.data[0] += 1.3
     freeze(model)
     return model.eval()
 

@@ -165,10 +165,10 @@ def _check_binding(folder: Path, description: dict[str, Any], backbone: LoadedBa
     """Raise PelasrError for a pack that is not of this backbone, or whose own tokens are not its own."""
     if description["backbone_sha256"] != backbone.sha256:
         fitting = ", ".join(name for name in _beside(folder) if _is_of(folder.with_name(name), backbone)) or "none"
-        error = _differs(folder, "backbone_sha256", description["backbone_sha256"], backbone.sha256)
-        raise PelasrError(f"{error}; packs in {folder.parent} that fit this model: {fitting}")
+        error = _differs(folder, "backbone_sha256", description["backbone_sha256"][:12], backbone.sha256[:12])
+        raise PelasrError(f"{error}; packs beside it that fit this model: {fitting}")
     if description["tokens_sha256"] != backbone.tokenizer.sha256:
-        raise _differs(folder, "tokens_sha256", description["tokens_sha256"], backbone.tokenizer.sha256)
+        raise _differs(folder, "tokens_sha256", description["tokens_sha256"][:12], backbone.tokenizer.sha256[:12])
     if shared := set(description["own_tokens"]) & set(backbone.tokenizer.tokens):
         raise PelasrError(f"{folder}/pack.yaml: own_tokens: the backbone has {brief(min(shared))} itself; {CURE}")
     language, known = description["language"], backbone.languages

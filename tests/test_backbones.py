@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import yaml
 
 from pelasr.backbones import (
     backbone_options,
@@ -18,6 +17,8 @@ from pelasr.backbones import (
 )
 from pelasr.backbones.rnnt import RNNT
 from pelasr.errors import PelasrError
+from pelasr.files import sha256_file
+from pelasr.sealed import read_description, write_description
 from pelasr.text import Tokenizer, train_graphemes
 
 OPTIONS = {
@@ -42,10 +43,10 @@ def saved(tmp_path):
 
 
 def rewrite(folder, **changes):
-    """backbone.yaml with other values; None takes the key out."""
+    """backbone.yaml with other values and the right hash; None takes the key out."""
     path = folder / "backbone.yaml"
-    description = {**yaml.safe_load(path.read_text()), **changes}
-    path.write_text(yaml.safe_dump({key: value for key, value in description.items() if value is not None}))
+    description = {**read_description(path, ""), **changes}
+    write_description(path, {key: value for key, value in description.items() if value is not None})
 
 
 def test_round_trip_is_exact(saved):
@@ -64,6 +65,9 @@ def test_other_weights_of_the_same_folder(saved):
     folder, module = saved
     early = {name: tensor + 1 for name, tensor in module.state_dict().items()}
     save_weights(folder / "early.safetensors", early)
+    with pytest.raises(PelasrError, match="backbone.yaml: has no weights 'early'; known: backbone"):
+        load_backbone(folder, "early")
+    describe_backbone(folder, "rnnt", OPTIONS, ["hi", "ur"], folder.parent / "tokens", {})
     assert load_backbone(folder, "early").sha256 == state_sha256(early) != load_backbone(folder).sha256
 
 
@@ -97,6 +101,7 @@ def test_tampering_with_the_weights(saved):
 
     def refused(message, changed):
         save_weights(path, changed)
+        rewrite(folder, weights={"backbone": sha256_file(path)})
         with pytest.raises(PelasrError, match=message) as caught:
             load_backbone(folder)
         assert str(path) in str(caught.value)
@@ -113,6 +118,9 @@ def test_tampering_with_the_weights(saved):
 def test_truncated_weights(saved, size):
     path = saved[0] / "backbone.safetensors"
     path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(PelasrError, match="backbone.safetensors: not the file that was described"):
+        load_backbone(saved[0])
+    rewrite(saved[0], weights={"backbone": sha256_file(path)})
     with pytest.raises(PelasrError, match="backbone.safetensors: damaged"):
         load_backbone(saved[0])
 
@@ -120,6 +128,7 @@ def test_truncated_weights(saved, size):
 def test_what_is_absent_is_named(saved, tmp_path):
     with pytest.raises(PelasrError, match="nowhere/backbone.yaml: no such file"):
         load_backbone(tmp_path / "nowhere")
+    rewrite(saved[0], weights={"backbone": "0" * 64, "early": "0" * 64})
     with pytest.raises(PelasrError, match="early.safetensors: no such file"):
         load_backbone(saved[0], "early")
     (saved[0] / "tokens/tokens.txt").unlink()
@@ -133,10 +142,13 @@ def test_other_tokens(saved):
         load_backbone(saved[0])
 
 
-@pytest.mark.parametrize("key", ["backbone", "options", "languages", "tokens_sha256"])
+@pytest.mark.parametrize("key", ["backbone", "options", "languages", "tokens_sha256", "weights"])
 def test_a_key_is_missing(saved, key):
     rewrite(saved[0], **{key: None})
     with pytest.raises(PelasrError, match=f"backbone.yaml: .*missing.*{key}|backbone.yaml: .*{key}.* missing"):
+        load_backbone(saved[0])
+    rewrite(saved[0], **{key: 5})
+    with pytest.raises(PelasrError, match=f"backbone.yaml: {key}: expected a (str|dict|list), found 5"):
         load_backbone(saved[0])
 
 
@@ -186,7 +198,9 @@ def test_integers_are_never_called_infinite():
 def test_an_encoder_is_taken_from_another_backbone(tmp_path, make_st):
     """Of a recogniser without decoder and with other tokens."""
     recogniser = make_st(seed=1, vocab_size=9, ctc_weight=1.0)
+    Tokenizer(train_graphemes(["abcd"])).save(tmp_path / "of_asr")
     save_weights(tmp_path / "backbone.safetensors", recogniser.state_dict())
+    describe_backbone(tmp_path, "st", {}, ["en"], tmp_path / "of_asr", {})
     model = make_st(seed=2)
     decoder = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
     load_encoder(model, tmp_path)
@@ -195,3 +209,8 @@ def test_an_encoder_is_taken_from_another_backbone(tmp_path, make_st):
     assert all(torch.equal(tensor, decoder[name]) for name, tensor in model.decoder.state_dict().items())
     with pytest.raises(PelasrError, match=r"backbone.safetensors: tensor encoder\.\S+ is "):
         load_encoder(make_st(encoder="conformer"), tmp_path)
+    content = bytearray((tmp_path / "backbone.safetensors").read_bytes())
+    content[-1] ^= 1
+    (tmp_path / "backbone.safetensors").write_bytes(content)
+    with pytest.raises(PelasrError, match="backbone.safetensors: not the file that was described"):
+        load_encoder(model, tmp_path)

@@ -2,17 +2,16 @@
 
 import pytest
 import torch
-from tiny_exp import OWN, make_exp
+from tiny_exp import OWN, make_exp, retensor, rewrite
 from torch import nn
 
 from pelasr.adapter import Bank
-from pelasr.backbones import LoadedBackbone, load_backbone, load_weights, save_weights, state_sha256
+from pelasr.backbones import LoadedBackbone, load_backbone, load_weights, state_sha256
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.finetune import make_bank as make_any_bank
 from pelasr.pack import bank_for, identical, load_bank, load_pack, open_pack, read_pack, save_pack
 from pelasr.private import Private
-from pelasr.sealed import read_description, write_description
 from pelasr.text import Tokenizer, train_graphemes
 
 NAME = "encoder.layers.1/down.weight"
@@ -53,23 +52,6 @@ def refused(packs, backbone, message, languages=("hi",)):
     text = str(caught.value)
     assert "\n" not in text and len(text) < 400
     return text
-
-
-def rewrite(packs, folder="hi", **changes):
-    """Another description, whose hash is right; None takes a key out."""
-    path = packs / folder / "pack.yaml"
-    description = {**read_description(path, ""), **changes}
-    write_description(path, {key: value for key, value in description.items() if value is not None})
-
-
-def retensor(packs, change, honest=True):
-    """Other tensors in a pack of `hi`, with (`honest`) the hash that they have."""
-    path = packs / "hi" / "pack.safetensors"
-    tensors = load_weights(path)
-    change(tensors)
-    save_weights(path, tensors)
-    if honest:
-        rewrite(packs, safetensors_sha256=sha256_file(path))
 
 
 def test_round_trip_is_exact(packs, backbone, make_batch):
@@ -144,7 +126,7 @@ def test_other_sites(packs, backbone, make_rnnt):
 
 @pytest.mark.parametrize(("key", "value"), [("adapter_conf", {"bottleneck": 5}), ("sites", {"encoder.layers.0": 6})])
 def test_packs_of_different_making(packs, backbone, key, value):
-    rewrite(packs, "ur", **{key: value})
+    rewrite(packs / "ur", **{key: value})
     refused(packs, backbone, f"ur/pack.yaml: {key} is .*this model's is", languages=["hi", "ur"])
 
 
@@ -155,24 +137,24 @@ def test_other_language(packs, backbone):
 
 @pytest.mark.parametrize("version", [0, 1, 3, "2"])
 def test_other_format(packs, backbone, version):
-    rewrite(packs, format=version)
+    rewrite(packs / "hi", format=version)
     refused(packs, backbone, f"hi/pack.yaml: format {version}, this version reads 2")
 
 
 def test_other_method(packs, backbone):
-    rewrite(packs, adapter="hulsby")
+    rewrite(packs / "hi", adapter="hulsby")
     refused(packs, backbone, "no method 'hulsby'; did you mean 'houlsby'")
 
 
 @pytest.mark.parametrize("key", ["format", "language", "adapter_conf", "safetensors_sha256", "own_tokens", "training"])
 def test_a_key_is_missing(packs, backbone, key):
-    rewrite(packs, **{key: None})
+    rewrite(packs / "hi", **{key: None})
     text = refused(packs, backbone, f"hi/pack.yaml.*missing.*{key}|hi/pack.yaml.*{key}.*missing")
     assert "unknown" not in text
 
 
 def test_a_key_too_many(packs, backbone):
-    rewrite(packs, langauge="hi")
+    rewrite(packs / "hi", langauge="hi")
     refused(packs, backbone, "hi/pack.yaml: unknown key 'langauge'; did you mean 'language'")
 
 
@@ -185,20 +167,20 @@ def test_half_a_description(packs, backbone):
 
 
 def test_renamed_missing_and_unexpected_tensors(packs, backbone):
-    retensor(packs, lambda tensors: tensors.update(surplus=torch.ones(2)))
+    retensor(packs / "hi", lambda tensors: tensors.update(surplus=torch.ones(2)))
     refused(packs, backbone, "pack.safetensors: tensor surplus is unexpected")
-    retensor(packs, lambda tensors: tensors.pop("surplus"))
+    retensor(packs / "hi", lambda tensors: tensors.pop("surplus"))
     load_bank(packs, ["hi"], backbone)
-    retensor(packs, lambda tensors: tensors.update({f"{NAME}s": tensors.pop(NAME)}))
+    retensor(packs / "hi", lambda tensors: tensors.update({f"{NAME}s": tensors.pop(NAME)}))
     refused(packs, backbone, f"tensor {NAME} is missing")
-    retensor(packs, lambda tensors: tensors.pop(f"{NAME}s"))
+    retensor(packs / "hi", lambda tensors: tensors.pop(f"{NAME}s"))
     refused(packs, backbone, f"tensor {NAME} is missing")
 
 
 def test_other_shape_and_type(packs, backbone):
-    retensor(packs, lambda tensors: tensors.update({NAME: torch.ones(6, 4)}))
+    retensor(packs / "hi", lambda tensors: tensors.update({NAME: torch.ones(6, 4)}))
     refused(packs, backbone, rf"tensor {NAME} is \(6, 4\) torch.float32, expected \(4, 6\)")
-    retensor(packs, lambda tensors: tensors.update({NAME: torch.ones(4, 6).half()}))
+    retensor(packs / "hi", lambda tensors: tensors.update({NAME: torch.ones(4, 6).half()}))
     refused(packs, backbone, rf"tensor {NAME} is \(4, 6\) torch.float16, expected")
 
 
@@ -206,13 +188,13 @@ def test_swapped_values_of_the_same_shape(packs, backbone):
     def swap(tensors):
         tensors[NAME], tensors[NAME.replace("1", "2")] = tensors[NAME.replace("1", "2")], tensors[NAME]
 
-    retensor(packs, swap, honest=False)
+    retensor(packs / "hi", swap, honest=False)
     refused(packs, backbone, "hi/pack.safetensors: not the file that was described: incomplete or altered")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_what_is_not_a_number(packs, backbone, value):
-    retensor(packs, lambda tensors: tensors[NAME].view(-1)[3:4].fill_(value))
+    retensor(packs / "hi", lambda tensors: tensors[NAME].view(-1)[3:4].fill_(value))
     refused(packs, backbone, f"tensor {NAME} holds NaN or infinity")
 
 
@@ -235,7 +217,7 @@ def test_truncated(packs, backbone, size):
     path = packs / "hi" / "pack.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     refused(packs, backbone, "hi/pack.safetensors: not the file that was described")
-    rewrite(packs, safetensors_sha256=sha256_file(path))
+    rewrite(packs / "hi", safetensors_sha256=sha256_file(path))
     refused(packs, backbone, "hi/pack.safetensors: damaged")
 
 
@@ -320,116 +302,15 @@ def test_identical_languages(backbone):
     assert identical(bank) == [("hi", "pa")]
 
 
-LANGUAGE_NAMES = [
-    "../../etc",
-    "hi/x",
-    "",
-    "hi\n",
-    ".hi",
-    "hi.",
-    "hi..x",
-    "a" * 41,
-    5,
-    "hi-",
-    "-hi",
-    "a-b-c",
-    "हि",
-    "C:hi",
-]
-HOSTILE = [
-    *(("language", name) for name in LANGUAGE_NAMES),
-    *(("own_tokens", tokens) for tokens in ("abc", [5], ["ab"], ["<lang:de>"], ["\x1b"], ["\u00a0"], [""], ["я", "я"])),
-    ("own_tokens", ["a"]),
-    ("own_vector", 1),
-    ("backbone_sha256", "0" * 63),
-    ("tokens_sha256", None),
-    ("parameters", 251),
-    ("parameters", -1),
-    ("parameters", 10**300),
-    ("sites", ["encoder.layers.0"]),
-    ("sites", {"encoder.layers.0": "6"}),
-    ("adapter", ["houlsby"]),
-    ("adapter", "../houlsby"),
-    ("adapter", "__init__"),
-    ("adapter_conf", []),
-    ("adapter_conf", {5: 1}),
-    ("adapter_conf", {"bottleneck": -1}),
-    ("adapter_conf", {"bottleneck": 0}),
-    ("adapter_conf", {"bottleneck": "4"}),
-    ("adapter_conf", {"bottleneck": float("inf")}),
-    ("adapter_conf", {"bottleneck": float("nan")}),
-    ("adapter_conf", {"bottleneck": 2**62}),
-    ("adapter_conf", {"bottleneck": 10**300}),
-    ("adapter_conf", {"bottleneck": 10**9}),
-    ("adapter_conf", {"bottleneck": {"side": 4}}),
-    ("adapter_conf", {"bottleneck": 4, "sites": 5}),
-    ("adapter_conf", {"bottleneck": 4, "sites": [[1]]}),
-    ("adapter_conf", {"bottleneck": 4, "sites": []}),
-    ("adapter_conf", {"bottleneck": 4, "host": "x"}),
-    ("training", [1]),
-    ("training", {"hours": "<script>"}),
-    ("training", {"dev": {"wer": "1"}}),
-    ("training", {"merged": [5]}),
-]
-
-
-@pytest.mark.parametrize(("key", "value"), HOSTILE)
-def test_hostile_descriptions(packs, backbone, key, value):
-    """With the right hash: whoever makes a pack can write that."""
-    if value is None:
-        value = 5
-    rewrite(packs, **{key: value})
-    refused(packs, backbone, "hi/pack.yaml: |hi: holds ")
-    with pytest.raises(PelasrError, match="hi/pack.yaml: |hi: holds "):
-        load_pack(packs / "hi", load_bank(packs, ["ur"], backbone), backbone, "hi")
-
-
-def test_nothing_is_allocated_for_what_a_pack_claims(packs, backbone):
-    """A hundred terabytes of adapters, in a consistent description, are compared with the file first."""
-    bottleneck = 2**40
-    rewrite(packs, adapter_conf={"bottleneck": bottleneck}, parameters=3 * (2 * 6 * bottleneck + bottleneck + 3 * 6))
-    refused(packs, backbone, r"hi/pack.safetensors: tensor \S+ is \(4,\) torch.float32, expected \(1099511627776,\)")
-
-
-def test_a_file_larger_than_its_tensors_is_not_read(packs, backbone):
-    path = packs / "hi" / "pack.safetensors"
-    with open(path, "r+b") as stream:
-        stream.truncate(1 << 40)  # sparse
-    refused(packs, backbone, "hi/pack.safetensors: damaged: 1099511627776 bytes")
-    path.write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
-    refused(packs, backbone, "hi/pack.safetensors: damaged: 10 bytes with a header of 4611686018427387904")
-
-
-def test_names_of_tensors_are_no_paths(packs, backbone, tmp_path):
-    retensor(packs, lambda tensors: tensors.update({"../../evil\n\x1b[2J": torch.ones(2)}))
-    text = refused(packs, backbone, r"tensor \.\./\.\./evil \\x1b\[2J is unexpected")
-    assert "\x1b" not in text
-    assert not list(tmp_path.parent.glob("evil*"))
-
-
-def test_a_pickle_is_no_pack(packs, backbone):
-    path = packs / "hi" / "pack.safetensors"
-    torch.save({"x": torch.ones(3)}, path)
-    rewrite(packs, safetensors_sha256=sha256_file(path))
-    refused(packs, backbone, "hi/pack.safetensors: damaged")
-
-
-def test_files_that_are_none(packs, backbone):
-    for name in ("pack.safetensors", "pack.yaml"):
-        (packs / "hi" / name).unlink()
-        (packs / "hi" / name).mkdir()
-        refused(packs, backbone, f"hi/{name}: no such file")
-
-
 def test_a_language_that_the_backbone_cannot_tell(packs, backbone):
     """Without a vector of its own a new language would be decoded with another's."""
-    rewrite(packs, language="ta")
+    rewrite(packs / "hi", language="ta")
     refused(packs, backbone, r"'ta' is new to the backbone \(hi ur pa\) and has no vector", languages=["hi"])
 
 
 def test_what_could_not_be_loaded_is_not_saved(packs, backbone, tmp_path):
-    bank = make_bank(backbone, languages=["../hi", "ta"])
-    for language, message in (("../hi", "language: expected a language such as hi"), ("ta", "has no vector")):
+    bank = make_bank(backbone, languages=["a-b-c", "ta"])
+    for language, message in (("a-b-c", "language: expected a language such as hi"), ("ta", "has no vector")):
         with pytest.raises(PelasrError, match=message):
             save_pack(tmp_path / "new", bank, language, bank.tensors(language), backbone, {})
     assert not (tmp_path / "new").exists()

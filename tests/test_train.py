@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from pelasr.backbones import state_sha256
 from pelasr.features import read_feats
+from pelasr.sealed import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 LANGS = "hi ta ur"
@@ -104,7 +105,7 @@ def test_killed_in_mid_training_and_continued_ends_with_the_same_weights(trained
         os.kill(process.pid, signal.SIGKILL)
         errors = process.communicate()[1].decode()
         assert kills == 0 or "going on after epoch" in errors
-    place = torch.load(checkpoint, weights_only=True)["place"]
+    place = load_checkpoint(checkpoint)["place"]
     assert 0 < place["step"] < 18
     run(trained, "killed", "train", "--checkpoint_seconds", "0")
     assert state_sha256(weights(trained, "killed")) == state_sha256(weights(trained, "exp"))
@@ -189,5 +190,5 @@ def test_what_is_not_finite_stops_with_the_utterance_and_never_enters_the_weight
     stopped = run(folder, "exp", "train", "--max_skips", "2", check=False)
     assert stopped.returncode == 1
     assert f"not finite (loss) in {bad}" in stopped.stderr and "2 steps were skipped" in stopped.stderr
-    state = torch.load(folder / "exp/A1/last.ckpt", weights_only=True)["trained"]
+    state = load_checkpoint(folder / "exp/A1/last.ckpt")["trained"]
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())

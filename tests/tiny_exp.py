@@ -1,15 +1,25 @@
 """A tiny experiments folder: a backbone of random weights, and an experiment with packs on it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
 from torch import nn
 
-from pelasr.backbones import LoadedBackbone, build_backbone, describe_backbone, load_backbone, save_weights
+from pelasr.backbones import (
+    LoadedBackbone,
+    build_backbone,
+    describe_backbone,
+    load_backbone,
+    load_weights,
+    save_weights,
+)
+from pelasr.files import sha256_file
 from pelasr.finetune import make_bank
 from pelasr.pack import save_pack
 from pelasr.private import Private
+from pelasr.sealed import read_description, write_description
 from pelasr.text import Tokenizer, train_graphemes
 
 RNNT = {
@@ -61,3 +71,19 @@ def make_exp(folder: Path) -> Path:
     """Experiments A1 (a backbone) and A5 (packs on it) in a folder; returns it."""
     make_packs(folder / "A5", make_backbone(folder / "A1"))
     return folder
+
+
+def rewrite(pack: Path, **changes) -> None:
+    """Another description in a pack, whose hash is right; None takes a key out."""
+    description = {**read_description(pack / "pack.yaml", ""), **changes}
+    write_description(pack / "pack.yaml", {key: value for key, value in description.items() if value is not None})
+
+
+def retensor(pack: Path, change: Callable[[dict], object], honest: bool = True) -> None:
+    """Other tensors in a pack, with (`honest`) the hash that they have."""
+    path = pack / "pack.safetensors"
+    tensors = load_weights(path)
+    change(tensors)
+    save_weights(path, tensors)
+    if honest:
+        rewrite(pack, safetensors_sha256=sha256_file(path))

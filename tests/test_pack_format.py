@@ -1,0 +1,111 @@
+"""Packs from anywhere: with whatever they say, and with hashes that are right, they can at worst be refused."""
+
+import pytest
+import torch
+from tiny_exp import make_exp, retensor, rewrite
+
+from pelasr.backbones import load_backbone
+from pelasr.errors import PelasrError
+from pelasr.files import sha256_file
+from pelasr.pack import load_bank, load_pack
+
+HI = "A5/packs/hi"
+
+
+@pytest.fixture
+def exp(tmp_path):
+    return make_exp(tmp_path)
+
+
+def refused(exp, message):
+    """Loading the pack of `hi` is an error of one line."""
+    with pytest.raises(PelasrError, match=message) as caught:
+        load_bank(exp / "A5/packs", ["hi"], load_backbone(exp / "A1"))
+    text = str(caught.value)
+    assert text.isprintable() and len(text) < 400
+    return text
+
+
+NAMES = ["../../etc", "hi/x", "", "hi\n", ".hi", "hi.", "hi..x", "a" * 41, 5, "hi-", "-hi", "a-b-c", "हि", "C:hi"]
+HOSTILE = [
+    *(("language", name) for name in NAMES),
+    *(("own_tokens", tokens) for tokens in ("abc", [5], ["ab"], ["<lang:de>"], ["\x1b"], ["\u00a0"], [""], ["я", "я"])),
+    ("own_tokens", ["a"]),
+    ("own_vector", 1),
+    ("backbone_sha256", "0" * 63),
+    ("tokens_sha256", 5),
+    ("parameters", 251),
+    ("parameters", -1),
+    ("parameters", 10**300),
+    ("sites", ["encoder.layers.0"]),
+    ("sites", {"encoder.layers.0": "6"}),
+    ("adapter", ["houlsby"]),
+    ("adapter", "../houlsby"),
+    ("adapter", "__init__"),
+    ("adapter_conf", []),
+    ("adapter_conf", {5: 1}),
+    ("adapter_conf", {"bottleneck": -1}),
+    ("adapter_conf", {"bottleneck": 0}),
+    ("adapter_conf", {"bottleneck": "4"}),
+    ("adapter_conf", {"bottleneck": float("inf")}),
+    ("adapter_conf", {"bottleneck": float("nan")}),
+    ("adapter_conf", {"bottleneck": 2**62}),
+    ("adapter_conf", {"bottleneck": 10**300}),
+    ("adapter_conf", {"bottleneck": 10**9}),
+    ("adapter_conf", {"bottleneck": {"side": 4}}),
+    ("adapter_conf", {"bottleneck": 4, "sites": 5}),
+    ("adapter_conf", {"bottleneck": 4, "sites": [[1]]}),
+    ("adapter_conf", {"bottleneck": 4, "sites": []}),
+    ("adapter_conf", {"bottleneck": 4, "host": "x"}),
+    ("training", [1]),
+    ("training", {"hours": "<script>"}),
+    ("training", {"dev": {"wer": "1"}}),
+    ("training", {"merged": [5]}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), HOSTILE)
+def test_hostile_descriptions(exp, key, value):
+    """With the right hash: whoever makes a pack can write that."""
+    rewrite(exp / HI, **{key: value})
+    refused(exp, "hi/pack.yaml: |hi: holds ")
+    backbone = load_backbone(exp / "A1")
+    with pytest.raises(PelasrError, match="hi/pack.yaml: |hi: holds "):
+        load_pack(exp / HI, load_bank(exp / "A5/packs", ["ur"], backbone), backbone, "hi")
+
+
+def test_nothing_is_allocated_for_what_a_pack_claims(exp):
+    """A hundred terabytes of adapters, in a consistent description, are compared with the file first."""
+    bottleneck = 2**40
+    rewrite(exp / HI, adapter_conf={"bottleneck": bottleneck}, parameters=2 * (2 * 6 * bottleneck + bottleneck + 3 * 6))
+    refused(exp, r"hi/pack.safetensors: tensor \S+ is \(4,\) torch.float32, expected \(1099511627776,\)")
+
+
+def test_a_file_larger_than_its_tensors_is_not_read(exp):
+    path = exp / HI / "pack.safetensors"
+    with open(path, "r+b") as stream:
+        stream.truncate(1 << 40)  # sparse
+    refused(exp, "hi/pack.safetensors: damaged: 1099511627776 bytes")
+    path.write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
+    refused(exp, "hi/pack.safetensors: damaged: 10 bytes with a header of 4611686018427387904")
+
+
+def test_names_of_tensors_are_no_paths(exp, tmp_path):
+    retensor(exp / HI, lambda tensors: tensors.update({"../../evil\n\x1b[2J": torch.ones(2)}))
+    text = refused(exp, r"tensor \.\./\.\./evil \\x1b\[2J is unexpected")
+    assert "\x1b" not in text
+    assert not list(tmp_path.parent.glob("evil*"))
+
+
+def test_a_pickle_is_no_pack(exp):
+    path = exp / HI / "pack.safetensors"
+    torch.save({"x": torch.ones(3)}, path)
+    rewrite(exp / HI, safetensors_sha256=sha256_file(path))
+    refused(exp, "hi/pack.safetensors: damaged")
+
+
+def test_files_that_are_none(exp):
+    for name in ("pack.safetensors", "pack.yaml"):
+        (exp / HI / name).unlink()
+        (exp / HI / name).mkdir()
+        refused(exp, f"hi/{name}: no such file")
