@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from pelasr.config import arguments_of, check_keys, construct, nearest, require_keys
 from pelasr.errors import PelasrError
+from pelasr.mixed import Stack
 from pelasr.private import Private, routed
 from pelasr.rows import remaining
 
@@ -34,13 +34,15 @@ class Adapter(nn.Module):
     but not kept. `sites` are the kinds of site the method goes to by itself, as far as the backbone has them, `shared`
     names submodules that all languages of one training run may share (see `Bank.add`), `size` the option that is 0
     where there is to be no adapter. A method that `copies` has no forward: every language gets its own copy of the host
-    modules, to be trained (see `pelasr.finetune`).
+    modules, to be trained (see `pelasr.finetune`). `by_row`: `forward` also works on (B, T, D) with parameters that have
+    a row for each of x, (B, ...), as the modules of `pelasr.mixed` do: it is faster then where languages are mixed.
     """
 
     sites: tuple[str, ...] = ("layer",)
     shared: tuple[str, ...] = ()
     size: str = ""
     copies: bool = False
+    by_row: bool = False
 
     @classmethod
     def wants(cls, host: nn.Module) -> bool:
@@ -117,7 +119,7 @@ class Bank(nn.Module):
         self.adapters = nn.ModuleDict()
         self.private = nn.ModuleDict()
         self._rows: tuple[list[str], Tensor | None] | None = None
-        self._stacks: dict[str, _Stack] = {}
+        self._stacks: dict[str, Stack] = {}
         self._fired: set[str] = set()
 
     def _options_at(self, path: str) -> dict[str, Any]:
@@ -253,7 +255,7 @@ class Bank(nn.Module):
             raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
         stack = self._stacks.get(path)
         if stack is None:
-            stack = _Stack([self.adapters[_key(language)][_key(path)] for language in languages])
+            stack = Stack([self.adapters[_key(language)][_key(path)] for language in languages])
             if not torch.is_grad_enabled():  # a search comes here at every step
                 self._stacks[path] = stack
         return stack(index, x, y)
@@ -270,36 +272,6 @@ class Bank(nn.Module):
                 for name, parameter in self.adapters[_key(language)][_key(path)].named_parameters():
                     if parameter.requires_grad and parameter.grad is None:
                         raise PelasrError(f"site {path}: {name} of {language!r} got no gradient from the loss")
-
-
-class _Stack:
-    """The adapters of several languages at one site as one, whose parameters are stacked."""
-
-    def __init__(self, adapters: list[nn.Module]):
-        self._adapter = adapters[0]
-        names = [name for name, _ in self._adapter.named_parameters(remove_duplicate=False)]
-        parts = [name.rpartition(".") for name in names]
-        self._places = [(self._adapter.get_submodule(path), name) for path, _, name in parts]
-        self._stacks = [torch.stack([adapter.get_parameter(name) for adapter in adapters]) for name in names]
-
-    def __call__(self, index: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Row b of x (B, T, D_in) and y (B, T, D) by the adapter of number `index[b]`: (B, T, D)."""
-        # Not `[index]`: its backward pass adds in an order that depends on the threads.
-        parameters = [stack.index_select(0, index) for stack in self._stacks]
-        return vmap(self._one_row, randomness="different")(x, y, *parameters)
-
-    def _one_row(self, x: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
-        """What `torch.func.functional_call` does, which takes longer than a small adapter itself."""
-        own = [module._parameters[name] for module, name in self._places]
-        self._put(parameters)
-        try:
-            return self._adapter(x[None], y[None])[0]
-        finally:
-            self._put(own)
-
-    def _put(self, parameters: Iterable[Tensor]) -> None:
-        for (module, name), parameter in zip(self._places, parameters, strict=True):
-            module._parameters[name] = parameter
 
 
 def freeze(backbone: nn.Module) -> None:

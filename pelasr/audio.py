@@ -1,9 +1,12 @@
 """The audio of utterances: any file that libsndfile reads, or an entry of a Kaldi archive, in whole or in part."""
 
+import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from math import gcd
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -11,6 +14,7 @@ from pelasr.data import Utterance, audio_fault
 from pelasr.errors import DataError
 
 ARCHIVE = re.compile(r".+:\d+")
+BLOCK = 1 << 20  # samples of a file that are read at once
 
 
 def read_audio(audio: str, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
@@ -72,9 +76,69 @@ def load_audio(utterance: Utterance, rate: int = 16000) -> np.ndarray:
         raise DataError(f"utterance {utterance.id}: {error}") from error
     if not len(samples):
         raise DataError(f"utterance {utterance.id}: {utterance.audio}: no samples; cure: drop the utterance")
+    return resample(samples, native, rate)
+
+
+def resample(samples: np.ndarray, native: int, rate: int) -> np.ndarray:
+    """Samples (N,) at `native` Hz to float32 (ceil(N * rate / native),) at `rate` Hz."""
     if native == rate:
         return samples
     from scipy.signal import resample_poly
 
     common = gcd(rate, native)
     return resample_poly(samples, rate // common, native // common).astype(np.float32)
+
+
+def read_file(source: str | Path | BinaryIO, rate: int = 16000) -> np.ndarray:
+    """All of an audio file, or of a stream of the bytes of one, as float32 (N,) mono in [-1, 1] at `rate` Hz.
+
+    The values are those of `load_audio`, but the file is read block by block and never held as it is.
+    Raises DataError if it is missing, cannot be decoded, or holds values that are not finite.
+    """
+    import soundfile
+
+    is_path = isinstance(source, str | Path)
+    name = str(source) if is_path else "standard input"
+    if is_path and not os.path.isfile(source):
+        raise DataError(f"{name}: no such audio file; cure: correct the path")
+    try:
+        with soundfile.SoundFile(source if is_path else io.BytesIO(source.read())) as stream:
+            blocks = _resampled(_blocks(stream), stream.samplerate, rate)
+            samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
+    except Exception as error:  # as in `read_audio`
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name}: unreadable audio ({reason}); cure: convert or fetch the file again") from error
+    if not np.isfinite(samples).all():
+        raise DataError(f"{name}: holds samples that are no finite numbers; cure: convert or fetch the file again")
+    return samples
+
+
+def _blocks(stream) -> Iterator[np.ndarray]:
+    """A soundfile.SoundFile from its beginning to its end, mono, float32 (N,) each."""
+    while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
+        yield block.mean(axis=1, dtype=np.float32)
+
+
+def _resampled(blocks: Iterable[np.ndarray], native: int, rate: int) -> Iterator[np.ndarray]:
+    """What `resample` makes of the joined blocks, in parts.
+
+    Each part is resampled with a margin on either side, beyond which scipy's filter does not look (it takes 10 times
+    max(1, down / up) samples); before the beginning and after the end there is silence, as in `resample`.
+    """
+    if native == rate:
+        yield from blocks
+        return
+    common = gcd(rate, native)
+    up, down = rate // common, native // common  # so many samples are made of so many
+    margin = 11  # in units of `down` samples
+    silence = np.zeros(margin * down, dtype=np.float32)
+    held = silence
+    for block in blocks:
+        held = np.concatenate([held, block])
+        units = len(held) // down - 2 * margin
+        if units > 0:
+            part = resample(held[: (units + 2 * margin) * down], native, rate)
+            yield part[margin * up : (margin + units) * up]
+            held = held[units * down :]
+    count = -(-(len(held) - len(silence)) * up // down)
+    yield resample(np.concatenate([held, silence]), native, rate)[margin * up :][:count]

@@ -62,7 +62,7 @@ def _routes(
 ) -> tuple[Any, dict[str, Tokenizer]]:
     """What routes the languages, and the tokenizer of each."""
     if packs is None:
-        bank = Unadapted(backbone.module, backbone.tokenizer, backbone.languages)
+        bank = Unadapted(backbone.module, backbone.languages)
         return bank, dict.fromkeys(languages, backbone.tokenizer)
     bank = load_bank(packs, [serve] if serve else languages, backbone)
     own = {language: bank.own_tokens(language) for language in bank.languages}

@@ -8,7 +8,6 @@ import torch
 
 from pelasr.adapter import Bank, check_frozen, count_parameters, freeze
 from pelasr.backbones import (
-    LoadedBackbone,
     build_backbone,
     describe_backbone,
     load_backbone,
@@ -17,7 +16,6 @@ from pelasr.backbones import (
     save_weights,
 )
 from pelasr.batch import Collate, Example, load_examples
-from pelasr.data import read_data_dir, text_of
 from pelasr.errors import PelasrError
 from pelasr.evaluate import LanguageScores
 from pelasr.experiment import Marker, Place
@@ -25,13 +23,11 @@ from pelasr.features import FRAMES_PER_HOUR, load_stats
 from pelasr.files import atomic_write
 from pelasr.finetune import make_bank
 from pelasr.monitor import read_history
+from pelasr.newcomer import make_private
 from pelasr.options import TrainingOptions
 from pelasr.pack import save_pack
-from pelasr.private import Private
-from pelasr.text import Tokenizer, own_tokens, unknown_report
+from pelasr.text import Tokenizer
 from pelasr.train import Fit, Objective
-
-OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
 
 
 def fit_backbone(
@@ -141,8 +137,8 @@ def fit_bank(
 ) -> None:
     """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev loss.
 
-    A language that the backbone was not trained on gets private parts too; `tokens`: see `make_private`. A fit that is
-    done is not made again; its packs are, from its snapshots, if another fit has replaced them.
+    A language that the backbone was not trained on gets private parts too; `tokens`: see `newcomer.make_private`. A fit
+    that is done is not made again; its packs are, from its snapshots, if another fit has replaced them.
     """
     first = fabric.global_rank == 0
     if not marker.done:
@@ -221,32 +217,6 @@ def _claim(marker: Marker, fabric: Any) -> None:
     error = fabric.broadcast(error)
     if error is not None:
         raise PelasrError(error)
-
-
-def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: str, say: bool = True) -> Private:
-    """What a language that is new to the backbone brings: a language vector, and tokens of its own.
-
-    `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
-    `auto`, own ones if more than OWN_FROM of the characters are unknown without.
-    """
-    texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path)]
-    own = own_tokens(backbone.tokenizer, texts, language)
-    unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
-    rate = unknown / max(total, 1)
-    if tokens == "keep" or (tokens == "auto" and rate <= OWN_FROM):
-        own = [token for token in own if len(token) > 1]
-    if say:
-        shown = " ".join(character for character, _ in which.most_common(10))
-        print(
-            f"{language}: new to the backbone; {unknown} of {total} characters of its training text"
-            f" ({100 * rate:.2f} %) are unknown to the shared tokens {shown}".rstrip(),
-            f"{language}: {len(own)} tokens of its own (tokens: {tokens})",
-            sep="\n",
-            flush=True,
-        )
-    private = Private(backbone.module, own, vector=True)
-    private.initialise(backbone.module, backbone.tokenizer)
-    return private
 
 
 def _examples(place: Place, name: str, tokenizers: dict[str, Tokenizer]) -> list[Example]:

@@ -25,8 +25,8 @@ def _table(grid: Grid, measure: Measure, new: str, names: list[str]) -> list[str
         rows.append([name, grid.experiments[name], *cells, *others])
     text = (
         f"{measure.name} of {new}, which the backbone was not trained on, and of the languages that it was trained on,"
-        f" with the same model. Without adapters {new} is decoded zero-shot: with the shared tokens, and the mean of the"
-        " language vectors if the backbone has them."
+        f" with the same model. Without adapters {new} is decoded zero-shot: with the shared tokens, and the mean of"
+        " the language vectors if the backbone has them."
     )
     headers = ["", "experiment", new, "95 % interval", f"parameters for {new}"]
     return [text, markdown(headers + [grid.headings[column] for column in old], rows)]

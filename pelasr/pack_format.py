@@ -24,6 +24,12 @@ def _is_language(value: Any) -> bool:
     return isinstance(value, str) and LANGUAGE.fullmatch(value) is not None
 
 
+def check_language(language: str, where: str) -> None:
+    """Raise PelasrError for what is no language key, or might be more than a name of a folder."""
+    if not _is_language(language):
+        raise PelasrError(f"{where}: {brief(language)!r} is no language; write one such as hi, or a pair such as en-de")
+
+
 def _is_share(value: Any) -> bool:
     return isinstance(value, dict) and _is_language(value.get("language")) and _is_finite(value.get("weight"))
 

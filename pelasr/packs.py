@@ -24,6 +24,7 @@ from pelasr.files import atomic_write, sha256_file, sha256_json
 from pelasr.fold import fold
 from pelasr.model import find_backbone_of
 from pelasr.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
+from pelasr.pack_format import check_language
 
 FILES = ("pack.safetensors", "pack.yaml")
 COLUMNS = ("language", "method", "parameters", "dev", "own tokens", "pack")
@@ -96,6 +97,7 @@ def merge_packs(
         raise PelasrError(f"merge: {len(packs)} packs and {len(weights)} weights; want at least two, a weight for each")
     if not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
         raise PelasrError(f"merge: weights {' '.join(map(str, weights))}: want numbers from 0 on, not all 0")
+    check_language(language, "merge: --language")
     _check_free(output)
     backbone = _backbone(model)
     bank = detached_bank_for(packs[0], backbone)

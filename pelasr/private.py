@@ -5,7 +5,7 @@ the language see V + P tokens, the others' own columns are minus infinity, and w
 ones is not touched. So nothing that another language is given changes by a bit.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.rows import remaining
-from pelasr.text import Tokenizer, alike
 
 VECTOR, EMBEDDING, OUTPUT = "vector", "embedding", "output"  # kinds of site, see `private_sites` of a backbone
 
@@ -52,18 +51,17 @@ class Private(nn.Module):
         return {f"{path}/{name}": tensor for path, part in parts for name, tensor in part.items()}
 
     @torch.no_grad()
-    def initialise(self, backbone: nn.Module, tokenizer: Tokenizer) -> None:
-        """Starting values: a token's rows are the mean of those of the same letter in other scripts, or of all tokens
-        where there is none; the vector is the mean of all languages'."""
-        sources = [torch.tensor(ids) for ids in alike(self.tokens, tokenizer.tokens)]
+    def start_from(self, backbone: nn.Module, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
+        """Take values of the backbone's: each own token the mean of the rows of some shared `tokens`, the vector the
+        mean of those of some languages' `slots`."""
         for path, part in zip(self.sites, self.parts, strict=True):
             host = backbone.get_submodule(path)
             if "vector" in part:
-                part["vector"].copy_(host.rows().mean(0))
+                part["vector"].copy_(host.rows()[list(slots)].mean(0))
                 continue
             for name, parameter in part.items():
                 shared = getattr(host, name)
-                parameter.copy_(torch.stack([shared[ids.to(shared.device)].mean(0) for ids in sources]))
+                parameter.copy_(torch.stack([shared[list(ids)].mean(0) for ids in tokens]))
 
 
 class Routed:
@@ -195,11 +193,11 @@ class Unadapted(nn.Module):
 
     mixes_languages = True
 
-    def __init__(self, backbone: nn.Module, tokenizer: Tokenizer, known: Iterable[str]):
+    def __init__(self, backbone: nn.Module, known: Sequence[str]):
         super().__init__()
         self.known = list(known)
         self.private = Private(backbone, [], vector=True)
-        self.private.initialise(backbone, tokenizer)
+        self.private.start_from(backbone, [], range(len(self.known)))
 
     def touches(self, side: str) -> bool:
         return False

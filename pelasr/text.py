@@ -202,24 +202,35 @@ def _size_error(message: str, size: int, specials_outside: int) -> PelasrError:
     return PelasrError(f"sentencepiece cannot make {size} tokens: {message}; cure: try another size")
 
 
-def alike(own: Sequence[str], shared: Sequence[str]) -> list[list[int]]:
-    """For each own token the shared tokens that it may start from: those of the same letter in other scripts, or all.
+def alike(own: Sequence[str], shared: Sequence[str]) -> dict[str, list[list[int]]]:
+    """For each own token the shared tokens that it may start from: {script: [ids of each own token]}.
 
-    Unicode names tell: GURMUKHI LETTER KA, DEVANAGARI LETTER KA. A tag (`<lang:uk>`) is like the other tags.
+    Unicode names tell which letters are the same, GURMUKHI LETTER KA and DEVANAGARI LETTER KA. Of a script are those of
+    the same letter; under the key "" are those of all scripts. Without any a token is like all, a tag (`<lang:uk>`)
+    like the other tags. Scripts that have less than half of the letters are left out.
     """
     tags = [index for index, token in enumerate(shared) if TAG.fullmatch(token)]
     ordinary = [n for n, token in enumerate(shared) if token not in (BLANK, UNKNOWN, SPACE, SOS_EOS) and n not in tags]
-    letters: dict[str, list[int]] = {}
+    letters: dict[str, dict[str, list[int]]] = {"": {}}
     for index in ordinary:
-        if letter := _letter(shared[index]):
-            letters.setdefault(letter, []).append(index)
-    return [(tags if TAG.fullmatch(token) else letters.get(_letter(token))) or ordinary for token in own]
+        script, letter = _letter(shared[index])
+        if letter:
+            for key in ("", script):
+                letters.setdefault(key, {}).setdefault(letter, []).append(index)
+    own_letters = [_letter(token)[1] for token in own]
+    enough = {key for key, found in letters.items() if 2 * sum(name in found for name in own_letters) >= len(own)}
+    rest = [tags if TAG.fullmatch(token) and tags else ordinary for token in own]
+    return {
+        key: [letters[key].get(name) or default for name, default in zip(own_letters, rest, strict=True)]
+        for key in sorted({"", *enough})
+    }
 
 
-def _letter(token: str) -> str:
-    """A character's Unicode name without its script, `LETTER KA`; nothing for what is no single character."""
-    name = unicodedata.name(token, "") if len(token) == 1 else ""
-    return name.partition(" ")[2]
+def _letter(token: str) -> tuple[str, str]:
+    """A character's script and its Unicode name without it, `DEVANAGARI` and `LETTER KA`; nothing for what is no single
+    character."""
+    script, _, name = (unicodedata.name(token, "") if len(token) == 1 else "").partition(" ")
+    return script, name
 
 
 def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:

@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pelasr"
-LEAVES = {"config", "errors", "files", "hypothesis", "private", "progress", "rows", "text"}
+LEAVES = {"config", "errors", "files", "hypothesis", "private", "progress", "rows", "sealed", "text"}
 NETWORKS = {"attention", "beam", "encoders", "transducer"}  # what backbones are made of, and their searches
 RUNS = {"batch", "decode", "evaluate", "fit", "train"}
-MODELS = NETWORKS | RUNS | {"adapter", "adapters", "backbones", "finetune", "pack"}
+MODELS = NETWORKS | RUNS | {"adapter", "adapters", "backbones", "finetune", "fold", "pack", "packs"}
 DATA = ["audio", "data", "sampling", "text", "validate"]
 SCORES = ["bleu", "bootstrap", "results", "score", "wer"]
 PAGE = ["grid", "page", "recognition_table", "table", "translation_table"]
+PACKS = ["card", "pack_format", "pack_verbs"]
 STAGES = ["experiment", "figures", "prepare", "stages"]  # their functions import what a stage needs
 HEAVY = {"torch", "espnet", "espnet2", "lightning", "torchaudio", "transformers"}
 SLOW = {"jiwer", "librosa", "matplotlib", "sacrebleu", "scipy"}
@@ -152,6 +153,6 @@ def test_the_command_line_starts_at_once():
     assert "pelasr" in found and not found & {*HEAVY, *SLOW, "numpy", "yaml", "rich", "sentencepiece"}
 
 
-@pytest.mark.parametrize("name", ["features", *DATA, *SCORES, *PAGE, *STAGES])
+@pytest.mark.parametrize("name", ["features", *DATA, *SCORES, *PAGE, *PACKS, *STAGES])
 def test_light_modules_load_nothing_heavy(name):
     assert not loaded(f"pelasr.{name}") & (HEAVY | SLOW)

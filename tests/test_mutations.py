@@ -166,7 +166,7 @@ def training(exp):
     optimizer = torch.optim.AdamW(trained.parameters())
     trained(torch.ones(2, 4)).sum().backward()
     optimizer.step()
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, float)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
     monitor = SimpleNamespace(resume=lambda epoch: None, say=lambda text: None)
     return SimpleNamespace(
         checkpoint=exp / CHECKPOINT, trained=trained, optimizer=optimizer, schedule=schedule, monitor=monitor

@@ -100,11 +100,43 @@ def test_one_language_is_fitted_by_itself(finished):
     assert (folder / "exp/A5/packs/ur/pack.safetensors").read_bytes() == urdu
 
 
+def test_a_new_language_is_one_command_and_changes_nothing(finished):
+    folder, _ = finished
+    old = [f"exp/A5/decode/test_{name}/text" for name in ("hi", "ur")]
+    old += [f"exp/A5/packs/{name}/pack.safetensors" for name in ("hi", "ur")] + ["exp/A1/backbone.safetensors"]
+    before = {path: (folder / path).read_bytes() for path in old}
+    new = ["--stage", "5", "--exps", "A1 A5", "--langs", "pa", "--adapt_max_epoch", "2", "--adapt_epoch_steps", "2"]
+    done = run(folder, *new, "--forgetting", "true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "pa: new to the backbone" in done.stdout and "tokens of its own (tokens: auto)" in done.stdout
+    assert before == {path: (folder / path).read_bytes() for path in old}
+    results = {(r["experiment"], r["language"], r["metric"]): r for r in read_results(folder / "exp/results.jsonl")}
+    assert results["A5", "pa", "wer"]["utterances"] == 6 and ("A1", "pa", "wer") in results
+    backbone, pa = results["A1", "pa", "wer"]["total_parameters"], results["A5", "pa", "wer"]
+    assert pa["total_parameters"] == backbone + pa["trainable_parameters"]
+    assert results["A5", "mean", "wer"]["utterances"] == 12  # the mean is over the recipe's languages
+    for language in ("hi", "ur"):
+        for metric in ("changed_by_pa", "logits_changed_by_pa"):
+            assert results["A5", language, metric]["value"] == 0
+    page = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert "## Added later: pa" in page and "0 hypotheses changed" in page
+    again = run(folder, *new)
+    assert again.returncode == 0 and "the adapters of pa in" in again.stdout
+
+
+def test_a_language_without_data_is_refused(finished):
+    folder, _ = finished
+    done = run(folder, "--stage", "5", "--langs", "pn", "--exps", "A5")
+    assert done.returncode != 0 and "train_pn" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_dry_run_prints_the_commands_and_does_nothing(tmp_path):
     done = run(tmp_path, "--dry_run", "true", "--exps", "all")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     lines = done.stdout.splitlines()
     assert sum("'train'" in line for line in lines) == sum("'decode'" in line for line in lines) == 6
+    done = run(tmp_path, "--dry_run", "true", "--exps", "A5", "--stage", "5", "--langs", "hi pa")
+    assert [line for line in done.stdout.splitlines() if "'add'" in line and "'--only' 'pa'" in line]
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,14 @@
 import json
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from must_c import make_must_c
 
+from pelasr.data import read_data_dir, write_data_dir
 from pelasr.pack import read_pack
 from pelasr.results import KEYS, read_results
 
@@ -162,3 +164,24 @@ def test_an_unknown_pair(tmp_path):
     prepare(tmp_path)
     refused = run(tmp_path, "--langs", "en-de en-xx")
     assert refused.returncode != 0 and "en-xx" in refused.stderr and "en-de" in refused.stderr
+
+
+def test_a_new_pair_from_folders_elsewhere(finished):
+    """Another target comes later: its tag and its letters are its own; the old pairs' files are left alone."""
+    for name in ("train", "dev", "test"):
+        utterances = [
+            replace(u, translations={"xx": f"ж {u.translations['de']}"})
+            for u in read_data_dir(finished / f"data/{name}_en-de")
+        ]
+        write_data_dir(finished / f"elsewhere/{name}", utterances)
+    old = sorted(finished.glob("exp/*/packs/*/pack.*")) + sorted(finished.glob("exp/*/decode/*/text"))
+    before = {path: path.read_bytes() for path in old}
+    folders = [part for n in ("train", "dev", "test") for part in (f"--{n}_dir", str(finished / f"elsewhere/{n}"))]
+    done = run(finished, "--stage", "5", "--rows", "1 2 3 8", "--langs", "en-xx", "--tokens", "own", *folders)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert before == {path: path.read_bytes() for path in old}
+    pack = read_pack(finished / "exp/3/packs/en-xx")
+    assert pack["own_tokens"][:2] == ["<lang:xx>", "ж"] and not pack["own_vector"]
+    lines = [line for line in read_results(finished / "exp/results.jsonl") if line["language"] == "en-xx"]
+    assert {line["experiment"] for line in lines if line["metric"] == "bleu"} == {"3", "8"}  # 1 and 2 have no tag
+    assert "## Added later: en-xx" in (finished / "RESULTS.md").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ class BitFit(Adapter):
     """
 
     sites = ("linear", "norm", "conv")
+    by_row = True
 
     @classmethod
     def wants(cls, host: nn.Module) -> bool:
@@ -30,7 +31,7 @@ class BitFit(Adapter):
         self.shift = nn.Parameter(torch.zeros(bias.shape))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.shift.to(y.dtype)
+        return y + self.shift.to(y.dtype).unsqueeze(-2)
 
     @torch.no_grad()
     def fold(self, host: nn.Module) -> None:

@@ -4,6 +4,7 @@ Le et al. 2021 on the output of every feed-forward sub-layer (the serial kind: b
 from torch import Tensor, nn
 
 from pelasr.adapter import Adapter
+from pelasr.mixed import LayerNorm, Linear
 
 
 class Houlsby(Adapter):
@@ -20,6 +21,7 @@ class Houlsby(Adapter):
     """
 
     size = "bottleneck"
+    by_row = True
 
     def __init__(
         self,
@@ -30,10 +32,10 @@ class Houlsby(Adapter):
         init_std: float = 0.0,
     ):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.down = nn.Linear(width, bottleneck)
+        self.norm = LayerNorm(width)
+        self.down = Linear(width, bottleneck)
         self.dropout = nn.Dropout(dropout)
-        self.up = nn.Linear(bottleneck, width)
+        self.up = Linear(bottleneck, width)
         if init_std:
             nn.init.normal_(self.down.weight, std=init_std)
             nn.init.zeros_(self.down.bias)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pelasr.adapter import Adapter
 from pelasr.errors import PelasrError
+from pelasr.mixed import Linear
 
 
 class Lora(Adapter):
@@ -22,6 +23,7 @@ class Lora(Adapter):
 
     sites = ("linear",)
     size = "rank"
+    by_row = True
 
     def __init__(self, host: nn.Module, rank: int = 8, alpha: float = 8.0, dropout: float = 0.0):
         super().__init__()
@@ -32,8 +34,8 @@ class Lora(Adapter):
             )
         self.scale = alpha / rank
         self.dropout = nn.Dropout(dropout)
-        self.a = nn.Linear(host.in_features, rank, bias=False)
-        self.b = nn.Linear(rank, host.out_features, bias=False)
+        self.a = Linear(host.in_features, rank, bias=False)
+        self.b = Linear(rank, host.out_features, bias=False)
         nn.init.zeros_(self.b.weight)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,75 @@
+"""What a language that the backbone was not trained on starts from."""
+
+import torch
+
+from pelasr.backbones import LoadedBackbone
+from pelasr.batch import Batch, Collate, load_examples
+from pelasr.data import read_data_dir, text_of
+from pelasr.experiment import Place
+from pelasr.private import VECTOR, Private, routed
+from pelasr.text import alike, own_tokens, unknown_report
+
+OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
+SAMPLE = 16  # utterances that tell what to start from
+
+
+def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: str, say: bool = True) -> Private:
+    """A new language's vector, and tokens of its own, with their starting values.
+
+    `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
+    `auto`, own ones if more than OWN_FROM of the characters are unknown without. `say`: report it.
+    """
+    texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path)]
+    own = own_tokens(backbone.tokenizer, texts, language)
+    unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
+    rate = unknown / max(total, 1)
+    if tokens == "keep" or (tokens == "auto" and rate <= OWN_FROM):
+        own = [token for token in own if len(token) > 1]
+    private = Private(backbone.module, own, vector=True)
+    start = _start(backbone, private, place, language)
+    if say:
+        shown = " ".join(character for character, _ in which.most_common(10))
+        print(
+            f"{language}: new to the backbone; {unknown} of {total} characters of its training text"
+            f" ({100 * rate:.2f} %) are unknown to the shared tokens {shown}".rstrip(),
+            f"{language}: {len(own)} tokens of its own (tokens: {tokens}){start}",
+            sep="\n",
+            flush=True,
+        )
+    return private
+
+
+@torch.no_grad()
+def _start(backbone: LoadedBackbone, private: Private, place: Place, language: str) -> str:
+    """Starting values: of the scripts and language vectors that the backbone knows those with which its loss on some
+    training utterances is the lowest. Returns what they are, in words."""
+    module = backbone.module
+    choices = alike(private.tokens, backbone.tokenizer.tokens) if private.tokens else {"": []}
+    everyone = range(len(backbone.languages))
+    slots = [everyone, *([slot] for slot in everyone)] if VECTOR in module.private_sites().values() else [everyone]
+    if len(choices) * len(slots) > 1:
+        batch = _sample(backbone, private, place, language)
+        losses = {}
+        with routed([private], None):
+            for number, rows in enumerate(slots):
+                private.start_from(module, choices[""], rows)
+                enc, lens = module.encode(batch.feats, batch.lens, batch.language_ids)
+                for script, ids in choices.items():
+                    private.start_from(module, ids, rows)
+                    loss = module.loss(enc, lens, batch.targets, batch.target_lens, batch.prefix)
+                    losses[script, number] = float(loss.total.mean())
+        script, number = min(losses, key=losses.__getitem__)
+    else:
+        script, number = "", 0
+    private.start_from(module, choices[script], slots[number])
+    vector = backbone.languages[number - 1] if number else ""
+    found = [f"the letters of {script.title()}"] * bool(script) + [f"the vector of {vector}"] * bool(vector)
+    return f", starting from {' and '.join(found)}" if found else ""
+
+
+def _sample(backbone: LoadedBackbone, private: Private, place: Place, language: str) -> Batch:
+    """Training utterances, evenly from the shortest to the longest."""
+    examples = load_examples(place, "train", language, backbone.tokenizer.with_own(private.tokens))
+    examples.sort(key=lambda example: (example.frames, example.id))
+    step = max(1, len(examples) // SAMPLE)
+    return Collate(backbone.languages, new=[language])(examples[::step][:SAMPLE])

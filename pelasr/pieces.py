@@ -1,0 +1,101 @@
+"""Audio of any length as pieces: cut, searched in batches of like length, joined again."""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pelasr.features import RATE, log_mel
+from pelasr.segment import cut
+
+SHORTEST = RATE * 25 // 1000  # samples, a window of the features; what is shorter is not searched
+WINDOW = 60_000  # feature frames of the pieces that are gathered before they are searched
+BATCH = 30_000  # feature frames of a batch, padding included
+
+
+@dataclass
+class Piece:
+    """A part of one audio, from `start` to `end` of its `duration`, in seconds; the `last` one ends the audio.
+
+    `feats`: log-mel (T, 80), until it is searched; `score`: that of its text by the search, None if it was too short to
+    be searched; `seconds`: time spent on it.
+    """
+
+    language: str
+    start: float
+    end: float
+    duration: float
+    last: bool
+    feats: np.ndarray | None
+    text: str = ""
+    score: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Which part of its audio it is."""
+        return (self.end - self.start) / self.duration if self.duration else 1.0
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What was found in one audio of `duration` seconds; `score` is the sum of its segments', `seconds` the time spent
+    on it. Audio that was too short to be searched has no segments."""
+
+    language: str
+    text: str
+    score: float
+    duration: float
+    seconds: float
+    segments: list[Piece]
+
+
+def windows(audio: Iterable[np.ndarray], languages: Sequence[str]) -> Iterator[list[Piece]]:
+    """The pieces of audios, samples (N,) at 16 kHz each, in order; as many at once as it takes to fill batches. Audios
+    are asked for one by one, so that no more than one is held."""
+    window: list[Piece] = []
+    frames, start = 0, time.monotonic()
+    for samples, language in zip(audio, languages, strict=True):
+        for piece in _pieces(samples, language):
+            now = time.monotonic()
+            piece.seconds, start = now - start, now
+            frames += len(piece.feats) if piece.feats is not None else 0
+            window.append(piece)
+            if frames >= WINDOW:
+                yield window
+                window, frames, start = [], 0, time.monotonic()
+    if window:
+        yield window
+
+
+def _pieces(samples: np.ndarray, language: str) -> Iterator[Piece]:
+    for start, end in cut(samples, RATE):
+        feats = log_mel(samples[start:end]) if end - start >= SHORTEST else None
+        last = end == len(samples)
+        yield Piece(language, start / RATE, end / RATE, len(samples) / RATE, last, feats)
+
+
+def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Pieces in batches of like length, longest first, of `BATCH` frames at most where one piece alone has not more."""
+    batch: list[Piece] = []
+    for piece in sorted(pieces, key=lambda piece: -len(piece.feats)):
+        if batch and (len(batch) + 1) * len(batch[0].feats) > BATCH:
+            yield batch
+            batch = []
+        batch.append(piece)
+    if batch:
+        yield batch
+
+
+def join(pieces: Iterable[Piece]) -> Iterator[Transcript]:
+    """Searched pieces, in order, to a transcript of each audio."""
+    parts: list[Piece] = []
+    for piece in pieces:
+        parts.append(piece)
+        if piece.last:
+            found = [part for part in parts if part.score is not None]
+            text = " ".join(part.text for part in found if part.text)
+            score, seconds = sum(part.score for part in found), sum(part.seconds for part in parts)
+            yield Transcript(piece.language, text, score, piece.duration, seconds, found)
+            parts = []
