@@ -9,9 +9,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(
-    folder: str | Path, packs: str | Path | None = None, adapters: bool = True, device: str = "cpu"
-) -> "Model":
+def load(folder: str | Path, packs: str | Path | None = None, adapters: bool = True, device: str = "cpu") -> "Model":
     """The model in an experiment's folder, such as `exp/A5` with its packs, or `exp/A1`, a backbone.
 
     Args:

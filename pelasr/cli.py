@@ -3,9 +3,6 @@
 import argparse
 import json
 import os
-import resource
-import shlex
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -16,6 +13,7 @@ from typing import Any
 from pelasr import __version__
 from pelasr.errors import PelasrError
 from pelasr.pack_verbs import add_pack_verbs
+from pelasr.transcribe import add_speech_options, transcribe, translate
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
 
@@ -37,7 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it was")
     if worked and _is_first_process():
-        _record_time(known, arguments, time.monotonic() - start, started)
+        from pelasr.environment import record_time
+
+        given = sys.argv[1:] if arguments is None else arguments
+        record_time(known.exp_dir / "times.jsonl", known.verb, given, time.monotonic() - start, started)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -149,6 +150,11 @@ def _parser() -> argparse.ArgumentParser:
     config(sub)
     experiment(sub, several=True, required=False)
     sub.add_argument("--adapter", type=Path, help="YAML file of an adapter: options with the prefix adapt_ are its")
+
+    for run in (transcribe, translate):
+        sub = verb(run.__name__, run, run.__doc__, place=False)
+        add_speech_options(sub)
+        beam_size(sub)
 
     add_pack_verbs(verb("packs", None, "List, show, verify, merge, export and import packs.", place=False))
     return parser
@@ -381,19 +387,3 @@ def _config(known: argparse.Namespace, rest: list[str]) -> bool:
 def _is_first_process() -> bool:
     """Under torchrun, srun or Lightning's own launcher there are several."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-
-
-def _record_time(known: argparse.Namespace, arguments: Sequence[str] | None, seconds: float, started: str) -> None:
-    """A line in `<exp>/times.jsonl`, for the results page."""
-    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    line = {
-        "stage": known.verb,
-        "command": shlex.join(["pelasr", *(sys.argv[1:] if arguments is None else arguments)]),
-        "seconds": round(seconds, 1),
-        "max_rss_mb": round(peak / 1024),
-        "started": started,
-        "host": socket.gethostname(),
-    }
-    known.exp_dir.mkdir(parents=True, exist_ok=True)
-    with open(known.exp_dir / "times.jsonl", "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.config import construct
-from pelasr.errors import PelasrError
+from pelasr.errors import TooShortError
 
 ESPNET_ENCODERS = {
     "transformer": "TransformerEncoder",
@@ -79,7 +79,7 @@ class ESPnetEncoder(nn.Module):
         try:
             x, lens, _ = self.encoder(x[:, :size], lens)
         except TooShortUttError as error:
-            raise PelasrError(f"an utterance is too short for encoder_conf.input_layer: {error}") from None
+            raise TooShortError(f"an utterance is too short for encoder_conf.input_layer: {error}") from None
         return x, lens
 
 

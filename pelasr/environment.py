@@ -3,7 +3,10 @@
 import json
 import os
 import platform
+import resource
+import shlex
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime
@@ -74,3 +77,19 @@ def read_environment(path: str | Path) -> dict[str, str]:
     """What `write_environment` saved; empty when there is no file."""
     path = Path(path)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def record_time(path: Path, stage: str, arguments: Sequence[str], seconds: float, started: str) -> None:
+    """Append a run of a stage, `pelasr <arguments>`, with its peak memory, to the `times.jsonl` of a results page."""
+    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    line = {
+        "stage": stage,
+        "command": shlex.join(["pelasr", *arguments]),
+        "seconds": round(seconds, 1),
+        "max_rss_mb": round(peak / 1024),
+        "started": started,
+        "host": socket.gethostname(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")

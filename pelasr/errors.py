@@ -5,6 +5,10 @@ class PelasrError(Exception):
     """Something the user can mend. The message names the file, line or utterance, and the cure."""
 
 
+class TooShortError(PelasrError):
+    """Audio that is too short for a model."""
+
+
 class DataError(PelasrError):
     """Bad data: `problems` has one line for each thing found, so that all can be mended at once."""
 

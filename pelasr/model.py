@@ -1,12 +1,37 @@
-"""Where a model lies: a backbone, or an experiment's packs with the backbone that they belong to."""
+"""A model: a backbone, alone or with the packs of an experiment; where it lies, and what is done with it in Python."""
 
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
-from pelasr.config import check_keys, load_yaml, require_keys
-from pelasr.errors import PelasrError, brief
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from pelasr.adapter import Bank, Routes, count_parameters
+from pelasr.audio import read_file
+from pelasr.backbones import load_backbone
+from pelasr.config import check_keys, load_yaml, nearest, require_keys
+from pelasr.data import split_pair
+from pelasr.errors import PelasrError, TooShortError, brief
+from pelasr.experiment import Experiment, Place
+from pelasr.finetune import make_bank
+from pelasr.options import TrainingOptions
+from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
+from pelasr.pack_format import LANGUAGE
+from pelasr.pieces import Piece, batches, join, windows
+from pelasr.prepare import add_language
+from pelasr.private import Unadapted
+from pelasr.stages import fit_adapters
+from pelasr.text import Tokenizer
 
 KEYS = ("backbone", "weights")  # of model.yaml
 WEIGHTS = ("backbone", "early")
+TOKENS = ("auto", "own", "keep")  # of a new language
 
 
 def find_backbone_of(folder: Path) -> tuple[Path, str]:
@@ -31,3 +56,247 @@ def find_backbone_of(folder: Path) -> tuple[Path, str]:
     if not (backbone / "backbone.yaml").is_file():
         raise PelasrError(f"{path}: backbone: {backbone} has no backbone.yaml; train it with stage 4, or mend the path")
     return backbone, found["weights"]
+
+
+class Model:
+    """A backbone and what packs add to it; `pelasr.load` makes one and has the arguments.
+
+    Languages of several methods are in several banks on the one backbone, and a batch is divided among these. Where
+    there are no packs to look for, a language is served by the backbone alone.
+    """
+
+    def __init__(self, folder: Path, packs: Path | None, adapters: bool, device: str):
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise PelasrError(f"device {device}: torch {torch.__version__} sees no GPU; use cpu (--ngpu 0)")
+        self.folder, self.device = folder, torch.device(device)
+        self.source, self.weights = find_backbone_of(folder)
+        self.alone = not adapters or (packs is None and not (folder / "model.yaml").is_file())
+        self.backbone = load_backbone(self.source, self.weights)
+        self.backbone.module.to(self.device)
+        self._packs = _find_packs(folder, packs) if adapters else {}
+        self._added: dict[str, tuple[str, dict[str, Any], str]] = {}
+        self._banks: list[Bank] = []
+        self._routes: dict[str, tuple[Routes, Tokenizer]] = {}  # of the languages that were asked for
+        self._described: dict[str, dict[str, Any]] = {}  # the descriptions of those that have packs
+        self._unadapted = Unadapted(self.backbone.module, self.backbone.languages).to(self.device)
+
+    @property
+    def translates(self) -> bool:
+        """Whether its languages are pairs, such as en-de."""
+        return split_pair(self.backbone.languages[0])[1] is not None
+
+    @property
+    def languages(self) -> list[str]:
+        """What there is to be decoded; without adapters, any other language too."""
+        return list(dict.fromkeys([*(self.backbone.languages if self.alone else ()), *self._packs]))
+
+    def params(self) -> dict[str, Any]:
+        """Numbers of parameters: {"backbone": ..., "languages": {language: ...}, "total": ...}. Loads all packs."""
+        banks = {language: self._bank(language) for language in self._packs}
+        size = count_parameters(self.backbone.module)["total"]
+        added = sum(bank.total_size(self.backbone.module) - size for bank in self._banks)
+        languages = {language: bank.size(language) for language, bank in banks.items()}
+        return {"backbone": size, "languages": languages, "total": size + added}
+
+    def decode(
+        self, audio: Sequence[str | Path | np.ndarray], language: str | Sequence[str], beam_size: int | None = None
+    ) -> list[str]:
+        """The text of each audio: a file, or 16 kHz samples, float (N,) in [-1, 1]; of any length.
+
+        `language`: one for all, or one for each. `beam_size`: of the search; default: the backbone's. Audio shorter
+        than 25 ms has no text. Raises PelasrError for what cannot be read, and for languages that there are not.
+        """
+        if isinstance(audio, str | Path | np.ndarray):
+            raise PelasrError("decode: audio: want a list of files or arrays; put this one in brackets")
+        languages = [language] * len(audio) if isinstance(language, str) else list(language)
+        if len(languages) != len(audio):
+            raise PelasrError(f"decode: {len(audio)} audios, but {len(languages)} languages; want one for all or each")
+        return [found.text for found in join(self.recognise(map(_samples, audio), languages, beam_size))]
+
+    def recognise(
+        self, audio: Iterable[np.ndarray], languages: Sequence[str], beam_size: int | None = None
+    ) -> Iterator[Piece]:
+        """The pieces of audios, 16 kHz samples (N,) each, in order, with text, score and times; for `pieces.join`.
+
+        Audios are asked for one by one, after all languages are loaded. Raises PelasrError as `decode` does.
+        """
+        for language in dict.fromkeys(languages):
+            self._route(language)
+        for window in windows(audio, languages):
+            for batch in self._batches(window):
+                start = time.monotonic()
+                frames = sum(len(piece.feats) for piece in batch)
+                self._search(batch, beam_size or self.backbone.module.beam_size)
+                for piece in batch:
+                    piece.seconds += (time.monotonic() - start) * len(piece.feats) / frames
+                    piece.feats = None
+            yield from window
+
+    def _batches(self, window: list[Piece]) -> Iterator[list[Piece]]:
+        """A batch has one bank, and one language where that takes no more."""
+        groups: dict[Any, list[Piece]] = defaultdict(list)
+        for piece in window:
+            if piece.feats is not None:
+                routes, _ = self._route(piece.language)
+                groups[id(routes) if routes.mixes_languages else piece.language].append(piece)
+        for group in groups.values():
+            yield from batches(group)
+
+    @torch.no_grad()
+    def _search(self, batch: list[Piece], beam_size: int) -> None:
+        """Give the pieces their texts and scores."""
+        languages = [piece.language for piece in batch]
+        routes, tokenizers = self._route(languages[0])[0], [self._route(language)[1] for language in languages]
+        slots = {language: slot for slot, language in enumerate(self.backbone.languages)}
+        lens = torch.tensor([len(piece.feats) for piece in batch], device=self.device)
+        feats = pad_sequence([torch.tensor(piece.feats) for piece in batch], batch_first=True).to(self.device)
+        # A language that is new to the backbone has no slot: what it is given is replaced by its own vector.
+        ids = torch.tensor([slots.get(language, 0) for language in languages], device=self.device)
+        tags = [tokenizer.prefix(language) for tokenizer, language in zip(tokenizers, languages, strict=True)]
+        prefix = torch.tensor(tags, device=self.device) if self.translates else None
+        module = self.backbone.module
+        with routes.route(languages):
+            try:
+                enc, enc_lens = module.encode(feats, lens, ids)
+            except TooShortError:  # not even the longest of them can be encoded
+                return
+            found = module.search(enc, enc_lens, prefix, beam_size)
+        for piece, tokenizer, hypothesis in zip(batch, tokenizers, found, strict=True):
+            piece.text, piece.score = " ".join(tokenizer.decode(hypothesis.tokens).split()), hypothesis.score
+
+    def add_language(self, language: str, adapter: str = "houlsby", tokens: str = "auto", **options: Any) -> None:
+        """Say by which method, with which options (`adapter_conf`), a language is to be fitted; then `fit` it.
+
+        `tokens`: of a language that is new to the backbone, `own`, `keep` or `auto`, see `newcomer.make_private`.
+        """
+        self._check_new(language)
+        if tokens not in TOKENS:
+            raise PelasrError(f"tokens: {tokens!r}; {nearest(tokens, TOKENS)}")
+        with torch.device("meta"):  # a trial, for the sake of the errors
+            make_bank(adapter, options, self.backbone.module).add(language)
+        self._added[language] = adapter, options, tokens
+
+    def fit(
+        self, language: str, train: str | Path, dev: str | Path, folder: str | Path | None = None, **training: Any
+    ) -> dict[str, float]:
+        """Fit a language that was added, as stage 5 does, and load its pack; returns its best dev figures.
+
+        Args:
+            train, dev: Kaldi data directories.
+            folder: where data, features, the run and the pack go, an experiment of its own; default:
+                `<model>/fit_<language>_api`. Called again after an interruption, the fit goes on there.
+            training: keys of `TrainingOptions`.
+        """
+        if language not in self._added:
+            raise PelasrError(f"fit: {language!r} was not added; m.add_language({language!r}, ...) comes first")
+        check_keys(training, [field.name for field in fields(TrainingOptions)], f"fit of {language}")
+        TrainingOptions(**training)  # whose errors come before the work
+        method, options, tokens = self._added[language]
+        folder = Path(folder or self.folder / f"fit_{language}_api").resolve()
+        place = Place(folder / "data", folder / "dump", folder, languages=[])
+        facts = self.backbone.facts
+        data, config = {"train": Path(train), "dev": Path(dev)}, {"backbone": facts["backbone"], **facts["options"]}
+        add_language(place, language, data, list(data), config, skip_bad=False, nj=1)
+        experiment = Experiment(
+            name=folder.name,
+            description="",
+            backbone=os.path.relpath(self.source.resolve(), folder.parent),
+            weights=self.weights,
+            adapted=True,
+            overrides={},
+            compare=None,
+        )
+        config = {"adapter": method, "adapter_conf": options, **training}
+        ngpu = int(self.device.type == "cuda")
+        fit_adapters(replace(place, exp=folder.parent), experiment, config, language, [language], ngpu, tokens)
+        del self._added[language]
+        self.load_language(folder / "packs" / language)
+        return self._described[language]["training"]["dev"]
+
+    def load_language(self, folder: str | Path) -> str:
+        """Load a pack from anywhere; returns its language. Raises PelasrError if there is one of the language already,
+        or the pack does not belong to this model."""
+        language = read_pack(Path(folder))["language"]
+        self._check_new(language)
+        self._load(Path(folder), language)
+        self._packs[language] = Path(folder)
+        return language
+
+    def save(self, language: str, folder: str | Path) -> None:
+        """Write a language's pack. Raises PelasrError if anything but this pack is in the folder."""
+        bank, folder = self._bank(language), Path(folder)
+        described = self._described[language]
+        if folder.exists() and not ((folder / "pack.yaml").is_file() and read_pack(folder) == described):
+            raise PelasrError(f"{folder}: exists already; delete it, or name another folder")
+        save_pack(folder, bank, language, bank.tensors(language), self.backbone, described["training"])
+
+    def _check_new(self, language: str) -> None:
+        """Raise PelasrError for a language that has a pack or is added, or is none of this model's kind."""
+        if not LANGUAGE.fullmatch(language):
+            raise PelasrError(f"{brief(language)!r} is no language; write one such as hi or zh.Hant, or a pair, en-de")
+        self._check_kind(language)
+        if language in {*self._packs, *self._added}:
+            where = self._packs.get(language, "added, to be fitted")
+            raise PelasrError(f"{language!r} is there already: {where}")
+
+    def _check_kind(self, language: str) -> None:
+        if (split_pair(language)[1] is not None) != self.translates:
+            does = "translates pairs" if self.translates else "transcribes languages"
+            raise PelasrError(f"{self.folder} {does}, not {language!r}; known: {', '.join(self.languages)}")
+
+    def _bank(self, language: str) -> Bank:
+        """The bank of a language that has a pack."""
+        routes, _ = self._route(language)
+        if not isinstance(routes, Bank):
+            raise PelasrError(f"{language!r} has no pack: the backbone alone serves it")
+        return routes
+
+    def _route(self, language: str) -> tuple[Routes, Tokenizer]:
+        """What routes a language, and its tokenizer; its pack is loaded if it was not asked for before."""
+        if language in self._routes:
+            return self._routes[language]
+        self._check_kind(language)
+        if language in self._packs:
+            self._load(self._packs[language], language)
+        elif language in self._added:
+            raise PelasrError(f"{language!r} is not fitted yet: m.fit({language!r}, train=..., dev=...)")
+        elif self.alone:
+            self.backbone.tokenizer.prefix(language)  # raises PelasrError for a target that it has no tag of
+            self._routes[language] = self._unadapted, self.backbone.tokenizer
+        else:
+            raise PelasrError(f"{self.folder}: no pack of {language!r}; {nearest(language, self.languages)}")
+        return self._routes[language]
+
+    def _load(self, folder: Path, language: str) -> None:
+        """Load a pack into the bank of its method, or a bank of its own."""
+        pack = read_pack(folder)
+        kind = pack["adapter"], pack["adapter_conf"]
+        bank = next((bank for bank in self._banks if (bank.method, bank.options) == kind), None)
+        made = bank if bank is not None else detached_bank_for(folder, self.backbone)
+        load_pack(folder, made, self.backbone, language)
+        made.to(self.device)
+        if bank is None:
+            made.attach(self.backbone.module)
+            self._banks.append(made)
+        self._described[language] = pack
+        self._routes[language] = made, self.backbone.tokenizer.with_own(made.own_tokens(language))
+
+
+def _find_packs(folder: Path, packs: Path | None) -> dict[str, Path]:
+    """Packs by language. Raises PelasrError if the folder that was asked for has none."""
+    found = {path.parent.name: path.parent for path in sorted((packs or folder / "packs").glob("*/pack.yaml"))}
+    if packs is not None and not found:
+        raise PelasrError(f"{packs}: no packs here; want {packs}/<language>/pack.yaml")
+    return found
+
+
+def _samples(audio: str | Path | np.ndarray) -> np.ndarray:
+    """Float32 (N,) at 16 kHz."""
+    if isinstance(audio, str | Path):
+        return read_file(audio)
+    samples = np.asarray(audio)
+    if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating) or not np.isfinite(samples).all():
+        raise PelasrError(
+            f"decode: audio of {samples.dtype} {samples.shape}: want 16 kHz mono samples, finite floats (N,) in [-1, 1]"
+        )
+    return samples.astype(np.float32, copy=False)

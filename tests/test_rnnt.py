@@ -122,7 +122,7 @@ def test_one_step_of_the_full_model():
 def test_layers_and_time_scales():
     model = meta_backbone()
     assert model.subsampling == 6
-    assert model.sites() == {"layer": {f"encoder.layers.{n}": 640 for n in range(8)}}
+    assert model.sites()["layer"] == {f"encoder.layers.{n}": 640 for n in range(8)}
     assert [layer.lstm.input_size for layer in model.encoder.layers] == [329, 640, 1280, *[640] * 5]
     assert [layer.lstm.proj_size for layer in model.encoder.layers] == [640] * 8
 

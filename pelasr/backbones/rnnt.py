@@ -254,12 +254,23 @@ class RNNT(nn.Module):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Places for adapters: {kind: {path of the host module: width of its output}}; see `module_sites` for all kinds
-        but `layer`, the encoder's layers. The output layers are none: the loss reads their weights."""
+        but `layer`, the encoder's layers, and `encoder` and `decoder`, all that there is, to be fine-tuned. The output
+        layers are no others: the loss reads their weights."""
         if isinstance(self.encoder, LSTMEncoder):
             paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
         else:
             paths = [f"encoder.encoder.encoders.{n}" for n in range(len(self.encoder.encoder.encoders))]
-        return {"layer": dict.fromkeys(paths, self.encoder.output_size), **module_sites(self, self.private_sites())}
+        encoder = {"encoder": self.encoder.output_size}
+        if self.ctc is not None:
+            encoder["ctc"] = self.ctc.out_features
+        if self.language_vector.embedding is not None:
+            encoder["language_vector"] = self.language_vector.size
+        return {
+            "layer": dict.fromkeys(paths, self.encoder.output_size),
+            "encoder": encoder,
+            "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
+            **module_sites(self, self.private_sites()),
+        }
 
     def private_sites(self) -> dict[str, str]:
         """Where a new language adds to the backbone: {path of a module: vector, embedding or output}."""

@@ -1,0 +1,152 @@
+"""The verbs `pelasr transcribe` and `pelasr translate`: audio files in, a line of text for each out."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pelasr.errors import DataError, PelasrError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pelasr.pieces import Transcript
+
+PIPE = "-"
+# What libsndfile reads, by the names that such files have.
+SUFFIXES = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".nist", ".oga", ".ogg", ".opus", ".rf64"}
+SUFFIXES |= {".snd", ".sph", ".voc", ".w64", ".wav"}
+
+
+def add_speech_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the two verbs, but for `--beam_size`."""
+    parser.add_argument("audio", nargs="+", metavar="AUDIO", help="files, folders of files, or - for standard input")
+    parser.add_argument("--model", type=Path, required=True, metavar="EXP", help="experiment, such as exp/A5")
+    language = parser.add_mutually_exclusive_group(required=True)
+    language.add_argument("--lang", help="language, such as hi, or pair, such as en-de, of all files")
+    what = "lines of `name language`, where a name is a path as given, or the file's name with or without its suffix"
+    language.add_argument("--lang-file", type=Path, metavar="FILE", help=what)
+    parser.add_argument("--packs", type=Path, metavar="DIR", help="packs <DIR>/<language>; default: the experiment's")
+    parser.add_argument("--no-adapter", action="store_true", help="the backbone alone, for comparison")
+    parser.add_argument("--json", action="store_true", help="print scores and times too, a JSON object a line")
+    parser.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
+
+
+def transcribe(known: argparse.Namespace, rest: list[str]) -> None:
+    """Write down what is said in audio files."""
+    _run(known, pairs=False)
+
+
+def translate(known: argparse.Namespace, rest: list[str]) -> None:
+    """Translate what is said in audio files."""
+    _run(known, pairs=True)
+
+
+def _run(known: argparse.Namespace, pairs: bool) -> None:
+    """Raises PelasrError, after all that can be read is written, for files that could not be read."""
+    from pelasr import load
+    from pelasr.pieces import join
+    from pelasr.progress import track
+
+    names = find_audio(known.audio)
+    languages = read_languages(known.lang_file, names) if known.lang_file else [known.lang] * len(names)
+    _check_kind(languages, pairs)
+    model = load(known.model, known.packs, not known.no_adapter, "cuda" if known.ngpu else "cpu")
+    for language in dict.fromkeys(languages):
+        if model.alone and language not in model.languages:
+            _note(f"{language}: the backbone was not trained on it ({' '.join(model.languages)}) and guesses")
+    faults: dict[int, str] = {}
+    pieces = model.recognise(_read(names, faults), languages, known.beam_size)
+    found = join(track(pieces, len(names), known.verb, lambda piece: piece.share))
+    for number, (name, transcript) in enumerate(zip(names, found, strict=True)):
+        if number not in faults:
+            if not transcript.segments:
+                _note(f"{name}: {1000 * transcript.duration:.0f} ms of audio are too short: its text is empty")
+            print(_as_json(name, transcript) if known.json else f"{name} {transcript.text}".rstrip(), flush=True)
+    if faults:
+        raise DataError([*faults.values(), f"{len(faults)} of {len(names)} files could not be read"])
+
+
+def find_audio(given: Sequence[str]) -> list[str]:
+    """The audio files that are named, in order, and those below folders, sorted by path. Raises PelasrError for a
+    folder without any."""
+    found = []
+    for name in given:
+        if name == PIPE or not Path(name).is_dir():
+            found.append(name)
+            continue
+        paths = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        inside = sorted(str(path) for path in paths if not path.name.startswith("."))
+        if not inside:
+            raise PelasrError(f"{name}: no audio files in this folder; their names end in {' '.join(sorted(SUFFIXES))}")
+        found += inside
+    return found
+
+
+def read_languages(path: Path, names: Sequence[str]) -> list[str]:
+    """The language of each file, by lines of `name language`. A name is a path as given, a file's name, or that
+    without its suffix; the longest counts. Raises PelasrError for lines that are none, and for a file without one."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PelasrError(f"{path}: cannot be read: {error}") from None
+    known: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        words = line.rsplit(maxsplit=1)
+        if len(words) < 2:
+            raise PelasrError(f"{path}:{number}: want `name language`, found {line.strip()!r}")
+        name, language = words[0].strip(), words[1]
+        if known.setdefault(name, language) != language:
+            raise PelasrError(f"{path}:{number}: {name} is {language} here and {known[name]} above; keep one line")
+    languages = []
+    for name in names:
+        found = [key for key in (name, Path(name).name, Path(name).stem) if key in known]
+        if not found:
+            raise PelasrError(f"{path}: no language of {name}; add a line `{Path(name).stem} language`")
+        languages.append(known[found[0]])
+    return languages
+
+
+def _check_kind(languages: Sequence[str], pairs: bool) -> None:
+    """Raise PelasrError for a language where pairs are translated, or a pair where languages are transcribed."""
+    from pelasr.data import split_pair
+
+    for language in dict.fromkeys(languages):
+        is_pair = split_pair(language)[1] is not None
+        if is_pair and not pairs:
+            raise PelasrError(f"transcribe: {language!r} is a pair of languages; want one such as hi, or use translate")
+        if pairs and not is_pair:
+            raise PelasrError(f"translate: {language!r} is no pair such as en-de; name source and target")
+
+
+def _read(names: Sequence[str], faults: dict[int, str]) -> "Iterator[np.ndarray]":
+    """The samples of each file; of one that cannot be read none, and what is wrong with it in `faults`."""
+    import numpy as np
+
+    from pelasr.audio import read_file
+
+    for number, name in enumerate(names):
+        try:
+            yield read_file(sys.stdin.buffer if name == PIPE else name)
+        except DataError as error:
+            faults[number] = str(error)
+            yield np.zeros(0, dtype=np.float32)
+
+
+def _as_json(name: str, transcript: "Transcript") -> str:
+    """Times in seconds, scores as log probabilities."""
+    segments = [
+        {"start": round(part.start, 3), "end": round(part.end, 3), "text": part.text, "score": round(part.score, 4)}
+        for part in transcript.segments
+    ]
+    line: dict[str, Any] = {"file": name, "language": transcript.language, "text": transcript.text}
+    line |= {"score": round(transcript.score, 4), "duration": round(transcript.duration, 3)}
+    return json.dumps(line | {"seconds": round(transcript.seconds, 3), "segments": segments}, ensure_ascii=False)
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
