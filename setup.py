@@ -34,7 +34,8 @@ setup(
     extras_require={
         # espeakng-loader bundles espeak-ng, which is GPL-3: only the built-in corpora use it.
         "corpora": ["babel", "espeakng-loader==0.2.4"],
-        "test": ["pytest", "ruff"],
+        # peft is what LoRA is compared with, in tests and bench.
+        "test": ["peft", "pytest", "ruff"],
     },
     entry_points={"console_scripts": ["pelasr = pelasr.cli:main"]},
 )

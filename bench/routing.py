@@ -4,7 +4,7 @@
     OMP_NUM_THREADS=1 .venv/bin/python bench/routing.py                     on the CPU
     .venv/bin/python bench/routing.py --device cuda                         on a GPU
 
-prints two markdown tables, in a few minutes. The models are those of conf/rnnt_mini.yaml and conf/st_mini.yaml with
+prints two markdown tables, in five minutes. The models are those of conf/rnnt_mini.yaml and conf/st_mini.yaml with
 random weights, the adapters those of conf/adapter/{houlsby,lora}_{mini,st_mini}.yaml, with weights that are the same
 for all languages: so the three ways of processing 32 utterances do the same work and find the same, which is asserted.
 
@@ -16,7 +16,8 @@ The second table has PEFT's batches of several adapters (`adapter_names`), which
 linear maps of the same shapes alone, LoRA of rank 8: q and v of st_mini.yaml for the encoder's frames and for a step of
 the beam search, and the joint network's of rnnt_mini.yaml for frames and for a step of the greedy search.
 
-Times are medians of `--repeats` calls, which take turns.
+Times are medians of `--repeats` calls, which take turns: of the process on a CPU, which other work disturbs less than a
+clock (so use one thread), of a clock on a GPU.
 """
 
 import argparse

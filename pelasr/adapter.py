@@ -34,8 +34,8 @@ class Adapter(nn.Module):
     but not kept. `sites` are the kinds of site the method goes to by itself, as far as the backbone has them, `shared`
     names submodules that all languages of one training run may share (see `Bank.add`), `size` the option that is 0
     where there is to be no adapter. A method that `copies` has no forward: every language gets its own copy of the host
-    modules, to be trained (see `pelasr.finetune`). `by_row`: `forward` also works on (B, T, D) with parameters that have
-    a row for each of x, (B, ...), as the modules of `pelasr.mixed` do: it is faster then where languages are mixed.
+    modules, to be trained (see `pelasr.finetune`). `by_row`: `forward` also works on (B, T, D) with parameters that
+    have a row for each of x, (B, ...), as the modules of `pelasr.mixed` do: then a batch of mixed languages is faster.
     """
 
     sites: tuple[str, ...] = ("layer",)
@@ -213,6 +213,10 @@ class Bank(nn.Module):
         }
         private = self.private_of(language)
         return tensors | (private.tensors() if private is not None else {})
+
+    def __deepcopy__(self, memo: dict) -> "Bank":
+        """Itself: the copies of modules that fine-tuning makes keep the hooks of the bank that hangs on them."""
+        return self
 
     def attach(self, backbone: nn.Module) -> None:
         """Hang the bank on the backbone's sites."""

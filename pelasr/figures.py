@@ -134,12 +134,12 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], beam_size
     else:
         total += added
     # Packs may come from several fits: one hash of them all.
-    hashes = sorted({training["config_sha256"] for training in trained})
+    hashes = sorted({training.get("config_sha256", "imported") for training in trained})
     return {
         "method": _method(place, experiment, packs, beam_size),
         "trainable_parameters": added if packs else total,
         "total_parameters": total,
-        "seed": trained[0]["seed"],
+        "seed": trained[0].get("seed"),
         "config_sha256": hashes[0] if len(hashes) == 1 else sha256_json(hashes),
     }
 

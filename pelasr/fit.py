@@ -25,7 +25,7 @@ from pelasr.finetune import make_bank
 from pelasr.monitor import read_history
 from pelasr.newcomer import make_private
 from pelasr.options import TrainingOptions
-from pelasr.pack import save_pack
+from pelasr.pack import identical, save_pack
 from pelasr.text import Tokenizer
 from pelasr.train import Fit, Objective
 
@@ -56,9 +56,10 @@ def fit_backbone(
     backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
     report = count_parameters(backbone)
     best = BestBackbones(folder, backbone, training)
+    train = _examples(place, "train", tokenizers)
     fit = Fit(
         Objective(backbone, specaug_conf=training.specaug_conf),
-        _examples(place, "train", tokenizers),
+        train,
         _examples(place, "dev", tokenizers),
         Collate(place.languages),
         tokenizers,
@@ -71,8 +72,9 @@ def fit_backbone(
     fit.run()
     if first:
         best.average()
-        facts = {"training": {"epochs": training.max_epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}}
-        describe_backbone(folder, family, options, place.languages, place.tokens, facts)
+        facts = {"epochs": training.max_epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}
+        facts |= _amount(train)
+        describe_backbone(folder, family, options, place.languages, place.tokens, {"training": facts})
         _write_facts(folder, report, training, marker)
         marker.write(done=True)
         fit.checkpoint.unlink()
@@ -176,9 +178,9 @@ def fit_bank(
             entry = best.entry(language)
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
             facts |= {"seed": training.seed, "config_sha256": marker.sha256, "fitted_with": languages}
-            frames = [example.frames for example in train if example.language == language]
-            facts |= {"utterances": len(frames), "hours": round(sum(frames) / FRAMES_PER_HOUR, 4)}
+            facts |= _amount([example for example in train if example.language == language])
             save_pack(folder.parent / "packs" / language, bank, language, best.load(language), backbone, facts)
+        _report_alike({language: best.load(language) for language in languages}, best)
         marker.write(done=True)
         fit.checkpoint.unlink(missing_ok=True)
     fabric.barrier()
@@ -206,6 +208,18 @@ class BestSnapshots:
         return self.folder / "snapshots" / f"{language}.safetensors"
 
 
+def _report_alike(tensors: dict[str, dict[str, torch.Tensor]], best: BestSnapshots) -> None:
+    """Say which languages are served alike after fitting: something is wrong with their data, or the training."""
+    for one, other in identical(tensors):
+        print(f"warning: {one} and {other} have identical adapters: are they trained on the same data?", flush=True)
+    if unfitted := [language for language in tensors if best.entry(language)["epoch"] == 0]:
+        print(
+            f"warning: {' '.join(unfitted)}: no validation was better than the one before training, so the packs hold"
+            " fresh adapters: train longer, or with another optim_conf.lr",
+            flush=True,
+        )
+
+
 def _claim(marker: Marker, fabric: Any) -> None:
     """The first process claims the folder; all of them stop if it cannot."""
     error = None
@@ -221,6 +235,12 @@ def _claim(marker: Marker, fabric: Any) -> None:
 
 def _examples(place: Place, name: str, tokenizers: dict[str, Tokenizer]) -> list[Example]:
     return [example for pair in tokenizers.items() for example in load_examples(place, name, *pair)]
+
+
+def _amount(examples: list[Example]) -> dict[str, float]:
+    """How much speech a training has: utterances, of which one with several targets counts for each, and hours."""
+    hours = sum(example.frames for example in examples) / FRAMES_PER_HOUR
+    return {"utterances": len(examples), "hours": round(hours, 4)}
 
 
 def _write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:

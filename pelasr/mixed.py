@@ -1,8 +1,8 @@
 """How a batch of several languages goes through their adapters at once, without a loop over languages.
 
 The parameters of the languages at a site are stacked, and every row of the batch takes those of its own. A method whose
-`forward` takes parameters by row, of a leading dimension B, is called once; any other one goes through `torch.func.vmap`,
-which is slower than a small adapter itself.
+`forward` works with parameters by row, with a leading dimension B, is called once; any other goes through
+`torch.func.vmap`, which takes longer than a small adapter itself.
 """
 
 from collections.abc import Iterable, Sequence

@@ -22,7 +22,7 @@ from pelasr.experiment import Experiment, Place
 from pelasr.finetune import make_bank
 from pelasr.options import TrainingOptions
 from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
-from pelasr.pack_format import LANGUAGE
+from pelasr.pack_format import check_language
 from pelasr.pieces import Piece, batches, join, windows
 from pelasr.prepare import add_language
 from pelasr.private import Unadapted
@@ -31,6 +31,7 @@ from pelasr.text import Tokenizer
 
 KEYS = ("backbone", "weights")  # of model.yaml
 WEIGHTS = ("backbone", "early")
+SHORTEST_PIECE, LONGEST_PIECE = 1.0, 20.0  # seconds, of audio that is cut
 TOKENS = ("auto", "own", "keep")  # of a new language
 
 
@@ -92,11 +93,9 @@ class Model:
 
     def params(self) -> dict[str, Any]:
         """Numbers of parameters: {"backbone": ..., "languages": {language: ...}, "total": ...}. Loads all packs."""
-        banks = {language: self._bank(language) for language in self._packs}
         size = count_parameters(self.backbone.module)["total"]
-        added = sum(bank.total_size(self.backbone.module) - size for bank in self._banks)
-        languages = {language: bank.size(language) for language, bank in banks.items()}
-        return {"backbone": size, "languages": languages, "total": size + added}
+        languages = {language: self._bank(language).size(language) for language in self._packs}
+        return {"backbone": size, "languages": languages, "total": size + sum(languages.values())}
 
     def decode(
         self, audio: Sequence[str | Path | np.ndarray], language: str | Sequence[str], beam_size: int | None = None
@@ -115,14 +114,16 @@ class Model:
 
     def recognise(
         self, audio: Iterable[np.ndarray], languages: Sequence[str], beam_size: int | None = None
-    ) -> Iterator[Piece]:
-        """The pieces of audios, 16 kHz samples (N,) each, in order, with text, score and times; for `pieces.join`.
+    ) -> Iterator[list[Piece]]:
+        """The pieces of audios, 16 kHz samples (N,) each, in order, with text, score and times, as many at once as are
+        searched together; for `pieces.join`.
 
         Audios are asked for one by one, after all languages are loaded. Raises PelasrError as `decode` does.
         """
         for language in dict.fromkeys(languages):
             self._route(language)
-        for window in windows(audio, languages):
+        longest = {language: self._longest(language) for language in languages}
+        for window in windows(audio, languages, longest):
             for batch in self._batches(window):
                 start = time.monotonic()
                 frames = sum(len(piece.feats) for piece in batch)
@@ -130,7 +131,16 @@ class Model:
                 for piece in batch:
                     piece.seconds += (time.monotonic() - start) * len(piece.feats) / frames
                     piece.feats = None
-            yield from window
+            yield window
+
+    def _longest(self, language: str) -> float:
+        """Seconds of a piece at most: what is much longer than the utterances of the training is recognised worse."""
+        for described in (self._described.get(language, {}), self.backbone.facts):
+            training = described.get("training", {})
+            if training.get("utterances"):
+                mean = 3600 * training["hours"] / training["utterances"]
+                return min(max(2 * mean, SHORTEST_PIECE), LONGEST_PIECE)
+        return LONGEST_PIECE
 
     def _batches(self, window: list[Piece]) -> Iterator[list[Piece]]:
         """A batch has one bank, and one language where that takes no more."""
@@ -175,6 +185,7 @@ class Model:
         with torch.device("meta"):  # a trial, for the sake of the errors
             make_bank(adapter, options, self.backbone.module).add(language)
         self._added[language] = adapter, options, tokens
+        self._routes.pop(language, None)  # the backbone alone may have served it
 
     def fit(
         self, language: str, train: str | Path, dev: str | Path, folder: str | Path | None = None, **training: Any
@@ -232,8 +243,7 @@ class Model:
 
     def _check_new(self, language: str) -> None:
         """Raise PelasrError for a language that has a pack or is added, or is none of this model's kind."""
-        if not LANGUAGE.fullmatch(language):
-            raise PelasrError(f"{brief(language)!r} is no language; write one such as hi or zh.Hant, or a pair, en-de")
+        check_language(language, "language")
         self._check_kind(language)
         if language in {*self._packs, *self._added}:
             where = self._packs.get(language, "added, to be fitted")

@@ -50,14 +50,15 @@ def _start(backbone: LoadedBackbone, private: Private, place: Place, language: s
     if len(choices) * len(slots) > 1:
         batch = _sample(backbone, private, place, language)
         losses = {}
-        with routed([private], None):
-            for number, rows in enumerate(slots):
-                private.start_from(module, choices[""], rows)
+        for number, rows in enumerate(slots):
+            private.start_from(module, choices[""], rows)
+            with routed([private], None):
                 enc, lens = module.encode(batch.feats, batch.lens, batch.language_ids)
-                for script, ids in choices.items():
-                    private.start_from(module, ids, rows)
+            for script, ids in choices.items():
+                private.start_from(module, ids, rows)
+                with routed([private], None):  # anew: a batch's private parts are stacked once
                     loss = module.loss(enc, lens, batch.targets, batch.target_lens, batch.prefix)
-                    losses[script, number] = float(loss.total.mean())
+                losses[script, number] = float(loss.total.mean())
         script, number = min(losses, key=losses.__getitem__)
     else:
         script, number = "", 0

@@ -4,6 +4,7 @@ A pack may come from anywhere. Nothing of it is used before all of it is as it m
 the backbone and the sizes of the files do not account for.
 """
 
+from collections.abc import Mapping
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -155,9 +156,9 @@ def private_parts(description: dict[str, Any], backbone: LoadedBackbone) -> Priv
     return Private(backbone.module, tokens, vector) if tokens or vector else None
 
 
-def identical(bank: Bank) -> list[tuple[str, str]]:
-    """Pairs of languages whose tensors, private ones included, are the same bit by bit."""
-    hashes = {language: state_sha256(bank.tensors(language)) for language in bank.languages}
+def identical(tensors: Mapping[str, Mapping[str, Tensor]]) -> list[tuple[str, str]]:
+    """Of the tensors of several languages, private ones included: pairs of languages that are the same bit by bit."""
+    hashes = {language: state_sha256(found) for language, found in tensors.items()}
     return [(one, other) for one, other in combinations(hashes, 2) if hashes[one] == hashes[other]]
 
 

@@ -1,8 +1,9 @@
 """Audio of any length as pieces: cut, searched in batches of like length, joined again."""
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -51,13 +52,18 @@ class Transcript:
     segments: list[Piece]
 
 
-def windows(audio: Iterable[np.ndarray], languages: Sequence[str]) -> Iterator[list[Piece]]:
+def windows(
+    audio: Iterable[np.ndarray], languages: Sequence[str], longest: Mapping[str, float]
+) -> Iterator[list[Piece]]:
     """The pieces of audios, samples (N,) at 16 kHz each, in order; as many at once as it takes to fill batches. Audios
-    are asked for one by one, so that no more than one is held."""
+    are asked for one by one, so that no more than one is held.
+
+    `longest`: seconds of a piece at most, of each language.
+    """
     window: list[Piece] = []
     frames, start = 0, time.monotonic()
     for samples, language in zip(audio, languages, strict=True):
-        for piece in _pieces(samples, language):
+        for piece in _pieces(samples, language, longest[language]):
             now = time.monotonic()
             piece.seconds, start = now - start, now
             frames += len(piece.feats) if piece.feats is not None else 0
@@ -69,8 +75,8 @@ def windows(audio: Iterable[np.ndarray], languages: Sequence[str]) -> Iterator[l
         yield window
 
 
-def _pieces(samples: np.ndarray, language: str) -> Iterator[Piece]:
-    for start, end in cut(samples, RATE):
+def _pieces(samples: np.ndarray, language: str, longest: float) -> Iterator[Piece]:
+    for start, end in cut(samples, RATE, longest):
         feats = log_mel(samples[start:end]) if end - start >= SHORTEST else None
         last = end == len(samples)
         yield Piece(language, start / RATE, end / RATE, len(samples) / RATE, last, feats)
@@ -88,10 +94,10 @@ def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
         yield batch
 
 
-def join(pieces: Iterable[Piece]) -> Iterator[Transcript]:
+def join(windows: Iterable[list[Piece]]) -> Iterator[Transcript]:
     """Searched pieces, in order, to a transcript of each audio."""
     parts: list[Piece] = []
-    for piece in pieces:
+    for piece in chain.from_iterable(windows):
         parts.append(piece)
         if piece.last:
             found = [part for part in parts if part.score is not None]

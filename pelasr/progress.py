@@ -27,12 +27,12 @@ def track(items: Iterable[Item], total: int, what: str, size: Callable[[Item], f
                 bar.advance(task, size(item))
         return
     start = last = time.monotonic()
-    done = 0.0
+    done: float = 0
     for item in items:
         yield item
         done += size(item)
         now = time.monotonic()
         if now - last > SECONDS_BETWEEN_LINES:
             left = (now - start) / done * (total - done)
-            print(f"{what}: {done:.10g}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            print(f"{what}: {round(done, 2)}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
             last = now

@@ -5,7 +5,7 @@ import numpy as np
 HOP, SMOOTHED = 0.01, 0.3  # seconds between the places where it may be cut, and around each that count
 
 
-def cut(samples: np.ndarray, rate: int, longest: float = 20.0) -> list[tuple[int, int]]:
+def cut(samples: np.ndarray, rate: int, longest: float) -> list[tuple[int, int]]:
     """Pieces (first sample, sample after the last) of audio (N,), of `longest` seconds at most, which together are all
     of it.
 

@@ -104,9 +104,12 @@ def fit_adapters(
         say(f"stage 5: {experiment.name} has no adapters")
         return False
     from pelasr.adapter import find_method
+    from pelasr.pack_format import check_language
 
     method, options, training = split_adapter_options(config, where)
     source = place.exp / experiment.backbone
+    for language in only:
+        check_language(language, "--langs")
     _write_model(place, experiment)
     only = [language for language in only if experiment.serve in (None, language)]
     known, new = [x for x in only if x in place.languages], [x for x in only if x not in place.languages]
@@ -166,7 +169,7 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     if not (pack / "pack.yaml").exists() or not (pack / "pack.safetensors").exists():
         return None
     training = load_yaml(pack / "pack.yaml")["training"]
-    return training["config_sha256"], training.get("fitted_with", [])
+    return training.get("config_sha256"), training.get("fitted_with", [])
 
 
 def required(path: Path, stage: int) -> str:

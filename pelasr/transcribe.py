@@ -55,11 +55,11 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
     _check_kind(languages, pairs)
     model = load(known.model, known.packs, not known.no_adapter, "cuda" if known.ngpu else "cpu")
     for language in dict.fromkeys(languages):
-        if model.alone and language not in model.languages:
-            _note(f"{language}: the backbone was not trained on it ({' '.join(model.languages)}) and guesses")
+        if model.alone and model.translates == pairs and language not in model.languages:
+            _note(f"{language}: the backbone was trained on {' '.join(model.languages)}, not on it")
     faults: dict[int, str] = {}
-    pieces = model.recognise(_read(names, faults), languages, known.beam_size)
-    found = join(track(pieces, len(names), known.verb, lambda piece: piece.share))
+    windows = model.recognise(_read(names, faults), languages, known.beam_size)
+    found = join(track(windows, len(names), known.verb, lambda window: sum(piece.share for piece in window)))
     for number, (name, transcript) in enumerate(zip(names, found, strict=True)):
         if number not in faults:
             if not transcript.segments:

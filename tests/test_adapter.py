@@ -11,12 +11,13 @@ from pelasr.rows import only
 
 LANGUAGES = ["hi", "ur", "pa"]
 ENCODERS = ["lstm", "conformer", "transformer"]
+METHODS = {"houlsby": {"bottleneck": 4}, "lora": {"rank": 3, "alpha": 1.0}, "bitfit": {}}
 
 
-def make_bank(backbone, languages=LANGUAGES, trained=True, seed=1, **options):
-    """A bank on the backbone; `trained` gives the up-projections weights, so that it is not the identity."""
+def make_bank(backbone, languages=LANGUAGES, trained=True, seed=1, method="houlsby", **options):
+    """A bank on the backbone; `trained` gives all parameters random values, so that it is not the identity."""
     torch.manual_seed(seed)
-    bank = Bank("houlsby", {"bottleneck": 4, **options}, backbone)
+    bank = Bank(method, {**METHODS[method], **options}, backbone)
     for language in languages:
         bank.add(language)
     if trained:
@@ -85,10 +86,11 @@ class Host(nn.Linear):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_fresh_adapters_are_the_identity(encoder, make_rnnt, make_batch):
+@pytest.mark.parametrize("method", METHODS)
+def test_fresh_adapters_are_the_identity(encoder, method, make_rnnt, make_batch):
     model, batch = make_rnnt(encoder), make_batch(LANGUAGES * 2)
     before, losses, found = logits(model, batch), loss(model, batch), search(model, batch)
-    bank = make_bank(model, trained=False)
+    bank = make_bank(model, trained=False, method=method)
     for languages in (batch.languages, ["ur"] * 6, ["pa"] * 6, list(reversed(batch.languages))):
         with bank.route(languages):
             assert torch.equal(logits(model, batch), before)
@@ -96,10 +98,11 @@ def test_fresh_adapters_are_the_identity(encoder, make_rnnt, make_batch):
             assert search(model, batch) == found
 
 
-def test_the_bank_is_silent_outside_a_route(make_rnnt, make_batch):
+@pytest.mark.parametrize("method", METHODS)
+def test_the_bank_is_silent_outside_a_route(method, make_rnnt, make_batch):
     model, batch = make_rnnt(), make_batch(LANGUAGES)
     before = logits(model, batch)
-    bank = make_bank(model)
+    bank = make_bank(model, method=method)
     with bank.route(batch.languages):
         assert not torch.allclose(logits(model, batch), before, atol=0.1)
     assert torch.equal(logits(model, batch), before)
@@ -116,12 +119,18 @@ def test_backbone_keys_never_change(make_rnnt):
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("shared_ln", [False, True])
-def test_mixed_batch_equals_one_language_at_a_time(encoder, shared_ln, make_rnnt, make_batch):
+@pytest.mark.parametrize("by_row", [True, False], ids=["by_row", "vmap"])
+@pytest.mark.parametrize(
+    ("method", "options"), [*((method, {}) for method in METHODS), ("houlsby", {"shared_ln": True})]
+)
+def test_mixed_batch_equals_one_language_at_a_time(
+    encoder, by_row, method, options, make_rnnt, make_batch, monkeypatch
+):
     """Values and gradients; the rows keep the mixed batch's padding, so that the backbone does the same."""
+    monkeypatch.setattr(find_method(method), "by_row", by_row)
     model, batch = make_rnnt(encoder), make_batch(["ur", "hi", "ur", "pa", "hi"], frames=[31] * 5)
     freeze(model)
-    bank = make_bank(model, shared_ln=shared_ln)
+    bank = make_bank(model, method=method, **options)
     with bank.route(batch.languages):
         mixed, mixed_loss = logits(model, batch), loss(model, batch)
     mixed_loss.sum().backward()
@@ -140,11 +149,12 @@ def test_mixed_batch_equals_one_language_at_a_time(encoder, shared_ln, make_rnnt
         )
 
 
-def test_rows_follow_their_language(make_rnnt, make_batch):
+@pytest.mark.parametrize("method", METHODS)
+def test_rows_follow_their_language(method, make_rnnt, make_batch):
     """The same utterance in two languages gives two results, in whichever order the rows stand."""
     model, batch = make_rnnt(language_vector="none"), make_batch(["hi", "ur", "hi"], frames=[20] * 3)
     batch.feats[:] = batch.feats[0]
-    bank = make_bank(model)
+    bank = make_bank(model, method=method)
     with bank.route(["hi", "ur", "hi"]):
         first = logits(model, batch)
     with bank.route(["ur", "hi", "ur"]):
@@ -171,12 +181,47 @@ def test_rows_that_a_search_goes_on_with(make_rnnt, make_batch):
             logits(model, batch, [0, 1, 2])
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("houlsby", {}),
+        ("houlsby", {"sites": "lstm"}),
+        ("lora", {"sites": ["q", "v", "joint"]}),
+        ("lora", {}),
+        ("bitfit", {}),
+    ],
+)
+@pytest.mark.parametrize("decoder", ["lstm", "transducer"])
+@torch.no_grad()
+def test_a_search_in_several_languages_equals_one_by_one(decoder, method, options, make_rnnt, make_batch):
+    """The utterances take different numbers of steps, in the prediction network too."""
+    languages = ["hi", "ur", "pa", "ur", "hi"]
+    conf = {"decoder": decoder, **({"decoder_conf": {"hidden_size": 8}} if decoder == "transducer" else {})}
+    model, batch = make_rnnt("conformer", **conf), make_batch(languages, frames=[13, 61, 40, 51, 31])
+    model.joint.lin_out.weight.data *= 4
+    bank = make_bank(model, method=method, **options)
+    with bank.route(languages):
+        enc, lens = model.encode(batch.feats, batch.lens, batch.language_ids)
+        mixed = model.search(enc, lens)
+    plain = model.search(enc, lens)
+    for row, language in enumerate(languages):
+        one = slice(row, row + 1)
+        with bank.route([language]):
+            (alone,) = model.search(enc[one, : lens[row]], lens[one])
+        assert alone.tokens == mixed[row].tokens
+        assert alone.score == pytest.approx(mixed[row].score, rel=1e-5, abs=1e-5)
+    counts = {len(hypothesis.tokens) for hypothesis in mixed}
+    assert len(counts) > 1 and max(counts) > 2
+    assert (mixed != plain) == any(not path.startswith("encoder.") for path in bank.sites)
+
+
 @pytest.mark.parametrize("others", [["ur"], ["ur", "pa"]])
-def test_training_one_language_leaves_another_untouched(others, make_rnnt, make_batch):
+@pytest.mark.parametrize("method", METHODS)
+def test_training_one_language_leaves_another_untouched(others, method, make_rnnt, make_batch):
     """Bit for bit, though the optimizer holds all languages and decays weights; `hi` was trained before as well."""
     model = make_rnnt()
     freeze(model)
-    bank = make_bank(model)
+    bank = make_bank(model, method=method)
     optimizer = train(model, bank, make_batch(LANGUAGES), steps=2)  # all have moments in the optimizer now
     hindi, batch = make_batch(["hi", "hi"], seed=5), make_batch(others * 2)
     with bank.route(hindi.languages):
@@ -195,9 +240,10 @@ def test_training_one_language_leaves_another_untouched(others, make_rnnt, make_
     assert all(not torch.equal(tensor, urdu[name]) for name, tensor in bank.tensors("ur").items())
 
 
-def test_an_utterance_has_no_gradient_for_other_languages(make_rnnt, make_batch):
+@pytest.mark.parametrize("method", METHODS)
+def test_an_utterance_has_no_gradient_for_other_languages(method, make_rnnt, make_batch):
     model, batch = make_rnnt(), make_batch(["hi", "ur"])
-    bank = make_bank(model)
+    bank = make_bank(model, method=method)
     with bank.route(batch.languages):
         loss(model, batch)[0].backward()
     assert all(tensor.grad.any() for tensor in bank.tensors("hi").values())
@@ -205,12 +251,13 @@ def test_an_utterance_has_no_gradient_for_other_languages(make_rnnt, make_batch)
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
-def test_training_adapters_never_changes_the_backbone(encoder, make_rnnt, make_batch):
-    """Every tensor, statistics of BatchNorm included, and only layers x 6 tensors of a language have a gradient."""
+@pytest.mark.parametrize("method", METHODS)
+def test_training_adapters_never_changes_the_backbone(encoder, method, make_rnnt, make_batch):
+    """Every tensor, statistics of BatchNorm included, and only the tensors of the batch's languages have a gradient."""
     model, batch = make_rnnt(encoder), make_batch(["hi", "ur"] * 2)
     before = state_sha256(model.state_dict())
     freeze(model)
-    bank = make_bank(model, trained=False)
+    bank = make_bank(model, trained=False, method=method)
     nn.ModuleList([model, bank]).train()
     with bank.route(batch.languages):
         first = loss(model, batch).detach()
@@ -219,8 +266,8 @@ def test_training_adapters_never_changes_the_backbone(encoder, make_rnnt, make_b
         assert loss(model, batch).sum() < first.sum() - 0.5
     assert state_sha256(model.state_dict()) == before
     assert all(parameter.grad is None for parameter in model.parameters())
-    layers = len(model.sites()["layer"])
-    for language, count in (("hi", 6 * layers), ("ur", 6 * layers), ("pa", 0)):
+    each = len(bank.sites) * {"houlsby": 6, "lora": 2, "bitfit": 1}[method]
+    for language, count in (("hi", each), ("ur", each), ("pa", 0)):
         assert sum(tensor.grad is not None for tensor in bank.tensors(language).values()) == count
     bank.check_gradients(["hi", "ur"])
     with pytest.raises(PelasrError, match="'pa' got no gradient"):
@@ -319,7 +366,7 @@ def test_what_is_unknown_is_refused_with_a_list(make_rnnt):
         bank.route(["hi", "de"]),
     ):
         pass
-    with pytest.raises(PelasrError, match="did you mean 'houlsby'.*known: decoder, full, houlsby"):
+    with pytest.raises(PelasrError, match="did you mean 'houlsby'.*known: bitfit, decoder, full, houlsby, lora"):
         find_method("houlsbi")
     with pytest.raises(PelasrError, match="houlsby needs a site 'q'; known: idle, layer"):
         Bank("houlsby", {"sites": "q"}, Toy())

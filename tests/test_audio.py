@@ -1,3 +1,4 @@
+import io
 import wave
 
 import kaldiio
@@ -5,7 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.audio import load_audio, read_audio
+import pelasr.audio
+from pelasr.audio import load_audio, read_audio, read_file
 from pelasr.data import Utterance
 from pelasr.errors import DataError
 
@@ -84,3 +86,42 @@ def test_audio_errors_name_utterance_and_file(tmp_path):
         message = str(caught.value)
         assert message.startswith("utterance u7: ") and name.split(":")[0] in message
         assert words in message and "cure: " in message and "\n" not in message
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
+@pytest.mark.parametrize("block", [1 << 20, 5000, 77])
+def test_a_file_read_in_blocks_is_what_it_is_at_once(tmp_path, monkeypatch, rate, block):
+    stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (rate + 17, 2))
+    soundfile.write(tmp_path / "a.wav", stereo, rate)
+    monkeypatch.setattr(pelasr.audio, "BLOCK", block)
+    samples = read_file(tmp_path / "a.wav")
+    assert samples.dtype == np.float32
+    np.testing.assert_array_equal(samples, load_audio(utterance(audio=tmp_path / "a.wav")))
+
+
+@pytest.mark.parametrize("rate", [16000, 44100])
+@pytest.mark.parametrize("count", [0, 1, 100])
+def test_files_of_nearly_nothing(tmp_path, rate, count):
+    soundfile.write(tmp_path / "a.wav", np.zeros(count), rate)
+    assert read_file(tmp_path / "a.wav").shape == (-(-count * 16000 // rate),)
+
+
+def test_a_stream_is_read_as_its_file_is(tmp_path):
+    soundfile.write(tmp_path / "a.flac", tone(), 16000)
+    content = (tmp_path / "a.flac").read_bytes()
+    np.testing.assert_array_equal(read_file(io.BytesIO(content)), read_file(tmp_path / "a.flac"))
+    soundfile.write(tmp_path / "a.wav", tone(), 16000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[4:8] = content[40:44] = b"\xff" * 4  # what a program writes that does not know the length yet
+    np.testing.assert_array_equal(read_file(io.BytesIO(content)), read_file(tmp_path / "a.wav"))
+
+
+def test_errors_of_files_name_them_and_no_wav_scp(tmp_path):
+    (tmp_path / "junk.wav").write_bytes(b"RIFF junk")
+    soundfile.write(tmp_path / "nan.wav", np.array([0.0, np.nan] * 500), 16000, subtype="FLOAT")
+    for name, words in {"none.wav": "no such audio file", "junk.wav": "unreadable", "nan.wav": "no finite"}.items():
+        with pytest.raises(DataError, match=f"{name}: .*{words}.*cure: ") as caught:
+            read_file(tmp_path / name)
+        assert "wav.scp" not in str(caught.value)
+    with pytest.raises(DataError, match="standard input: unreadable audio"):
+        read_file(io.BytesIO(b"RIFF junk"))

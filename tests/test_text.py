@@ -6,7 +6,16 @@ from collections import Counter
 import pytest
 
 from pelasr.errors import PelasrError
-from pelasr.text import Tokenizer, is_nfc, normalise, train_graphemes, train_unigram, unknown_report
+from pelasr.text import (
+    Tokenizer,
+    alike,
+    is_nfc,
+    normalise,
+    own_tokens,
+    train_graphemes,
+    train_unigram,
+    unknown_report,
+)
 
 ENGLISH = ["the cat sat on the mat", "a dog ran to the cat", "the bird sang a song of cats", "dogs and birds sing"] * 5
 HINDI = ["नमस्ते दुनिया", "सोमवार पाँच मार्च"]
@@ -154,3 +163,38 @@ def test_a_tag_is_no_text():
     """What looks like a tag in a transcript is written letter by letter."""
     tokenizer = Tokenizer(train_graphemes(["<lang:de> a"], TAGS))
     assert len(tokenizer.encode("<lang:de>")) == 9
+
+
+def test_own_tokens_come_after_the_shared_ones(tmp_path):
+    shared = Tokenizer(train_graphemes(["abc"], ["<lang:de>"]))
+    own = own_tokens(shared, ["жaщ", "ж b"], "en-uk")
+    assert own == ["<lang:uk>", " ", "ж", "щ"]
+    tokenizer = shared.with_own(own)
+    first = len(shared)
+    assert tokenizer.encode("aж щ") == [shared.encode("a")[0], first + 2, first + 1, first + 3]
+    assert tokenizer.decode(tokenizer.encode("aж щ")) == "aж щ" and tokenizer.unknown("aж я") == ["я"]
+    assert tokenizer.prefix("en-uk") == [first] and tokenizer.prefix("en-de") == shared.prefix("en-de")
+    assert tokenizer.sha256 == shared.sha256 and shared.with_own([]) is shared
+    assert own_tokens(shared, ["abc"], "fr-de") == []  # the target has its tag
+
+
+def test_own_tokens_beside_pieces(tmp_path):
+    """What no piece has is written by code points, in the midst of pieces."""
+    shared = train_unigram(["hello world, the cat sat", "on the mat again"] * 5, 23, tmp_path)
+    texts = ["hello жук world", "жук", "a ж к"]
+    tokenizer = shared.with_own(own_tokens(shared, texts, "uk"))
+    assert tokenizer.own == ["ж", "к", "у"]
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and 1 not in ids
+        assert [i for i in ids if i < len(shared)] == [i for i in shared.encode(text) if i != 1]
+
+
+def test_letters_that_are_alike():
+    tokens = ["<blank>", "<unk>", "<space>", "क", "ख", "ક", "a", "<lang:de>", "<sos/eos>"]
+    found = alike(["ਕ", "ਖ", "<lang:uk>"], tokens)
+    everything = [3, 4, 5, 6]
+    assert found[""] == [[3, 5], [4], [7]]
+    assert found["DEVANAGARI"] == [[3], [4], [7]]
+    assert set(found) == {"", "DEVANAGARI"}  # Gujarati has one of three alone
+    assert alike(["ж"], tokens) == {"": [everything]}

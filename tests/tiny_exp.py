@@ -43,7 +43,8 @@ def make_backbone(folder: Path, seed: int = 0, **options) -> LoadedBackbone:
     torch.manual_seed(seed)
     options = {**RNNT, **options}
     module = build_backbone("rnnt", options, len(Tokenizer.load(tokens).tokens), len(LANGUAGES))
-    module.set_feature_stats(torch.arange(5.0), torch.full((5,), 2.0))
+    mels = options["num_mels"]
+    module.set_feature_stats(torch.arange(float(mels)), torch.full((mels,), 2.0))
     save_weights(folder / "backbone.safetensors", module.state_dict())
     describe_backbone(folder, "rnnt", options, LANGUAGES, tokens, {"training": {"epochs": 3}})
     return load_backbone(folder)

@@ -1,4 +1,4 @@
-"""What the stages decide by themselves: which checks apply to which data."""
+"""What the first stages decide by themselves: which checks apply to which data."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 import soundfile
 
 from pelasr.config import load_yaml
-from pelasr.data import Utterance, write_data_dir
+from pelasr.data import Utterance, read_data_dir, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Place
-from pelasr.prepare import make_tokens, validate_data
+from pelasr.prepare import copy_data_dir, make_tokens, validate_data
 from pelasr.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -95,3 +95,20 @@ def test_an_unknown_target_is_found_before_anything_else(tmp_path):
     where = translated(tmp_path)
     with pytest.raises(DataError, match="text.nl: no translations into nl"):
         validate_data(replace(where, languages=["en-nl"]), ["train"], load_yaml(ROOT / "conf/st_mini.yaml"), False, 1)
+
+
+def test_a_new_language_comes_from_elsewhere(tmp_path, monkeypatch):
+    """Copied under the name that the stages look for, its audio where it is; other contents are not overwritten."""
+    place(tmp_path, "")
+    source, target = tmp_path / "data/train_xx", tmp_path / "recipe/train_xx"
+    monkeypatch.chdir(tmp_path)
+    first = read_data_dir(source)[0]
+    write_data_dir(source, [replace(first, audio="train.wav")])
+    copy_data_dir(source, target, "xx")
+    assert [(u.text, u.audio) for u in read_data_dir(target)] == [("ab", str(tmp_path / "train.wav"))]
+    copy_data_dir(source, target, "xx")  # the same again
+    write_data_dir(source, [replace(first, text="other")])
+    with pytest.raises(PelasrError, match="train_xx holds other data than .*: delete it"):
+        copy_data_dir(source, target, "xx")
+    with pytest.raises(PelasrError, match="utt2lang: utterance u is 'xx', not 'yy'"):
+        copy_data_dir(source, tmp_path / "recipe/train_yy", "yy")

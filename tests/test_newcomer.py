@@ -1,0 +1,112 @@
+"""What a new language starts from: its tokens, their rows, its vector; and that the others are measured not to change."""
+
+import pytest
+import torch
+
+from pelasr import forgetting
+from pelasr.adapter import freeze
+from pelasr.backbones import build_backbone, describe_backbone, load_backbone, save_weights
+from pelasr.experiment import Experiment, Place
+from pelasr.finetune import make_bank
+from pelasr.newcomer import _sample, make_private
+from pelasr.pack import load_bank, save_pack
+from pelasr.private import routed
+from pelasr.text import Tokenizer, train_graphemes
+
+OPTIONS = {
+    "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},
+    "decoder_conf": {"num_layers": 1, "hidden_size": 8, "output_size": 6},
+    "joint_net_conf": {"joint_space_size": 6},
+}
+
+
+@pytest.fixture
+def place(prepared, tmp_path):
+    """`hi` and `ta` are the backbone's, `ur` comes later."""
+    return Place(prepared / "data", prepared / "dump", tmp_path, ["hi", "ta"])
+
+
+@pytest.fixture
+def backbone(place, monkeypatch):
+    monkeypatch.chdir(place.data.parent)  # paths of audio are relative
+    texts = [(place.data / f"train_{name}/text").read_text(encoding="utf-8") for name in ("hi", "ta")]
+    words = [line.partition(" ")[2] for text in texts for line in text.splitlines()]
+    Tokenizer(train_graphemes([*words, "क ख"])).save(place.exp / "tokens")
+    torch.manual_seed(0)
+    module = build_backbone("rnnt", OPTIONS, len(Tokenizer.load(place.exp / "tokens")), 2)
+    save_weights(place.exp / "A1/backbone.safetensors", module.state_dict())
+    describe_backbone(place.exp / "A1", "rnnt", OPTIONS, ["hi", "ta"], place.exp / "tokens", {})
+    found = load_backbone(place.exp / "A1")
+    freeze(found.module)
+    return found
+
+
+def new(place):
+    return Place(place.data, place.dump, place.exp, ["ur"])
+
+
+def test_tokens_are_chosen_by_what_is_unknown(place, backbone, capsys):
+    text = (place.data / "train_ur/text").read_text(encoding="utf-8")
+    letters = {c for line in text.splitlines() for c in line.partition(" ")[2]} - {" "}
+    for choice, wanted in (("auto", sorted(letters)), ("own", sorted(letters)), ("keep", [])):
+        private = make_private(backbone, new(place), "ur", choice)
+        assert private.tokens == wanted
+        told = capsys.readouterr().out
+        assert "ur: new to the backbone" in told and f"{len(wanted)} tokens of its own (tokens: {choice})" in told
+    # Tamil is known: by default no tokens of its own.
+    assert (
+        make_private(backbone, Place(place.data, place.dump, place.exp, ["ta"]), "ta", "auto", say=False).tokens == []
+    )
+
+
+def test_it_starts_where_the_loss_is_lowest(place, backbone):
+    """No single language's vector does better on the sample."""
+    module = backbone.module
+    private = make_private(backbone, new(place), "ur", "keep", say=False)
+    batch = _sample(backbone, private, new(place), "ur")
+
+    @torch.no_grad()
+    def loss():
+        with routed([private], None):
+            enc, lens = module.encode(batch.feats, batch.lens, batch.language_ids)
+            return float(module.loss(enc, lens, batch.targets, batch.target_lens).total.mean())
+
+    chosen = loss()
+    others = []
+    for slots in ([0, 1], [0], [1]):
+        private.start_from(module, [], slots)
+        others.append(loss())
+    assert chosen == pytest.approx(min(others)) and max(others) - min(others) > 1e-4
+
+
+def save(place, backbone):
+    bank = make_bank("houlsby", {"bottleneck": 3}, backbone.module)
+    for language in ("hi", "ta"):
+        bank.add(language)
+    bank.add("ur", private=make_private(backbone, new(place), "ur", "own", say=False))
+    torch.manual_seed(0)
+    for parameter in bank.parameters():
+        torch.nn.init.normal_(parameter)
+    for language in bank.languages:
+        save_pack(place.exp / "A5/packs" / language, bank, language, bank.tensors(language), backbone, {})
+
+
+def test_nothing_changes_for_the_others(place, backbone, monkeypatch):
+    """Measured on real utterances in mixed batches; and a change would be seen."""
+    save(place, backbone)
+    experiment = Experiment("A5", "", "A1", "backbone", True, {}, None)
+    changes = forgetting.measure(place, experiment, ["ur"], "test")
+    assert {name: vars(c) for name, c in changes.items()} == dict.fromkeys(
+        ["hi", "ta"], {"utterances": 6, "hypotheses": 0, "logits": 0.0}
+    )
+
+    def altered(packs, languages, model):
+        bank = load_bank(packs, languages, model)
+        if "ur" in languages:
+            with torch.no_grad():
+                bank.adapters["hi/"]["encoder/layers/1/"].up.bias += 1.0
+        return bank
+
+    monkeypatch.setattr(forgetting, "load_bank", altered)
+    changes = forgetting.measure(place, experiment, ["ur"], "test")
+    assert changes["hi"].logits > 0.01 and changes["ta"].logits == 0.0
