@@ -1,4 +1,4 @@
-"""What a new language starts from: its tokens, their rows, its vector; and that the others are measured not to change."""
+"""What a new language starts from, and the measurement of what it changes for the others."""
 
 import pytest
 import torch
