@@ -14,7 +14,7 @@ is one batch of 8 languages, *one* the same 32 utterances in one language, *loop
 
 The second table has PEFT's batches of several adapters (`adapter_names`), which loop over the adapters at every map, on
 linear maps of the same shapes alone, LoRA of rank 8: q and v of st_mini.yaml for the encoder's frames and for a step of
-the beam search, and the joint network's of rnnt_mini.yaml for frames and for a step of the greedy search.
+the beam search, and maps of the joint size of rnnt_mini.yaml for frames and for a step of the greedy search.
 
 Times are medians of `--repeats` calls, which take turns: of the process on a CPU, which other work disturbs less than a
 clock (so use one thread), of a clock on a GPU.

@@ -21,6 +21,7 @@ from pelasr.mixed import Stack
 from pelasr.private import Private, routed
 from pelasr.rows import remaining
 
+KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have private parts
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
 CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d)  # hosts that work on (B, D, T) or (B, D, T, F)
 
@@ -92,7 +93,8 @@ class Bank(nn.Module):
     Args:
         method: name of a file in `pelasr/adapters`.
         options: see `method_options`; one that is a mapping {encoder: ..., decoder: ...} differs between the two sides
-            of the backbone. `sites` names other kinds of site than the method's own.
+            of the backbone. `sites` names other kinds of site than the method's own; as {known: ..., new: ...} those
+            of languages that the backbone was trained on, and of others, which have private parts.
         backbone: where the adapters are to hang (`attach` hangs them), whose `sites()` is a map {kind: {path: width}}.
 
     Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself.
@@ -106,32 +108,51 @@ class Bank(nn.Module):
         self.cls = find_method(method)
         check_keys(self.options, method_options(method), f"adapter_conf of {method}")
         self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
-        sites = backbone.sites()
-        kinds = self.options.get("sites", [kind for kind in self.cls.sites if kind in sites] or self.cls.sites)
-        self.sites: dict[str, int] = {}
-        for kind in [kinds] if isinstance(kinds, str) else kinds:
-            if kind not in sites:
-                raise PelasrError(f"adapter {method} needs a site {kind!r}; {nearest(kind, sites)}")
-            self.sites |= {path: width for path, width in sites[kind].items() if self._is_wanted(path)}
-        if not self.sites:
-            what = f"{self.cls.size} 0 everywhere" if self.cls.size else f"{method} at these sites"
-            raise PelasrError(f"adapter_conf: {what} leaves no adapter")
+        self._sites = {which: self._find_sites(which) for which in (KNOWN, NEW)}
         self.adapters = nn.ModuleDict()
         self.private = nn.ModuleDict()
         self._rows: tuple[list[str], Tensor | None] | None = None
         self._stacks: dict[str, Stack] = {}
         self._fired: set[str] = set()
 
+    def _find_sites(self, which: str) -> dict[str, int]:
+        """{path: width} for known or new languages."""
+        there = self._backbone[0].sites()
+        kinds = self.options.get("sites", [kind for kind in self.cls.sites if kind in there] or self.cls.sites)
+        if isinstance(kinds, dict):
+            check_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
+            require_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
+            kinds = kinds[which]
+        sites: dict[str, int] = {}
+        for kind in [kinds] if isinstance(kinds, str) else kinds:
+            if kind not in there:
+                raise PelasrError(f"adapter {self.method} needs a site {kind!r}; {nearest(kind, there)}")
+            sites |= {path: width for path, width in there[kind].items() if self._is_wanted(path)}
+        if not sites:
+            what = f"{self.cls.size} 0 everywhere" if self.cls.size else f"{self.method} at these sites"
+            raise PelasrError(f"adapter_conf: {what} leaves no adapter")
+        return sites
+
+    @property
+    def sites(self) -> dict[str, int]:
+        """Where any language may have an adapter, {path: width}."""
+        return self._sites[KNOWN] | self._sites[NEW]
+
+    def sites_for(self, private: Private | None) -> dict[str, int]:
+        """Where a language with these private parts, or without, has adapters, {path: width}."""
+        return self._sites[NEW if private is not None and private.sites else KNOWN]
+
     def _options_at(self, path: str) -> dict[str, Any]:
         """The method's options at a site: of those that are mappings, the entry of its side."""
         side, found = _side(path), {}
         for key, value in self.options.items():
+            if key == "sites":
+                continue
             if isinstance(value, dict):
                 check_keys(value, SIDES, f"adapter_conf: {key}")
                 require_keys(value, [side], f"adapter_conf: {key}")
                 value = value[side]
-            if key != "sites":
-                found[key] = value
+            found[key] = value
         return found
 
     def _is_wanted(self, path: str) -> bool:
@@ -162,10 +183,10 @@ class Bank(nn.Module):
         """
         if language in self.languages:
             raise PelasrError(f"language {language!r} has adapters already")
-        made = {_key(path): self._make(path, width) for path, width in self.sites.items()}
+        made = {_key(path): self._make(path, width) for path, width in self.sites_for(private).items()}
         for first in list(self.adapters.values())[:1] if share else ():
             for path, adapter in made.items():
-                for name in getattr(adapter, "shared", ()):  # a copied module has none
+                for name in getattr(adapter, "shared", ()) if path in first else ():  # a copied module has none
                     setattr(adapter, name, getattr(first[path], name))
         self.adapters[_key(language)] = nn.ModuleDict(made)
         if private is not None:
@@ -202,7 +223,7 @@ class Bank(nn.Module):
         if language not in self.languages:
             raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
         adapters = self.adapters[_key(language)]
-        return {path: adapters[_key(path)] for path in self.sites}
+        return {path: adapters[_key(path)] for path in self.sites if _key(path) in adapters}
 
     def tensors(self, language: str) -> dict[str, Tensor]:
         """A language's parameters (and buffers), private ones included, {"<site path>/<parameter>": tensor}, live."""
@@ -251,29 +272,42 @@ class Bank(nn.Module):
     def _adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         """Adapt every row by its own language: (B, T, D_in), (B, T, D) to (B, T, D), without a loop over languages."""
         languages, index = self._rows
+        found = [self._at(language, path) for language in languages]
+        there = [adapter for adapter in found if adapter is not None]
+        if not there:
+            return y
         if index is None:
-            return self.adapters[_key(languages[0])][_key(path)](x, y)
+            return there[0](x, y)
         rows = remaining()
         index = index if rows is None else index.index_select(0, rows)
         if len(index) != len(y):
             raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
         stack = self._stacks.get(path)
         if stack is None:
-            stack = Stack([self.adapters[_key(language)][_key(path)] for language in languages])
+            stack = Stack([there[0] if adapter is None else adapter for adapter in found])
             if not torch.is_grad_enabled():  # a search comes here at every step
                 self._stacks[path] = stack
-        return stack(index, x, y)
+        adapted = stack(index, x, y)
+        if len(there) == len(found):
+            return adapted
+        has = torch.tensor([adapter is not None for adapter in found], device=index.device)[index]
+        return torch.where(has.reshape(-1, *[1] * (y.dim() - 1)), adapted, y)
+
+    def _at(self, language: str, path: str) -> nn.Module | None:
+        """A language's adapter at a site, if it has one there."""
+        adapters, key = self.adapters[_key(language)], _key(path)
+        return adapters[key] if key in adapters else None  # noqa: SIM401 - a ModuleDict has no `get`
 
     def check_gradients(self, languages: Iterable[str]) -> None:
         """After a backward pass: every site must have fired, and every adapter of these languages have a gradient.
 
         Raises PelasrError naming the first site that did not: its host is never called, or its output is not used.
         """
-        for path in self.sites:
-            if path not in self._fired:
-                raise PelasrError(f"site {path}: the hook never fired: the backbone does not call this module")
-            for language in languages:
-                for name, parameter in self.adapters[_key(language)][_key(path)].named_parameters():
+        for language in languages:
+            for path, adapter in self.of(language).items():
+                if path not in self._fired:
+                    raise PelasrError(f"site {path}: the hook never fired: the backbone does not call this module")
+                for name, parameter in adapter.named_parameters():
                     if parameter.requires_grad and parameter.grad is None:
                         raise PelasrError(f"site {path}: {name} of {language!r} got no gradient from the loss")
 

@@ -37,7 +37,7 @@ def save_pack(
         "language": language,
         "adapter": bank.method,
         "adapter_conf": bank.options,
-        "sites": bank.sites,
+        "sites": bank.sites_for(private),
         "own_tokens": bank.own_tokens(language),
         "own_vector": private is not None and private.vector,
         "backbone_sha256": backbone.sha256,
@@ -123,7 +123,8 @@ def open_pack(
             f"{folder}: holds {description['language']!r}, not {language!r}; packs in {folder.parent}: {there}"
         )
     _check_binding(folder, description, backbone)
-    for key, expected in (("adapter", bank.method), ("adapter_conf", bank.options), ("sites", bank.sites)):
+    sites = bank.sites_for(private_parts(description, backbone))
+    for key, expected in (("adapter", bank.method), ("adapter_conf", bank.options), ("sites", sites)):
         if description[key] != expected:
             raise _differs(folder, key, description[key], expected)
     expected, count = _expected(description, bank, backbone, f"{folder}/pack.yaml")

@@ -43,6 +43,16 @@ def _is_option(value: Any) -> bool:
     return all(each is None or isinstance(each, str) or _is_finite(each) for each in inner)
 
 
+def _is_kinds(value: Any) -> bool:
+    """Kinds of site: one, several, or by whose they are."""
+    parts = value.values() if isinstance(value, dict) and _has_names(value, lambda each: True) else [value]
+    return all(isinstance(each, str) or (isinstance(each, list) and all(map(_is_string, each))) for each in parts)
+
+
+def _is_string(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
@@ -61,7 +71,11 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a description: wha
     "adapter": ("a method's name", lambda value: isinstance(value, str)),
     "adapter_conf": (
         "options of the method",
-        lambda value: _has_names(value, _is_option) and isinstance(value.get("sites", ""), str | list),
+        lambda value: (
+            _has_names(value, lambda each: True)
+            and _is_kinds(value.get("sites", ""))
+            and all(_is_option(each) for key, each in value.items() if key != "sites")
+        ),
     ),
     "sites": ("widths by path", lambda value: _has_names(value, _is_count)),
     "own_tokens": ("a list of tokens", lambda value: isinstance(value, list)),

@@ -254,3 +254,33 @@ def test_one_pack_serves_all(make_rnnt, batch):
         enc = model.encode(batch.feats, batch.lens, batch.language_ids)
         labels = batch.targets.clamp(max=V - 1)
         assert torch.equal(model.logits(*enc, labels, batch.target_lens)[[0, 2]], found[[0, 2], :, :V])
+
+
+def test_sites_of_new_languages_alone(make_rnnt, batch):
+    """The prediction network has adapters for the new language; the others' rows are bit-equal with it in the batch."""
+    model = make_rnnt()
+    install(model)
+    freeze(model)
+    torch.manual_seed(0)
+    bank = Bank("houlsby", {"bottleneck": 3, "sites": {"known": "layer", "new": ["layer", "prediction"]}}, model)
+    for known in ("hi", "ur"):
+        bank.add(known)
+    bank.add("pa", private=Private(model, OWN, vector=True))
+    for parameter in bank.parameters():
+        torch.nn.init.normal_(parameter)
+    bank.attach(model)
+    bank.eval()
+    more = {path for path in bank.of("pa") if path.startswith("prediction.")}
+    assert set(bank.of("pa")) == set(bank.of("hi")) | more and len(more) == 2
+    after, losses, found = run(model, bank, batch, [0, 1, 2], ["hi", "pa", "ur"])
+    for row, language in enumerate(["hi", "pa", "ur"]):
+        alone, loss, hypotheses = run(model, bank, batch, [row], [language])
+        torch.testing.assert_close(losses[row], loss[0], rtol=1e-5, atol=1e-5)
+        assert found[row].tokens == hypotheses[0].tokens
+    batch.targets[1] = 1
+    before, _, _ = run(model, bank, batch, [0, 1, 2], ["hi", "hi", "ur"])
+    assert torch.equal(after[0, :, :V], before[0]) and torch.equal(after[2, :, :V], before[2])
+    with bank.route(["hi", "pa", "ur"]):
+        enc, lens = model.encode(batch.feats, batch.lens, batch.language_ids)
+        model.loss(enc, lens, batch.targets, batch.target_lens).total.sum().backward()
+    bank.check_gradients(["hi", "pa", "ur"])

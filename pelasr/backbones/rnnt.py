@@ -254,8 +254,9 @@ class RNNT(nn.Module):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Places for adapters: {kind: {path of the host module: width of its output}}; see `module_sites` for all kinds
-        but `layer`, the encoder's layers, and `encoder` and `decoder`, all that there is, to be fine-tuned. The output
-        layers are no others: the loss reads their weights."""
+        but `layer`, the encoder's layers, `prediction`, the ends of the prediction network's (which are not called as
+        modules), and `encoder` and `decoder`, all that there is, to be fine-tuned. The output layers are no others: the
+        loss reads their weights."""
         if isinstance(self.encoder, LSTMEncoder):
             paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
         else:
@@ -265,7 +266,12 @@ class RNNT(nn.Module):
             encoder["ctc"] = self.ctc.out_features
         if self.language_vector.embedding is not None:
             encoder["language_vector"] = self.language_vector.size
+        if isinstance(self.prediction, LSTMPrediction):
+            after = [f"prediction.layers.{n}.norm" for n in range(len(self.prediction.layers))]
+        else:
+            after = [f"prediction.decoder.dropout_dec.{n}" for n in range(self.prediction.decoder.dlayers)]
         return {
+            "prediction": dict.fromkeys(after, self.prediction.output_size),
             "layer": dict.fromkeys(paths, self.encoder.output_size),
             "encoder": encoder,
             "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
