@@ -33,6 +33,6 @@ def track(items: Iterable[Item], total: int, what: str, size: Callable[[Item], f
         done += size(item)
         now = time.monotonic()
         if now - last > SECONDS_BETWEEN_LINES:
-            left = (now - start) / done * (total - done)
+            left = (now - start) / done * max(0, total - done)
             print(f"{what}: {round(done, 2)}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
             last = now

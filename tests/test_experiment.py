@@ -19,6 +19,8 @@ def put(tmp_path, content):
 
 def test_the_papers_experiments():
     found = load_experiments(ROOT / "egs/mini_indic/asr1/conf/experiments.yaml")
+    added = found.pop("F")
+    assert (added.backbone, added.adapter, added.serve, added.adapted) == ("A1", "full_mini", "pa", True)
     assert list(found) == ["A0", "A1", "A2", "A3", "A4", "A5"]
     assert {name: e.backbone for name, e in found.items()} == {
         **{name: name for name in ("A0", "A1", "A2", "A4")},
@@ -106,7 +108,7 @@ def test_experiments_name_real_options():
         "mini_indic/asr1": "conf/rnnt_mini.yaml",
         "mini_europe/st1": "conf/st_mini.yaml",
         "must_c/st1": "conf/st_le2021.yaml",
-        "mboshi/asr1": "egs/mboshi/st1/conf/st_mboshi.yaml",
+        "mboshi/asr1": "egs/mboshi/asr1/conf/rnnt_mboshi.yaml",
         "mboshi/st1": "egs/mboshi/st1/conf/st_mboshi.yaml",
     }
     for recipe, config in configs.items():

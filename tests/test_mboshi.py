@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from pelasr.audio import load_audio
 from pelasr.data import read_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.validate import validate
@@ -104,6 +105,26 @@ def test_bad_utterances_are_dropped_when_asked(corpus, tmp_path, capsys):
         assert [line.split()[0] for line in skipped] == bad
         (folder / f"{TRAIN[4]}.fr.cleaned").write_text("oui\n")
     assert "train_mb: 5 utterances dropped, listed in" in capsys.readouterr().err
+
+
+def test_copies_at_other_speeds(corpus, tmp_path):
+    data = tmp_path / "data"
+    (corpus / f"train/{TRAIN[1]}.wav").write_bytes(b"not audio")
+    mboshi_data.make_data_dirs(corpus, data, skip_bad=False, speeds=[0.8, 1.25])
+    train = {u.id: u for u in read_data_dir(data / "train_mb")}
+    names = [name for name in TRAIN if name not in HELD_OUT]
+    assert set(train) == {f"{prefix}{name}" for prefix in ("", "sp0.8-", "sp1.25-") for name in names}
+    for name, seconds in ((TRAIN[0], 0.5), (f"sp0.8-{TRAIN[0]}", 0.625), (f"sp1.25-{TRAIN[0]}", 0.4)):
+        assert len(load_audio(train[name])) == 16000 * seconds
+        assert train[name].text == "wá ngá 0"
+    assert train[f"sp0.8-{TRAIN[0]}"].speaker == "sp0.8-abiayi"
+    assert [u.id for split in ("dev", "test") for u in read_data_dir(data / f"{split}_mb")] == HELD_OUT + DEV
+    found = [problem.utterance for problem in validate([data / "train_mb"], languages=["mb"]).problems]
+    assert found == [TRAIN[1], f"sp0.8-{TRAIN[1]}", f"sp1.25-{TRAIN[1]}"]
+    copy = data / f"speed/sp0.8-{TRAIN[0]}.wav"
+    before = copy.stat().st_mtime_ns
+    mboshi_data.make_data_dirs(corpus, data, skip_bad=False, speeds=[0.8, 1.25])
+    assert copy.stat().st_mtime_ns == before  # so that the next stages are not repeated
 
 
 def run(*options):

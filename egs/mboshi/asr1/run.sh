@@ -7,16 +7,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipe=mboshi/asr1
 langs="mb"
-all_exps="ctc"
-exps="ctc"
-config=../st1/conf/st_mboshi.yaml
-adapter=../../../conf/adapter/houlsby_st_mini.yaml
+all_exps="rnnt"
+exps="rnnt"
+config=conf/rnnt_mboshi.yaml
+adapter=../../../conf/adapter/houlsby_mini.yaml
 mboshi=
-options="mboshi: folder with train and dev of the corpus; without it: how to get them"
+speeds="0.9 1.1"
+options="mboshi: folder with train and dev of the corpus; without it: how to get them
+speeds: of copies of the training speech, beside the speech itself"
 
 prepare_data() {
   case "$mboshi" in "" | /*) ;; *) mboshi=$from/$mboshi ;; esac
-  run python local/data.py ${mboshi:+--mboshi "$mboshi"} --data "$data_dir" --skip_bad "$skip_bad"
+  run python local/data.py ${mboshi:+--mboshi "$mboshi"} --data "$data_dir" --skip_bad "$skip_bad" --speeds "$speeds"
 }
 
 . ../../../local/pipeline.sh

@@ -2,18 +2,22 @@
 """Data directories of Mboshi (Bantu C25) with French translations: real voices of three speakers.
 
 Writes `DATA/{train,dev,test}_mb/` with Mboshi transcripts in `text` and French in `text.fr`. The corpus' own `dev` is
-the test set; of its `train`, a tenth serves as dev, chosen by a hash of the name.
+the test set; of its `train`, a tenth serves as dev, chosen by a hash of the name. `--speeds` adds faster and
+slower copies of the training utterances.
 """
 
 import argparse
 import html
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 from pelasr.data import Utterance, add_skipped, write_data_dir
 from pelasr.errors import DataError, PelasrError
+from pelasr.files import atomic_write
 from pelasr.text import normalise
 
 HOW_TO_GET_IT = (
@@ -28,14 +32,19 @@ def main() -> None:
     parser.add_argument("--mboshi", type=Path, help="the corpus' folder `full_corpus_newsplit`")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder to write to")
     parser.add_argument("--skip_bad", choices=["true", "false"], default="false", help="true: drop bad utterances")
+    parser.add_argument("--speeds", type=read_speeds, default="", help="of copies of the training speech: '0.9 1.1'")
     arguments = parser.parse_args()
     try:
-        make_data_dirs(arguments.mboshi, arguments.data, arguments.skip_bad == "true")
+        make_data_dirs(arguments.mboshi, arguments.data, arguments.skip_bad == "true", arguments.speeds)
     except PelasrError as error:
         sys.exit(f"error: {error}")
 
 
-def make_data_dirs(mboshi: Path | None, data: Path, skip_bad: bool) -> None:
+def read_speeds(text: str) -> list[float]:
+    return [float(speed) for speed in text.split()]
+
+
+def make_data_dirs(mboshi: Path | None, data: Path, skip_bad: bool, speeds: Sequence[float] = ()) -> None:
     """Write the data directories, or none: raises PelasrError with every fault of the corpus.
 
     With `skip_bad`, utterances that lack something are left out and listed in `skipped.txt` instead.
@@ -56,6 +65,7 @@ def make_data_dirs(mboshi: Path | None, data: Path, skip_bad: bool) -> None:
     for split, utterances in good.items():
         if not utterances:
             raise PelasrError(f"{mboshi}: no good utterances for {split}_mb in {mboshi}/train and dev; {HOW_TO_GET_IT}")
+    good["train"] += [at_speed(utterance, speed, data / "speed") for speed in speeds for utterance in good["train"]]
     for split, utterances in good.items():
         folder = data / f"{split}_mb"
         write_data_dir(folder, utterances)
@@ -88,6 +98,23 @@ def read_utterance(folder: Path, name: str) -> Utterance:
     # The published French was tokenised by Moses, which writes &apos; for an apostrophe.
     french = html.unescape(read_text(translation))
     return Utterance(name, name, os.fspath(wav), None, None, text, name.partition("_")[0], "mb", {"fr": french})
+
+
+def at_speed(utterance: Utterance, speed: float, folder: Path) -> Utterance:
+    """A copy, spoken `speed` times as fast and higher by as much: the samples as they are, said to be at another
+    rate. Audio that cannot be read is copied as it is, for the check of all data to find."""
+    import soundfile
+
+    name, original = f"sp{speed}-{utterance.id}", Path(utterance.audio)
+    path = folder / f"{name}.wav"
+    if not path.exists() or path.stat().st_mtime < original.stat().st_mtime:
+        with atomic_write(path, "wb") as stream:
+            try:
+                samples, rate = soundfile.read(original, dtype="int16")
+                soundfile.write(stream, samples, round(rate * speed), format="WAV")
+            except soundfile.LibsndfileError:
+                stream.write(original.read_bytes())
+    return replace(utterance, id=name, recording=name, audio=os.fspath(path), speaker=f"sp{speed}-{utterance.speaker}")
 
 
 def read_text(path: Path) -> str:
