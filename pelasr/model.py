@@ -274,7 +274,8 @@ class Model:
             self.backbone.tokenizer.prefix(language)  # raises PelasrError for a target that it has no tag of
             self._routes[language] = self._unadapted, self.backbone.tokenizer
         else:
-            raise PelasrError(f"{self.folder}: no pack of {language!r}; {nearest(language, self.languages)}")
+            there = nearest(language, self.languages) if self._packs else "there are none yet: stage 5 fits them"
+            raise PelasrError(f"{self.folder}: no pack of {language!r}; {there}")
         return self._routes[language]
 
     def _load(self, folder: Path, language: str) -> None:

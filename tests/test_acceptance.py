@@ -25,12 +25,16 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
-    options = ["--exps", "all", "--size", "tiny", "--ngpu", "0", "--results", str(folder / "RESULTS.md")]
-    for name in ("data", "dump", "exp"):
-        options += [f"--{name}_dir", str(folder / name)]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    subprocess.run(["bash", ROOT / "egs/mini_indic/asr1/run.sh", *options], check=True, env=environment)
+    run(folder, "--exps", "all")
     return folder
+
+
+def run(folder: Path, *options: str) -> None:
+    given = ["--size", "tiny", "--ngpu", "0", "--results", str(folder / "RESULTS.md"), *options]
+    for name in ("data", "dump", "exp"):
+        given += [f"--{name}_dir", str(folder / name)]
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    subprocess.run(["bash", ROOT / "egs/mini_indic/asr1/run.sh", *given], check=True, env=environment)
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +82,17 @@ def test_a_wrong_language_hurts_where_the_language_is_used(finished):
     assert in_language(plain, None, examples, "hi") == in_language(plain, None, examples, "ta")
     for backbone, hooked in ((vector, None), (adapted, bank)):
         assert in_language(backbone, hooked, examples, "ta") > 80 > 30 > in_language(backbone, hooked, examples, "hi")
+
+
+def test_a_language_is_added(finished):
+    """From useless to at most 1.3 times the languages with about as many utterances, and nothing changes for others."""
+    before = {path: path.read_bytes() for path in sorted(finished.glob("exp/A5/decode/*/text"))}
+    run(finished, "--stage", "5", "--exps", "A1 A5", "--langs", "pa", "--forgetting", "true")
+    assert before == {path: path.read_bytes() for path in before}
+    lines = {
+        key[:1] + key[2:]: line["value"] for key, line in latest(read_results(finished / "exp/results.jsonl")).items()
+    }
+    assert lines["A1", "pa", "wer"] > 95
+    assert lines["A5", "pa", "wer"] <= 1.3 * sum(lines["A5", language, "wer"] for language in ("gu", "ta", "ml")) / 3
+    for language in LANGUAGES:
+        assert lines["A5", language, "changed_by_pa"] == lines["A5", language, "logits_changed_by_pa"] == 0

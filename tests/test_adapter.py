@@ -494,3 +494,24 @@ def test_sides_have_sizes_of_their_own(make_st):
     ]:
         with pytest.raises(PelasrError, match=message):
             bank(size)
+
+
+def test_no_graph_below_the_first_adapter(make_rnnt, make_batch):
+    """Activations are kept for the backward pass only where an adapter is, or above one."""
+    model, batch = make_rnnt(), make_batch(["hi", "ur"])
+    freeze(model)
+    bank = Bank("houlsby", {"sites": "joint", "bottleneck": 2}, model)
+    bank.add("hi")
+    bank.attach(model)
+    seen = {}
+    for path in ("encoder.layers.0", "encoder.layers.2", "prediction", "joint.lin_enc"):
+        model.get_submodule(path).register_forward_hook(
+            lambda host, args, output, path=path: seen.update({path: _first(output).requires_grad})
+        )
+    with bank.route(["hi", "hi"]):
+        loss(model, batch).sum().backward()
+    assert seen == {"encoder.layers.0": False, "encoder.layers.2": False, "prediction": False, "joint.lin_enc": True}
+
+
+def _first(value):
+    return value[0] if isinstance(value, tuple) else value

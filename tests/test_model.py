@@ -128,6 +128,16 @@ def test_languages_and_methods_mixed_are_as_one_by_one(made):
         assert text == alone["A6" if language in ("pa", "te") else "A5"].decode([samples], language)[0]
 
 
+def test_a_fine_tuned_copy_has_no_copy_of_a_bank(made):
+    """Of the bank that hangs on what is copied it keeps the hooks, which go to the bank itself."""
+    model = pelasr.load(made / "A5")
+    model.decode([noise(1.0)], "hi")
+    model.load_language(made / "A6/packs/pa")
+    hooks = [hook for module in model._bank("pa").modules() for hook in module._forward_hooks.values()]
+    banks = [hook.func.__self__ for hook in hooks if hasattr(hook.func, "__self__")]
+    assert len(banks) == 2 and all(bank is model._bank("hi") for bank in banks)
+
+
 def test_translation_of_mixed_pairs(made):
     model = pelasr.load(made / "2")
     audio, pairs = noises(4), ["en-de", "en-fr"] * 2
@@ -310,6 +320,9 @@ def test_what_is_wrong_with_a_model_or_pack(made, exp):
         pelasr.load(made / "2").decode([noise(1.0)], "en")
     with pytest.raises(PelasrError, match="the token list has no <lang:nl>"):
         pelasr.load(made / "2").decode([noise(1.0)], "en-nl")
+    shutil.rmtree(exp / "A6/packs")
+    with pytest.raises(PelasrError, match="no pack of 'pa'; there are none yet"):
+        pelasr.load(exp / "A6").decode([noise(1.0)], "pa")
     model = pelasr.load(made / "A5")
     with pytest.raises(PelasrError, match="'uk' is there already"):
         model.load_language(exp / "A5/packs/uk")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import pelasr
+from pelasr.data import read_data_dir
 from pelasr.results import KEYS, read_results
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +59,19 @@ def test_hypotheses_are_kaldi_text_of_every_utterance(finished):
             wanted = (folder / f"data/test_{language}/text").read_text(encoding="utf-8").splitlines()
             assert ids == [line.split()[0] for line in wanted]
             assert all(float(line.split()[1]) < 0 for line in (output / "scores").read_text().splitlines())
+
+
+def test_audio_files_are_transcribed_as_in_stage_6(finished):
+    folder, _ = finished
+    for experiment in ("A1", "A5"):
+        model = pelasr.load(folder / "exp" / experiment)
+        training = model.backbone.facts["training"]
+        sets = [read_data_dir(folder / f"data/train_{language}") for language in ("hi", "ur")]
+        assert training["utterances"] == sum(map(len, sets)) and training["hours"] > 0
+        for language in ("hi", "ur"):
+            files = [utterance.audio for utterance in read_data_dir(folder / f"data/test_{language}")]
+            lines = (folder / f"exp/{experiment}/decode/test_{language}/text").read_text(encoding="utf-8").splitlines()
+            assert model.decode(files, language) == [line.partition(" ")[2] for line in lines]
 
 
 def test_the_second_run_skips_what_is_finished(finished):
