@@ -7,7 +7,7 @@ from pelasr.batch import Batch, Collate, load_examples
 from pelasr.data import read_data_dir, text_of
 from pelasr.experiment import Place
 from pelasr.private import VECTOR, Private, routed
-from pelasr.text import alike, own_tokens, unknown_report
+from pelasr.text import TAG, alike, own_tokens, unknown_report
 
 OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
 SAMPLE = 16  # utterances that tell what to start from
@@ -24,7 +24,7 @@ def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: 
     unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
     rate = unknown / max(total, 1)
     if tokens == "keep" or (tokens == "auto" and rate <= OWN_FROM):
-        own = [token for token in own if len(token) > 1]
+        own = [token for token in own if TAG.fullmatch(token)]
     private = Private(backbone.module, own, vector=True)
     start = _start(backbone, private, place, language)
     if say:

@@ -9,6 +9,7 @@ from typing import Any
 
 from pelasr.config import check_keys, require_keys
 from pelasr.errors import PelasrError, brief
+from pelasr.text import SPACE
 
 FORMAT = 2
 CURE = "restore it, or fit the language again"
@@ -117,7 +118,8 @@ def _check_own(tokens: list[Any], language: str, where: str) -> None:
     target, seen = language.partition("-")[2], set()
     for token in tokens:
         character = isinstance(token, str) and len(token) == 1 and unicodedata.category(token) not in ("Cc", "Cs")
-        if not (character and not token.isspace()) and not (target and token == f"<lang:{target}>"):
+        wanted = [SPACE, f"<lang:{target}>"] if target else [SPACE]
+        if not (character and not token.isspace()) and token not in wanted:
             raise PelasrError(f"{where}: {brief(token)!r} is no character and not the tag of {language}; {CURE}")
         if token in seen:
             raise PelasrError(f"{where}: {brief(token)!r} is listed twice; {CURE}")

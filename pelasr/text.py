@@ -50,7 +50,7 @@ class Tokenizer:
             self._pieces = SentencePieceProcessor(model_proto=model)
             self._shown = [text.replace(PIECE_SPACE, " ") for text in self._shown]
         self._characters = {token for token in everything if len(token) == 1}
-        if model is not None or SPACE in self.tokens:
+        if model is not None or SPACE in everything:
             self._characters.add(" ")
 
     def __len__(self) -> int:
@@ -239,7 +239,8 @@ def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> lis
     target = language.partition("-")[2]
     tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
     unknown = {character for text in texts for character in tokenizer.unknown(text)}
-    return tags + sorted(character for character in unknown if unicodedata.category(character) != "Cc")
+    space = [SPACE] if " " in unknown else []
+    return tags + space + sorted(c for c in unknown if c != " " and unicodedata.category(c) != "Cc")
 
 
 def unknown_report(

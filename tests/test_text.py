@@ -168,7 +168,7 @@ def test_a_tag_is_no_text():
 def test_own_tokens_come_after_the_shared_ones(tmp_path):
     shared = Tokenizer(train_graphemes(["abc"], ["<lang:de>"]))
     own = own_tokens(shared, ["жaщ", "ж b"], "en-uk")
-    assert own == ["<lang:uk>", " ", "ж", "щ"]
+    assert own == ["<lang:uk>", "<space>", "ж", "щ"]
     tokenizer = shared.with_own(own)
     first = len(shared)
     assert tokenizer.encode("aж щ") == [shared.encode("a")[0], first + 2, first + 1, first + 3]
