@@ -39,7 +39,7 @@ exps: experiments of the file, or all
 rows: the same
 experiments: YAML file that says what they are
 langs: languages; from stage 5 on: those to fit and decode, of the backbone's or new ones
-train_dir: from stage 5 on, with one new language in langs: its data directory, if it is not data_dir/train_<language>
+train_dir: with --stage 5 and one new language in langs: its data directory, if it is not data_dir/train_<language>
 dev_dir: the same for dev
 test_dir: the same for test
 tokens: of a new language: own, keep (the shared ones), or auto: own if many of its characters are unknown
@@ -67,6 +67,15 @@ case " $* " in *" --langs "*) langs_given=true ;; *) langs_given=false ;; esac
 for name in train_dir dev_dir test_dir; do # run.sh has changed to its own folder
   case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s' "$OLDPWD/${!name}" ;; esac
 done
+
+if [ -n "$train_dir$dev_dir$test_dir" ] && { [ "$stage" != 5 ] || [ -z "$new" ] || [ "$new" != "${new% *}" ]; }; then
+  echo "$0: --train_dir, --dev_dir and --test_dir go with --stage 5 and one new language in --langs" >&2
+  exit 2
+fi
+if [ "$forgetting" = true ] && [ -z "$new" ]; then
+  echo "$0: --forgetting true goes with new languages in --langs, and --stage 5 or later" >&2
+  exit 2
+fi
 
 log() { echo "[$(date '+%H:%M:%S')] $*" >&2; }
 run() {

@@ -111,7 +111,7 @@ class Bank(nn.Module):
         self._sites = {which: self._find_sites(which) for which in (KNOWN, NEW)}
         self.adapters = nn.ModuleDict()
         self.private = nn.ModuleDict()
-        self._rows: tuple[list[str], Tensor | None] | None = None
+        self._rows: tuple[list[str], Tensor] | None = None
         self._stacks: dict[str, Stack] = {}
         self._fired: set[str] = set()
 
@@ -253,9 +253,9 @@ class Bank(nn.Module):
         device = next(self.parameters()).device
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], device=device)
-        self._rows, self._stacks = (present, index if len(present) > 1 else None), {}
+        self._rows, self._stacks = (present, index), {}
         try:
-            with routed([self.private_of(language) for language in present], self._rows[1]):
+            with routed([self.private_of(language) for language in present], index if len(present) > 1 else None):
                 yield
         finally:
             self._rows, self._stacks = None, {}
@@ -276,7 +276,8 @@ class Bank(nn.Module):
         there = [adapter for adapter in found if adapter is not None]
         if not there:
             return y
-        if index is None:
+        # A search goes by row even then, so that a row's numbers do not depend on which languages the others are in.
+        if len(languages) == 1 and torch.is_grad_enabled():
             return there[0](x, y)
         rows = remaining()
         index = index if rows is None else index.index_select(0, rows)

@@ -188,10 +188,10 @@ def _only(known: argparse.Namespace) -> list[str]:
     place = _place(known)
     only = known.only.split() if known.only else place.languages
     for language in only:
-        if language not in place.languages and not place.folder("train", language).is_dir():
+        wanted = [place.folder(name, language) for name in (known.sets.split() if "sets" in known else ["train"])]
+        if language not in place.languages and not any(folder.is_dir() for folder in wanted):
             raise PelasrError(
-                f"--only: no language {language!r}, and no {place.folder('train', language)} to add one from;"
-                f" {nearest(language, place.languages)}"
+                f"--only: no language {language!r}, and no {wanted[0]}; {nearest(language, place.languages)}"
             )
     return only
 

@@ -36,7 +36,8 @@ def within(lens: Tensor, size: int) -> Tensor:
 
 def ctc_loss(logits: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor) -> Tensor:
     """CTC loss (B,) of logits (B, T, V), frames (B,), labels (B, U), their number (B,); blank is 0."""
-    log_probs = logits.float().log_softmax(-1).transpose(0, 1)
+    # Minus infinity (a token that is not the row's) would make gradients NaN.
+    log_probs = logits.float().log_softmax(-1).clamp(min=-1e4).transpose(0, 1)
     return F.ctc_loss(log_probs, targets, lens, target_lens, reduction="none", zero_infinity=True)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ def score(
             # The mean is over the recipe's languages; one that came later is scored by itself.
             for languages in [place.languages, *([language] for language in new)]:
                 if stale := _not_decoded(place, experiment, name, languages, beam_size):
-                    raise PelasrError(f"{experiment.name}: {stale}")
+                    if languages == place.languages:
+                        raise PelasrError(f"{experiment.name}: {stale}")
+                    say(f"{experiment.name}: {languages[0]} is left out: {stale} with --langs {languages[0]}")
+                    continue
                 facts = {"recipe": recipe, "experiment": experiment.name}
                 facts["data_sha256"] = data_sha256(replace(place, languages=languages).dirs("train", "dev", name))
                 facts |= _facts(place, experiment, languages, beam_size)
@@ -64,27 +68,31 @@ def measure_forgetting(
     metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
     from pelasr.environment import commit
     from pelasr.forgetting import measure
+    from pelasr.pack import read_pack
     from pelasr.results import KEYS, append_results
 
     lines = []
     for experiment in chosen:
         if not experiment.adapted or experiment.serve:
             continue
-        for name in sets:
-            changes = measure(place, experiment, new, name, beam_size)
+        if _copies(read_pack(place.exp / experiment.name / "packs" / new[0])):
+            say(f"{experiment.name}: every language has a model of its own, so nothing can change for another")
+            continue
+        for name, language in product(sets, new):
+            changes = measure(place, experiment, [language], name, beam_size)
             facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
             facts |= _facts(place, experiment, place.languages, beam_size) | {"commit": commit()}
             facts["data_sha256"] = data_sha256(place.dirs("train", "dev", name))
-            for language, change in changes.items():
-                words = sum(len(text_of(u, language).split()) for u in read_data_dir(place.folder(name, language)))
-                facts |= {"language": language, "utterances": change.utterances, "reference_words": words}
+            for old, change in changes.items():
+                words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old)))
+                facts |= {"language": old, "utterances": change.utterances, "reference_words": words}
                 for metric, value in (("changed_by", change.hypotheses), ("logits_changed_by", change.logits)):
-                    facts |= dict.fromkeys(("value", "lo", "hi"), value) | {"metric": f"{metric}_{'_'.join(new)}"}
+                    facts |= dict.fromkeys(("value", "lo", "hi"), value) | {"metric": f"{metric}_{language}"}
                     lines.append({key: facts[key] for key in KEYS})
             changed = sum(change.hypotheses for change in changes.values())
             largest = max(change.logits for change in changes.values())
             say(
-                f"{experiment.name}, {name}: with {' '.join(new)} {changed} hypotheses of"
+                f"{experiment.name}, {name}: with {language} {changed} hypotheses of"
                 f" {' '.join(place.languages)} changed; the largest difference of a logit is {largest:g}"
             )
     append_results(place.exp / "results.jsonl", lines)
@@ -95,7 +103,12 @@ def new_languages(place: Place, experiment: Experiment, name: str) -> list[str]:
     """Languages beyond the recipe's that an experiment has decoded a set of, sorted."""
     folder = place.exp / experiment.name / "decode"
     found = (path.parent.name.removeprefix(f"{name}_") for path in folder.glob(f"{name}_*/text"))
-    return sorted(language for language in found if language not in place.languages)
+    return sorted(key for key in found if key not in place.languages and _is_in(place.folder(name, key), key))
+
+
+def _is_in(folder: Path, language: str) -> bool:
+    """Whether a data directory is in a language: `test_clean_hi` is not the set `test` in a language `clean_hi`."""
+    return folder.is_dir() and {u.language for u in read_data_dir(folder)} == {language.partition("-")[0]}
 
 
 def _not_decoded(

@@ -63,8 +63,8 @@ def measure(
                 change = changes[language]
                 change.utterances += 1
                 change.hypotheses += first[1][row].tokens != second[1][row].tokens
-                difference = (first[0][row] - second[0][row, :, : first[0].shape[-1]]).abs().max()
-                change.logits = max(change.logits, float(difference))
+                difference = (first[0][row] - second[0][row, :, : first[0].shape[-1]]).abs().nan_to_num(nan=torch.inf)
+                change.logits = max(change.logits, float(difference.max()))
     return {language: changes[language] for language in old}
 
 

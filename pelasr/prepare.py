@@ -187,6 +187,14 @@ def add_language(
         copy_data_dir(source, place.data / f"{name}_{language}", language)
     part = replace(place, languages=[language])
     wanted = [name for name in sets if name in ("train", "dev") or part.folder(name, language).is_dir()]
+    if shared := set(part.dirs(*wanted)) & set(place.dirs(*wanted)):
+        raise PelasrError(
+            f"{min(shared)} is other pairs' too, whose models know it as it was: give {language} directories of its"
+            f" own, {place.data}/train_{language} and so on, or --train_dir, --dev_dir and --test_dir"
+        )
+    for name in sets:
+        if name not in wanted:
+            say(f"no {part.folder(name, language)}: {language} will not be decoded on {name}")
     checked = validate_data(part, wanted, config, skip_bad, nj, f"data_{language}")
     return make_features(part, wanted, nj) or checked
 
@@ -200,13 +208,20 @@ def copy_data_dir(source: Path, target: Path, language: str) -> None:
             raise PelasrError(
                 f"{source}/utt2lang: utterance {utterance.id} is {utterance.language!r}, not {language!r}"
             )
-    utterances = [replace(utterance, audio=os.path.abspath(utterance.audio)) for utterance in utterances]
+    if source.resolve() == target.resolve():
+        return
+    utterances = _with_paths(utterances)
     if target.is_dir():
-        if sorted(read_data_dir(target), key=_id) != sorted(utterances, key=_id):
+        skipped = target / "skipped.txt"
+        dropped = skipped.read_text(encoding="utf-8").split("\n") if skipped.exists() else []
+        dropped = {line.partition(" ")[0] for line in dropped}
+        if _with_paths(read_data_dir(target)) != [u for u in utterances if u.id not in dropped]:
             raise PelasrError(f"{target} holds other data than {source}: delete it, or use another --data_dir")
         return
     write_data_dir(target, utterances)
 
 
-def _id(utterance: Utterance) -> str:
-    return utterance.id
+def _with_paths(utterances: list[Utterance]) -> list[Utterance]:
+    """Sorted, and their audio by absolute paths."""
+    found = [replace(utterance, audio=os.path.abspath(utterance.audio)) for utterance in utterances]
+    return sorted(found, key=lambda utterance: utterance.id)

@@ -98,7 +98,7 @@ def fit_adapters(
 ) -> bool:
     """Stage 5: fit adapters of some languages on an experiment's frozen backbone, if the experiment has adapters.
 
-    Languages beyond those of the backbone are fitted each by itself; `tokens`: see `fit.make_private`.
+    Languages beyond those of the backbone are fitted each by itself; `tokens`: see `newcomer.make_private`.
     """
     if not experiment.adapted:
         say(f"stage 5: {experiment.name} has no adapters")
@@ -111,6 +111,8 @@ def fit_adapters(
     for language in only:
         check_language(language, "--langs")
     _write_model(place, experiment)
+    if experiment.serve and experiment.serve not in only:
+        say(f"stage 5: {experiment.name} is fitted on {experiment.serve} alone: add it to --langs")
     only = [language for language in only if experiment.serve in (None, language)]
     known, new = [x for x in only if x in place.languages], [x for x in only if x not in place.languages]
     # Fine-tuning gives each language a run of its own; adapters of several languages are fitted in mixed batches.
@@ -186,6 +188,7 @@ def decode(
     folder = place.exp / experiment.name
     if experiment.serve:  # it is there to see what one language's pack does to all
         only = [*place.languages, *([experiment.serve] if experiment.serve not in place.languages else [])]
+    _prepare_new(place, [language for language in only if language not in place.languages], sets)
     markers = decoded(place, experiment, sets, only, beam_size)
     missing = {key: marker for key, marker in markers.items() if not marker.done}
     if not missing:
@@ -206,6 +209,18 @@ def decode(
     return True
 
 
+def _prepare_new(place: Place, new: list[str], sets: list[str]) -> None:
+    """Features of the sets that there are of new languages, whose packs may come from elsewhere."""
+    from pelasr.prepare import make_features
+
+    for language in new:
+        part = replace(place, languages=[language])
+        there = [name for name in sets if part.folder(name, language).is_dir()]
+        for name in set(sets) - set(there):
+            say(f"stage 6: no {part.folder(name, language)}: {language} is not decoded on {name}")
+        make_features(part, there, nj=1)
+
+
 def decoded(
     place: Place, experiment: Experiment, sets: list[str], languages: list[str], beam_size: int | None = None
 ) -> dict[tuple[str, str], Marker]:
@@ -221,7 +236,7 @@ def decoded(
             inputs = {"backbone": backbone} | ({"beam_size": beam_size} if beam_size else {})
             if experiment.adapted:
                 inputs["pack"] = required(folder / "packs" / (experiment.serve or language) / "pack.yaml", 5)
-            for name in sets:
+            for name in [name for name in sets if language in part.languages or place.folder(name, language).is_dir()]:
                 data = {"data": data_sha256([place.folder(name, language)])}
                 output = folder / "decode" / f"{name}_{language}"
                 markers[name, language] = Marker(output / "done.json", inputs | data, [output / "text"])

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pelasr.config import load_yaml
-from pelasr.experiment import load_experiments, resolve
-from pelasr.figures import count
+from pelasr.data import Utterance, write_data_dir
+from pelasr.experiment import Experiment, Place, load_experiments, resolve
+from pelasr.figures import count, new_languages
 from pelasr.translation_table import parameter_cell
 
 ROOT = Path(__file__).parents[1]
@@ -54,3 +55,15 @@ def test_the_larger_model():
     adapter["adapter_conf"]["bottleneck"] = 256
     report = count(load_yaml(ROOT / "conf/st_le2021_m.yaml"), adapter, "", 10_000, PAIRS)
     assert (report["backbone"], report["adapter_per_language"]) == (76_327_936, 4_750_848)
+
+
+def test_sets_whose_names_begin_alike(tmp_path):
+    """`test_clean_hi` is the set `test_clean`, not the set `test` in a language `clean_hi`."""
+    place = Place(tmp_path / "data", tmp_path / "dump", tmp_path / "exp", ["hi"])
+    for folder, language in (("test_hi", "hi"), ("test_clean_hi", "hi"), ("test_pa", "pa")):
+        write_data_dir(place.data / folder, [Utterance("u", "u", "u.wav", None, None, "a", "s", language)])
+        (place.exp / f"A5/decode/{folder}").mkdir(parents=True)
+        (place.exp / f"A5/decode/{folder}/text").write_text("u a\n")
+    experiment = Experiment("A5", "", "A1", "backbone", True, {}, None)
+    assert new_languages(place, experiment, "test") == ["pa"]
+    assert new_languages(place, experiment, "test_clean") == []

@@ -107,6 +107,11 @@ def test_a_new_language_comes_from_elsewhere(tmp_path, monkeypatch):
     copy_data_dir(source, target, "xx")
     assert [(u.text, u.audio) for u in read_data_dir(target)] == [("ab", str(tmp_path / "train.wav"))]
     copy_data_dir(source, target, "xx")  # the same again
+    copy_data_dir(target, target, "xx")  # what is there already
+    write_data_dir(source, [replace(first, audio="train.wav"), replace(first, id="v", recording="v")])
+    (target / "skipped.txt").write_text("v too short\n")
+    copy_data_dir(source, target, "xx")  # but for what --skip_bad has dropped
+    (target / "skipped.txt").unlink()
     write_data_dir(source, [replace(first, text="other")])
     with pytest.raises(PelasrError, match="train_xx holds other data than .*: delete it"):
         copy_data_dir(source, target, "xx")

@@ -75,6 +75,19 @@ def test_others_are_bit_equal(kind, make_rnnt, batch):
     assert bool(after[1].isfinite().all())
 
 
+@pytest.mark.parametrize("frames", [31, 43, 67])
+def test_a_batch_of_one_language_is_no_exception(frames, make_rnnt, make_batch):
+    """Sizes where a product of matrices by row and one of all rows round differently."""
+    sizes = {"num_layers": 2, "hidden_size": 320, "output_size": 320, "reduction_layer": 1}
+    model = make_rnnt(encoder_conf=sizes, joint_net_conf={"joint_space_size": 256})
+    bank = add(model, "pa")
+    batch = make_batch(["hi", "hi"], frames=[frames, frames])
+    before = run(model, bank, batch, [0, 1], ["hi", "hi"])
+    after = run(model, bank, batch, [0, 1], ["hi", "pa"])
+    assert torch.equal(before[0][0], after[0][0, :, :V])
+    assert before[2][0].tokens == after[2][0].tokens
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_batch_equals_each_alone(kind, make_rnnt, batch):
     model = make_rnnt(**KINDS[kind])
@@ -122,6 +135,16 @@ def test_only_private_parts_and_adapters_train(make_rnnt, batch):
     assert set(gradients) == wanted | {"language_vector/vector"}
     assert all(bool(gradient.abs().sum() > 0) for gradient in gradients.values())
     assert set(gradients) <= set(bank.tensors("pa"))
+
+
+def test_ctc_of_a_mixed_batch_has_finite_gradients(make_rnnt, batch):
+    """Columns of other languages' tokens are minus infinity."""
+    model = make_rnnt(ctc_weight=0.3)
+    bank = add(model, "pa")
+    with bank.route(["hi", "pa", "ur"]):
+        enc, lens = model.encode(batch.feats, batch.lens, batch.language_ids)
+        model.loss(enc, lens, batch.targets, batch.target_lens).total.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in bank.parameters() if p.grad is not None)
 
 
 def test_count(make_rnnt, make_st):

@@ -162,6 +162,8 @@ def test_dry_run_prints_the_commands_and_does_nothing(tmp_path):
         (["--adapt_bottleneck", "3"], "unknown key 'bottleneck'"),
         (["--stage"], "a value is missing"),
         (["7"], "unexpected argument '7'"),
+        (["--train_dir", "x", "--stage", "5", "--langs", "ur"], "go with --stage 5 and one new language"),
+        (["--forgetting", "true"], "goes with new languages in --langs"),
         (["--exps", "A9", "--stage", "4"], "no experiment 'A9'"),
         (["--langs", "xx", "--size", "test"], "no such language: xx"),
     ],
