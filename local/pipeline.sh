@@ -68,15 +68,6 @@ for name in train_dir dev_dir test_dir; do # run.sh has changed to its own folde
   case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s' "$OLDPWD/${!name}" ;; esac
 done
 
-if [ -n "$train_dir$dev_dir$test_dir" ] && { [ "$stage" != 5 ] || [ -z "$new" ] || [ "$new" != "${new% *}" ]; }; then
-  echo "$0: --train_dir, --dev_dir and --test_dir go with --stage 5 and one new language in --langs" >&2
-  exit 2
-fi
-if [ "$forgetting" = true ] && [ -z "$new" ]; then
-  echo "$0: --forgetting true goes with new languages in --langs, and --stage 5 or later" >&2
-  exit 2
-fi
-
 log() { echo "[$(date '+%H:%M:%S')] $*" >&2; }
 run() {
   if [ "$dry_run" = true ]; then echo "${*@Q}"; else "$@"; fi
@@ -105,6 +96,15 @@ if [ "$stage" -ge 5 ]; then
   for lang in $only; do
     case " $langs " in *" $lang "*) ;; *) new+="${new:+ }$lang" ;; esac
   done
+fi
+
+if [ -n "$train_dir$dev_dir$test_dir" ] && { [ "$stage" != 5 ] || [ -z "$new" ] || [ "$new" != "${new% *}" ]; }; then
+  echo "$0: --train_dir, --dev_dir and --test_dir go with --stage 5 and one new language in --langs" >&2
+  exit 2
+fi
+if [ "$forgetting" = true ] && [ -z "$new" ]; then
+  echo "$0: --forgetting true goes with new languages in --langs, and --stage 5 or later" >&2
+  exit 2
 fi
 
 backbone_overrides=() adapter_overrides=()

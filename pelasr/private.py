@@ -28,11 +28,12 @@ class Private(nn.Module):
 
     def __init__(self, backbone: nn.Module, tokens: Sequence[str], vector: bool):
         super().__init__()
-        self.tokens, self.vector = list(tokens), vector
+        self.tokens = list(tokens)
+        self.vector = vector and VECTOR in backbone.private_sites().values()
         found: dict[str, dict[str, Tensor]] = {}
         for path, kind in backbone.private_sites().items():
             host = backbone.get_submodule(path)
-            if kind == VECTOR and vector:
+            if kind == VECTOR and self.vector:
                 found[path] = {"vector": torch.zeros(host.size)}
             elif kind != VECTOR and self.tokens:
                 names = [name for name in ("weight", "bias") if getattr(host, name, None) is not None]
