@@ -28,7 +28,7 @@ def _table(grid: Grid, measure: Measure, new: str, names: list[str]) -> list[str
         f" with the same model. Without adapters {new} is decoded zero-shot: with the shared tokens, and the mean of"
         " the language vectors if the backbone has them."
     )
-    headers = ["", "experiment", new, "95 % interval", f"parameters for {new}"]
+    headers = ["", "experiment", new, "95 % interval", "trainable parameters"]
     return [text, markdown(headers + [grid.headings[column] for column in old], rows)]
 
 
