@@ -192,13 +192,6 @@ class Bank(nn.Module):
         if private is not None:
             self.private[_key(language)] = private
 
-    def remove(self, language: str) -> None:
-        """Forget a language."""
-        self.of(language)
-        del self.adapters[_key(language)]
-        if _key(language) in self.private:
-            del self.private[_key(language)]
-
     def private_of(self, language: str) -> Private | None:
         """A language's private parts, if it has any."""
         key = _key(language)

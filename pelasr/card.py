@@ -19,19 +19,12 @@ copies this folder, called `{language}` here, to the packs of the experiment `ex
 In Python:
 
 ```python
-from pathlib import Path
+import pelasr
 
-from pelasr.backbones import load_backbone
-from pelasr.model import find_backbone_of
-from pelasr.pack import bank_for, load_pack
-
-pack = Path("{language}")
-backbone = load_backbone(*find_backbone_of(Path("exp/NAME")))
-bank = bank_for(pack, backbone)
-language = load_pack(pack, bank, backbone)
-```
-
-Within `with bank.route([language] * batch_size):` the backbone is that of the language."""
+model = pelasr.load("exp/NAME")
+model.load_language("{language}")  # this folder
+model.decode(["talk.wav"], language="{language}")
+```"""
 
 
 def dev_score(description: dict[str, Any]) -> str:

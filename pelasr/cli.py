@@ -12,6 +12,7 @@ from typing import Any
 
 from pelasr import __version__
 from pelasr.errors import PelasrError
+from pelasr.options import TOKENS
 from pelasr.pack_verbs import add_pack_verbs
 from pelasr.transcribe import add_speech_options, transcribe, translate
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where it was")
+        sys.exit("interrupted" + ("; the same command goes on where it was" if "exp_dir" in known else ""))
     if worked and _is_first_process():
         from pelasr.environment import record_time
 
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     experiment(sub)
     sub.add_argument("--only", help="languages to fit, also such as the backbone was not trained on; default: --langs")
     tokens = "of a new language: its own where the shared ones lack, keep the shared, or auto: own if many are unknown"
-    sub.add_argument("--tokens", choices=["auto", "own", "keep"], default="auto", help=tokens)
+    sub.add_argument("--tokens", choices=TOKENS, default="auto", help=tokens)
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
     def beam_size(sub: argparse.ArgumentParser) -> None:

@@ -79,7 +79,7 @@ def measure_forgetting(
             say(f"{experiment.name}: every language has a model of its own, so nothing can change for another")
             continue
         for name, language in product(sets, new):
-            changes = measure(place, experiment, [language], name, beam_size)
+            changes = measure(place, experiment, language, name, beam_size)
             facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
             facts |= _facts(place, experiment, place.languages, beam_size) | {"commit": commit()}
             facts["data_sha256"] = data_sha256(place.dirs("train", "dev", name))

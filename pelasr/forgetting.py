@@ -1,4 +1,4 @@
-"""What new languages did to the old ones: by construction nothing, measured all the same."""
+"""What a new language did to the old ones: by construction nothing, measured all the same."""
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
@@ -30,29 +30,29 @@ class Change:
 
 
 def measure(
-    place: Place, experiment: Experiment, new: list[str], name: str, beam_size: int | None = None
+    place: Place, experiment: Experiment, new: str, name: str, beam_size: int | None = None
 ) -> dict[str, Change]:
-    """Decode the set `name` of all old and new languages in mixed batches, once with the packs of the old languages
-    alone, once with those of the new as well: {old language: its change}.
+    """Decode the set `name` of all old languages and a new one in mixed batches, once with the packs of the old
+    languages alone, once with the new one's as well: {old language: its change}.
 
-    The batches are the same both times, so that not a bit may differ. Before, the utterances of the new languages are
-    taken for the first old one's.
+    The batches are the same both times, so that not a bit may differ. Before, the new language's utterances are taken
+    for the first old one's.
     """
     source = place.exp / experiment.backbone
     backbone = load_backbone(source, experiment.weights)
     packs, old = place.exp / experiment.name / "packs", place.languages
-    before, after = load_bank(packs, old, backbone), load_bank(packs, [*old, *new], backbone)
+    before, after = load_bank(packs, old, backbone), load_bank(packs, [*old, new], backbone)
     examples = [
         example
-        for language in [*old, *new]
+        for language in [*old, new]
         for example in load_examples(place, name, language, backbone.tokenizer.with_own(after.own_tokens(language)))
     ]
-    collate = Collate(backbone.languages, new=new)
+    collate = Collate(backbone.languages, new=[new])
     beam_size = beam_size or backbone.module.beam_size
     changes: dict[str, Change] = defaultdict(Change)
     order = sorted_batches([example.frames for example in examples], BATCH_SIZE)
     found = batches(examples, order, collate)
-    for batch in track(found, len(order), f"{name} before and after {' '.join(new)}"):
+    for batch in track(found, len(order), f"{name} before and after {new}"):
         taken = [language if language in old else old[0] for language in batch.languages]
         with before.route(taken):
             first = _run(backbone.module, before, _shared(batch, len(backbone.tokenizer)), beam_size)

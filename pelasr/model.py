@@ -20,7 +20,7 @@ from pelasr.data import split_pair
 from pelasr.errors import PelasrError, TooShortError, brief
 from pelasr.experiment import Experiment, Place
 from pelasr.finetune import make_bank
-from pelasr.options import TrainingOptions
+from pelasr.options import TOKENS, TrainingOptions
 from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
 from pelasr.pack_format import check_language
 from pelasr.pieces import Piece, batches, join, windows
@@ -32,7 +32,6 @@ from pelasr.text import Tokenizer
 KEYS = ("backbone", "weights")  # of model.yaml
 WEIGHTS = ("backbone", "early")
 SHORTEST_PIECE, LONGEST_PIECE = 1.0, 20.0  # seconds, of audio that is cut
-TOKENS = ("auto", "own", "keep")  # of a new language
 
 
 def find_backbone_of(folder: Path) -> tuple[Path, str]:

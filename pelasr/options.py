@@ -5,6 +5,8 @@ from typing import Any
 
 from pelasr.errors import PelasrError
 
+TOKENS = ("auto", "own", "keep")  # of a language that comes later, see `pelasr.newcomer`
+
 
 @dataclass(frozen=True)
 class TrainingOptions:

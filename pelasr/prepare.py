@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pelasr.config import nearest
 from pelasr.data import (
     Utterance,
     audio_sha256,
@@ -18,6 +19,7 @@ from pelasr.data import (
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Marker, Place
 from pelasr.files import sha256_file
+from pelasr.pack_format import check_language
 from pelasr.stages import say, split_options
 
 
@@ -181,11 +183,18 @@ def add_language(
     extract their features. `folders`: data directories {set: path} from elsewhere, which are copied first. `config`:
     of the backbone.
 
-    Raises PelasrError where another directory of that name is there already.
+    Raises PelasrError where a directory is missing, or another one of its name is there already.
     """
+    check_language(language, "--langs")
     for name, source in folders.items():
         copy_data_dir(source, place.data / f"{name}_{language}", language)
     part = replace(place, languages=[language])
+    for name in ("train", "dev"):
+        if not (folder := part.folder(name, language)).is_dir():
+            known = nearest(language, place.languages)
+            raise PelasrError(
+                f"{folder}: no such data directory; name one with --{name}_dir, or correct --langs: {known}"
+            )
     wanted = [name for name in sets if name in ("train", "dev") or part.folder(name, language).is_dir()]
     if shared := set(part.dirs(*wanted)) & set(place.dirs(*wanted)):
         raise PelasrError(

@@ -99,6 +99,16 @@ def make_st():
 
 
 @pytest.fixture
+def make_model(make_rnnt, make_st):
+    """Factory of either, by family (`rnnt`, `st`) and options."""
+
+    def make(family: str, options: dict) -> RNNT | ST:
+        return {"rnnt": make_rnnt, "st": make_st}[family](**options)
+
+    return make
+
+
+@pytest.fixture
 def make_batch():
     """Factory of noise: one utterance for each entry of `languages`, of different lengths."""
 

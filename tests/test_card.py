@@ -3,8 +3,10 @@
 import re
 
 import pytest
+import soundfile
 import yaml
 from tiny_exp import make_exp
+from tiny_speech import RATE, make_recogniser, noise
 
 from pelasr.card import dev_score, figures_of, make_card
 from pelasr.pack import read_pack
@@ -65,13 +67,16 @@ def test_a_pack_outside_an_experiment_has_no_figures(exp):
     assert figures_of(exp / "A5/packs/hi", read_pack(exp / "A5/packs/hi")) == []
 
 
-def test_the_code_in_the_card_runs(exp, monkeypatch):
-    """On the pack's folder and the experiment that it is for."""
+def test_the_code_in_the_card_runs(monkeypatch, tmp_path):
+    """On the pack's folder, at a model that does not have it, and audio in its language."""
+    exp = make_recogniser(tmp_path / "exp").parent
     card = make_card(read_pack(exp / "A5/packs/uk"), [])
+    (exp / "A5/packs/uk").rename(tmp_path / "uk")
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace("exp/NAME", str(exp / "A5"))
-    monkeypatch.chdir(exp / "A5/packs")
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("talk.wav", noise(1.0), RATE)
     names = {}
     exec(code, names)
-    assert names["language"] == "uk" and names["bank"].languages == ["uk"]
+    assert "uk" in names["model"].languages and len(names["model"].decode(["talk.wav"], language="uk")) == 1
     commands = re.search(r"```sh\n(.*?)```", card, re.DOTALL)[1].splitlines()
     assert commands == ["pelasr packs verify --model exp/NAME uk", "pelasr packs import uk --model exp/NAME"]

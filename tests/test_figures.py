@@ -67,3 +67,29 @@ def test_sets_whose_names_begin_alike(tmp_path):
     experiment = Experiment("A5", "", "A1", "backbone", True, {}, None)
     assert new_languages(place, experiment, "test") == ["pa"]
     assert new_languages(place, experiment, "test_clean") == []
+
+
+@pytest.mark.parametrize(
+    ("backbone", "adapter", "size"),
+    [
+        ("rnnt_mini", "lora_mini", 32 * ((320 + 256) + (256 + 256))),
+        # Queries and values of three self-attentions in the encoder, and of two of each kind in the decoder.
+        ("st_mini", "lora_st_mini", 8 * (3 + 2 * 2) * 2 * (96 + 96)),
+        ("rnnt_mini", "bitfit_mini", 3 * 320 + 256),
+        (
+            "st_mini",
+            "bitfit_st_mini",
+            (256 + 192)  # subsampler
+            + 3 * (4 * 96 + 2 * (384 + 96) + 5 * 96 + 96 + (192 + 96 + 96))  # attention, ffn, norms, convolutions
+            + 96
+            + 2 * (8 * 96 + (384 + 96) + 3 * 96)
+            + 96,
+        ),
+    ],
+)
+def test_sizes_of_the_configured_methods(backbone, adapter, size):
+    config, options = load_yaml(ROOT / f"conf/{backbone}.yaml"), load_yaml(ROOT / f"conf/adapter/{adapter}.yaml")
+    report = count(config, options, "test", vocab_size=50, num_languages=3)
+    integers = {"lora_mini": 34_816, "lora_st_mini": 21_504, "bitfit_mini": 1_216, "bitfit_st_mini": 10_624}
+    assert report["adapter_per_language"] == size == integers[adapter]
+    assert report["trainable"] == 3 * size and report["total"] == report["backbone"] + 3 * size

@@ -24,12 +24,11 @@ METHODS = {"lora": {"rank": 2, "alpha": 3.0}, "bitfit": {}, "full": {}, "houlsby
 
 
 @pytest.fixture
-def make(make_rnnt, make_st):
+def make(make_model):
     """Factory of a frozen model and a bank of two languages with random weights."""
 
     def build(name, method):
-        family, options = MODELS[name]
-        model = {"rnnt": make_rnnt, "st": make_st}[family](**options)
+        model = make_model(*MODELS[name])
         freeze(model)
         torch.manual_seed(0)
         options = METHODS[method] | ({"sites": "linear"} if method == "houlsby" else {})

@@ -95,7 +95,7 @@ def test_nothing_changes_for_the_others(place, backbone, monkeypatch):
     """Measured on real utterances in mixed batches; and a change would be seen."""
     save(place, backbone)
     experiment = Experiment("A5", "", "A1", "backbone", True, {}, None)
-    changes = forgetting.measure(place, experiment, ["ur"], "test")
+    changes = forgetting.measure(place, experiment, "ur", "test")
     assert {name: vars(c) for name, c in changes.items()} == dict.fromkeys(
         ["hi", "ta"], {"utterances": 6, "hypotheses": 0, "logits": 0.0}
     )
@@ -108,5 +108,5 @@ def test_nothing_changes_for_the_others(place, backbone, monkeypatch):
         return bank
 
     monkeypatch.setattr(forgetting, "load_bank", altered)
-    changes = forgetting.measure(place, experiment, ["ur"], "test")
+    changes = forgetting.measure(place, experiment, "ur", "test")
     assert changes["hi"].logits > 0.01 and changes["ta"].logits == 0.0

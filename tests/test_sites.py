@@ -54,30 +54,19 @@ KINDS["houlsby"] = ["conv", "lstm", "linear"]
 WHOLE = ("layer", "ffn", "prediction", "encoder", "decoder")  # kinds that the backbones name themselves
 
 
-@pytest.fixture
-def make(make_rnnt, make_st):
-    """Factory of the models above."""
-
-    def build(name):
-        family, options = MODELS[name]
-        return {"rnnt": make_rnnt, "st": make_st}[family](**options)
-
-    return build
-
-
 @pytest.mark.parametrize("name", COUNTS)
-def test_kinds(name, make):
-    sites = make(name).sites()
+def test_kinds(name, make_model):
+    sites = make_model(*MODELS[name]).sites()
     found = {kind: len(paths) for kind, paths in sites.items() if kind not in WHOLE}
     assert found == COUNTS[name]
 
 
-def test_paths(make):
-    sites = make("rnnt conformer").sites()
+def test_paths(make_model):
+    sites = make_model(*MODELS["rnnt conformer"]).sites()
     assert list(sites["joint"].items()) == [("joint.lin_enc", 6), ("joint.lin_dec", 6)]
     assert list(sites["q"]) == [f"encoder.encoder.encoders.{n}.self_attn.linear_q" for n in range(2)]
     assert sites["lstm"] == {f"prediction.decoder.decoder.{n}": 8 for n in range(2)}
-    sites = make("st conformer").sites()
+    sites = make_model(*MODELS["st conformer"]).sites()
     assert [path for path in sites["ffn_in"] if path.startswith("encoder.stack.encoder.encoders.0.")] == [
         "encoder.stack.encoder.encoders.0.feed_forward.w_1",
         "encoder.stack.encoder.encoders.0.feed_forward_macaron.w_1",
@@ -90,9 +79,9 @@ def test_paths(make):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_what_is_no_site(name, make):
+def test_what_is_no_site(name, make_model):
     """Output layers, whose weights a loss may read without a call, embeddings, and maps that the rows share."""
-    model = make(name)
+    model = make_model(*MODELS[name])
     sites = {path for kind, paths in model.sites().items() if kind not in ("encoder", "decoder") for path in paths}
     linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     left_out = {path for path in linear - sites if not path.endswith("linear_pos")}
@@ -102,9 +91,9 @@ def test_what_is_no_site(name, make):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("method", "kinds"), [(method, kinds) for method in KINDS for kinds in KINDS[method]])
-def test_every_site_is_used_row_by_row(name, method, kinds, make, make_batch):
+def test_every_site_is_used_row_by_row(name, method, kinds, make_model, make_batch):
     """Its module sees a row for each of the batch, as wide as is said, and its adapters get gradients."""
-    model, batch = make(name), make_batch(["hi", "ur", "pa", "ur"])
+    model, batch = make_model(*MODELS[name]), make_batch(["hi", "ur", "pa", "ur"])
     if kinds is not None and not set([kinds] if isinstance(kinds, str) else kinds) <= set(model.sites()):
         with pytest.raises(PelasrError, match=f"adapter {method} needs a site"):
             Bank(method, {"sites": kinds}, model)

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,11 +11,8 @@ from torch import nn
 from pelasr.adapter import Bank, freeze
 from pelasr.adapters.lora import Lora
 from pelasr.backbones import build_backbone
-from pelasr.config import load_yaml
 from pelasr.errors import PelasrError
-from pelasr.figures import count
 
-CONF = Path(__file__).parents[2] / "conf"
 PAPER = {"output_size": 768, "attention_heads": 12, "linear_units": 3072, "num_blocks": 12}
 
 
@@ -177,21 +173,6 @@ def test_dropout_in_training_only():
     assert torch.equal(adapter(x, y), adapter(x, y))
     adapter.train()
     assert not torch.equal(adapter(x, y), adapter(x, y))
-
-
-@pytest.mark.parametrize(
-    ("family", "size"),
-    [
-        ("mini", 32 * ((320 + 256) + (256 + 256))),
-        # Queries and values of three self-attentions in the encoder, and of two of each kind in the decoder.
-        ("st_mini", 8 * (3 + 2 * 2) * 2 * (96 + 96)),
-    ],
-)
-def test_size_of_the_configured(family, size):
-    backbone = load_yaml(CONF / {"mini": "rnnt_mini.yaml", "st_mini": "st_mini.yaml"}[family])
-    report = count(backbone, load_yaml(CONF / f"adapter/lora_{family}.yaml"), "test", vocab_size=50, num_languages=3)
-    assert report["adapter_per_language"] == size == {"mini": 34_816, "st_mini": 21_504}[family]
-    assert report["trainable"] == 3 * size and report["total"] == report["backbone"] + 3 * size
 
 
 def test_size_of_the_paper():
