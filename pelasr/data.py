@@ -8,7 +8,7 @@ A *language key* is a language, `hi`, or a pair of source and target, `en-de`.
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +16,8 @@ from typing import NamedTuple
 from pelasr.errors import DataError
 from pelasr.files import atomic_write, sha256_file, sha256_json
 
-FILES = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
+AUDIO_FILES = ("wav.scp", "segments")
+FILES = (*AUDIO_FILES, "text", "utt2spk", "utt2lang")
 # Faults of a file as a whole: dropping utterances does not mend them.
 STRUCTURAL = frozenset({"missing-file", "not-utf8", "line-format", "duplicate", "unsorted"})
 TRANSLATION = re.compile(r"text\.(\w+)")
@@ -377,14 +378,21 @@ def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
         stream.writelines(f"{line}\n" for line in sorted(lines))
 
 
-def data_sha256(dirs: Iterable[str | Path]) -> str:
-    """Hash of the text files of data directories (not of the audio), wherever the directories lie."""
-    files = [[path / file for file in (*FILES, *_translation_files(path))] for path in map(Path, dirs)]
-    return sha256_json([{file.name: sha256_file(file) for file in named if file.exists()} for named in files])
+def data_sha256(dirs: Iterable[str | Path], files: Collection[str] | None = None) -> str:
+    """Hash of the text files of data directories (not of the audio), wherever the directories lie; `files`: of some."""
+    named = [[path / file for file in files or (*FILES, *_translation_files(path))] for path in map(Path, dirs)]
+    return sha256_json([{file.name: sha256_file(file) for file in found if file.exists()} for found in named])
 
 
-def audio_sha256(path: str | Path) -> str:
-    """Hash of a data directory's text files, and of size and time of every audio file that it names."""
-    files = {re.sub(r":\d+$", "", utterance.audio) for utterance in parse(path).utterances}
-    stamps = {file: (os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files if os.path.exists(file)}
-    return sha256_json([data_sha256([path]), stamps])
+def audio_sha256(path: str | Path) -> str | None:
+    """Hash of size and time of every audio file that a data directory names; None where one of them is missing."""
+    files = sorted({re.sub(r":\d+$", "", utterance.audio) for utterance in parse(path).utterances})
+    try:
+        return sha256_json([(file, *_stamp(file)) for file in files])
+    except OSError:
+        return None
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns

@@ -1,5 +1,6 @@
 """Files that are never half written, and hashes of what a stage read."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +27,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Inside the block no other process is inside one with the same file; waits for that."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 def sha256_file(path: str | Path) -> str:

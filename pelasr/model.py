@@ -187,7 +187,13 @@ class Model:
         self._routes.pop(language, None)  # the backbone alone may have served it
 
     def fit(
-        self, language: str, train: str | Path, dev: str | Path, folder: str | Path | None = None, **training: Any
+        self,
+        language: str,
+        train: str | Path,
+        dev: str | Path,
+        folder: str | Path | None = None,
+        go_on: bool = False,
+        **training: Any,
     ) -> dict[str, float]:
         """Fit a language that was added, as stage 5 does, and load its pack; returns its best dev figures.
 
@@ -195,6 +201,7 @@ class Model:
             train, dev: Kaldi data directories.
             folder: where data, features, the run and the pack go, an experiment of its own; default:
                 `<model>/fit_<language>_api`. Called again after an interruption, the fit goes on there.
+            go_on: train further what an earlier fit, finished in the same folder, has left.
             training: keys of `TrainingOptions`.
         """
         if language not in self._added:
@@ -218,7 +225,7 @@ class Model:
         )
         config = {"adapter": method, "adapter_conf": options, **training}
         ngpu = int(self.device.type == "cuda")
-        fit_adapters(replace(place, exp=folder.parent), experiment, config, language, [language], ngpu, tokens)
+        fit_adapters(replace(place, exp=folder.parent), experiment, config, language, [language], ngpu, tokens, go_on)
         del self._added[language]
         self.load_language(folder / "packs" / language)
         return self._described[language]["training"]["dev"]

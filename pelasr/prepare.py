@@ -16,9 +16,10 @@ from pelasr.data import (
     text_of,
     write_data_dir,
 )
+from pelasr.done import Marker
 from pelasr.errors import DataError, PelasrError
-from pelasr.experiment import Experiment, Marker, Place
-from pelasr.files import sha256_file
+from pelasr.experiment import Experiment, Place
+from pelasr.files import locked
 from pelasr.pack_format import check_language
 from pelasr.stages import say, split_options
 
@@ -83,7 +84,7 @@ def _data_inputs(dirs: list[Path], subsampling: int | None) -> dict[str, Any]:
     missing = [str(path) for path in dirs if not path.is_dir()]
     if missing:
         raise PelasrError(f"{missing[0]}: no such data directory; prepare the data first (stage 1), or correct --langs")
-    return {str(path): audio_sha256(path) for path in dirs} | {"subsampling": subsampling}
+    return {str(path): [data_sha256([path]), audio_sha256(path)] for path in dirs} | {"subsampling": subsampling}
 
 
 def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_type: str, vocab_size: int) -> bool:
@@ -113,7 +114,7 @@ def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size:
         "data": data_sha256(place.dirs("train", *sets)),
         "languages": place.languages,
     }
-    marker = Marker(place.exp / ".done" / f"{place.tokens.name}.json", inputs, [place.tokens / "tokens.txt"])
+    marker = Marker(place.exp / ".done" / f"{place.tokens.name}.json", inputs)
     if marker.done:
         say(f"stage 2: {place.tokens}/tokens.txt is made already")
         return False
@@ -130,7 +131,8 @@ def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size:
     for name, (unknown, total, which) in unknown_report(tokenizer, texts_of).items():
         shown = " ".join(f"{character}({count})" for character, count in which.most_common(10))
         say(f"{name}: {unknown} of {total} characters unknown ({100 * unknown / max(total, 1):.2f} %) {shown}".rstrip())
-    marker.write(done=True)
+    made = [place.tokens / name for name in ("tokens.txt", "spm.model")]
+    marker.write(done=True, outputs=[path for path in made if path.exists()])
     return True
 
 
@@ -141,15 +143,15 @@ def _texts(place: Place, name: str, language: str) -> list[str]:
 
 def make_stats(place: Place, sets: list[str], nj: int) -> bool:
     """Stage 3: log-mel features of every utterance, and their mean and variance over the training data."""
-    from pelasr.features import feature_stats, save_stats
+    from pelasr.features import feature_stats, features_sha256, save_stats
 
     made = make_features(place, sets, nj)
-    dumps = [place.dump / path.name for path in place.dirs("train")]
-    inputs = {str(path): sha256_file(path / "done.json") for path in dumps}
-    marker = Marker(place.exp / ".done" / "stats.json", inputs, [place.stats])
+    train = {path: place.dump / path.name for path in place.dirs("train")}
+    inputs = {str(dump): features_sha256(data, dump) for data, dump in train.items()}
+    marker = Marker(place.exp / ".done" / "stats.json", inputs)
     if not marker.done:
-        save_stats(place.stats, *feature_stats(dumps))
-        marker.write(done=True)
+        save_stats(place.stats, *feature_stats(train.values()))
+        marker.write(done=True, outputs=[place.stats])
     elif not made:
         say("stage 3: features and statistics are made already")
         return False
@@ -157,17 +159,15 @@ def make_stats(place: Place, sets: list[str], nj: int) -> bool:
 
 
 def make_features(place: Place, sets: list[str], nj: int) -> bool:
-    """Log-mel features of every utterance of sets, where they are missing."""
-    from pelasr.features import extract
+    """Log-mel features of every utterance of sets, where they are missing, or of other data than now."""
+    from pelasr.features import extract, marker_of
 
-    markers = {
-        place.dump / path.name: Marker(place.dump / path.name / "done.json", {"data": audio_sha256(path)})
-        for path in place.dirs(*sets)
-    }
-    missing = [folder for folder, marker in markers.items() if not marker.done]
-    for folder in extract([(place.data / folder.name, folder) for folder in missing], nj):
-        markers[folder].write(done=True)
-    return bool(missing)
+    pairs = [(path, place.dump / path.name) for path in place.dirs(*sets)]
+    if all(marker_of(*pair).done for pair in pairs):
+        return False
+    with locked(place.dump / ".lock"):  # experiments that are decoded side by side may both want those of a language
+        missing = [pair for pair in pairs if not marker_of(*pair).done]
+        return any([str(dump) for dump in extract(missing, nj)])
 
 
 def add_language(

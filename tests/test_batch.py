@@ -1,6 +1,5 @@
 """Examples to batches: audio that several targets share is loaded and encoded once, and nothing else changes."""
 
-import kaldiio
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ import torch
 from pelasr.batch import Collate, Example
 from pelasr.errors import PelasrError
 from pelasr.evaluate import encode
+from pelasr.features import read_feats, write_archive
 from pelasr.finetune import make_bank
 
 PAIRS = ["en-de", "en-fr"]
@@ -18,11 +18,11 @@ def examples(tmp_path) -> list[Example]:
     """Two utterances of noise, the first into two languages."""
     rng = np.random.default_rng(0)
     feats = {name: rng.normal(size=(frames, 5)).astype(np.float32) for name, frames in (("a", 40), ("b", 31))}
-    kaldiio.save_ark(str(tmp_path / "feats.ark"), feats, scp=str(tmp_path / "feats.scp"))
-    where = dict(line.split(" ", 1) for line in (tmp_path / "feats.scp").read_text().splitlines())
+    write_archive(tmp_path, feats.items())
+    where = read_feats(tmp_path)
     wanted = [("a", "en-de", [2, 3]), ("b", "en-de", [4]), ("a", "en-fr", [5, 2, 2])]
     return [
-        Example(name, f"train_{pair}", where[name], len(feats[name]), labels, pair, "", [6 + PAIRS.index(pair)])
+        Example(name, f"train_{pair}", where[name], labels, pair, "", [6 + PAIRS.index(pair)])
         for name, pair, labels in wanted
     ]
 
