@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.data import read_data_dir, split_pair, text_of
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, counted
 from pelasr.experiment import Place
 from pelasr.features import load_feats, read_feats, read_num_frames
 from pelasr.text import Tokenizer
@@ -74,13 +74,15 @@ def load_examples(place: Place, name: str, language: str, tokenizer: Tokenizer) 
     for folder in place.folders(name, language):
         dump = place.dump / folder.name
         feats, frames = read_feats(dump), read_num_frames(dump)
-        utterances = read_data_dir(folder)
+        utterances = read_data_dir(folder, language)
         missing = [utterance.id for utterance in utterances if utterance.id not in feats]
         if missing:
-            raise PelasrError(f"{dump}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again")
+            cure = f"cure: rm -r {dump}, and run stage 3 again, or for a new language stage 5"
+            raise PelasrError(f"{dump}: no features of {counted(len(missing), 'utterance')}, as {missing[0]}; {cure}")
         for u in utterances:
             if u.language != split_pair(language)[0]:
-                raise PelasrError(f"{folder}/utt2lang: utterance {u.id} is {u.language!r}, not {language!r}; mend it")
+                source = split_pair(language)[0]
+                raise PelasrError(f"{folder}/utt2lang: utterance {u.id} is {u.language!r}, not {source!r}; mend it")
             text = text_of(u, language)
             labels = tokenizer.encode(text)
             examples.append(Example(u.id, source, feats[u.id], frames[u.id], labels, language, text, prefix))

@@ -81,7 +81,8 @@ def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> Iter
     Raises PelasrError naming the utterance if its audio cannot be read, is too short or gives features that are not
     finite; the directory then holds no features.
     """
-    contents = [(read_data_dir(data_dir), Path(dump_dir)) for data_dir, dump_dir in pairs]
+    # Features are the same in any language, `und` is none in particular.
+    contents = [(read_data_dir(data_dir, "und"), Path(dump_dir)) for data_dir, dump_dir in pairs]
     utterances = [utterance for content, _ in contents for utterance in content]
     feats = parallel_map(_extract_batch, utterances, nj, "features")
     for content, dump_dir in contents:
@@ -121,7 +122,8 @@ def read_num_frames(dump_dir: str | Path) -> dict[str, int]:
 
 def _read_pairs(path: Path) -> dict[str, str]:
     if not path.exists():
-        raise PelasrError(f"{path}: no features; cure: run the feature stage first")
+        cure = f"run the feature stage, 3 (of a new language 5), after `rm -rf {path.parent}`"
+        raise PelasrError(f"{path}: no features; cure: {cure}")
     with open(path, encoding="utf-8", newline="\n") as lines:
         return dict(line.rstrip("\n").split(" ", 1) for line in lines)
 
@@ -159,6 +161,6 @@ def save_stats(path: str | Path, mean: np.ndarray, std: np.ndarray) -> None:
 def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (80,) of an npz file."""
     if not Path(path).exists():
-        raise PelasrError(f"{path}: no statistics; cure: run the statistics stage first")
+        raise PelasrError(f"{path}: no statistics; cure: run the statistics stage, 3, first")
     with np.load(path, allow_pickle=False) as stored:
         return stored["mean"], stored["std"]

@@ -61,7 +61,8 @@ def train_backbone(
     family, options, training = split_options(config, where)
     names = ("backbone", *(["early"] if training.early_epoch else []))
     source = place.exp / init if init else None
-    started = {"init": required(source / "backbone.safetensors", 4)} if source else {}
+    first = f"train it first: pelasr train --exp {init}, without --init"
+    started = {"init": required(source / "backbone.safetensors", 4, first)} if source else {}
     missing = {}
     for folder, part in experiment.backbones(place).items():
         inputs = {
@@ -174,10 +175,10 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     return training.get("config_sha256"), training.get("fitted_with", [])
 
 
-def required(path: Path, stage: int) -> str:
-    """Hash of a file that an earlier stage makes."""
+def required(path: Path, stage: int, cure: str = "") -> str:
+    """Hash of a file that an earlier stage makes, or that there is another cure for where it is missing."""
     if not path.exists():
-        raise PelasrError(f"{path}: no such file; run stage {stage} first")
+        raise PelasrError(f"{path}: no such file; {cure or f'run stage {stage} first'}")
     return sha256_file(path)
 
 
