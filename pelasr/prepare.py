@@ -47,7 +47,8 @@ def validate_data(
     wanted = {"targets": place.targets(*sets), "sets": place.sets(*sets)}
     sources = sorted({split_pair(language)[0] for language in place.languages})
     subsampling = _subsampling(config) if config.get("ctc_weight") else None
-    path = place.exp / ".done" / f"{name}.json"
+    path, listing = place.exp / ".done" / f"{name}.json", place.exp / "problems.txt"
+    listing.unlink(missing_ok=True)
     targets = {"targets": {str(path): names for path, names in wanted["targets"].items()}}
     inputs = {**_data_inputs(dirs, subsampling), **targets}
     if Marker(path, inputs).done:
@@ -62,7 +63,7 @@ def validate_data(
         by_set.setdefault(wanted["sets"][Path(item.directory)][0], []).append(item)
     for warning in reports[0].warnings + reports[1].warnings + shared(reports[0].heard, by_set):
         say(f"warning: {warning}")
-    _refuse(reports, skip_bad, place.exp / "problems.txt")
+    _refuse(reports, skip_bad, listing)
     for folder in dirs:
         dropped = {name: reason for report in reports for name, reason in report.bad_in(folder).items()}
         if dropped:
@@ -86,7 +87,6 @@ def _refuse(reports: "Sequence[Report]", skip_bad: bool, listing: Path) -> None:
     droppable = [problem for problem in problems if problem.droppable and problem.directory not in spoilt]
     rest = [problem for problem in problems if not problem.droppable or problem.directory in spoilt]
     bad = rest if skip_bad else problems
-    listing.unlink(missing_ok=True)
     if not bad:
         return
     with atomic_write(listing) as stream:
@@ -250,9 +250,10 @@ def copy_data_dir(source: Path, target: Path, language: str) -> None:
     utterances, wanted = read_data_dir(source, language), split_pair(language)[0]
     others = [utterance for utterance in utterances if utterance.language != wanted]
     if others:
-        more = f", and so are {len(others) - 1} of {len(utterances)} more" if len(others) > 1 else ""
+        more = f", nor are {len(others) - 1} more of {len(utterances)}" if len(others) > 1 else ""
         what = f"utterance {others[0].id} is {others[0].language!r}, not {wanted!r}{more}"
-        raise DataError(f"{source}/utt2lang: {what}; cure: correct it, or if all are in {wanted} delete the file")
+        cure = f"correct it, or if all are in {wanted} delete the file"
+        raise DataError(f"{printable(str(source))}/utt2lang: {what}; cure: {cure}")
     if source.resolve() == target.resolve():
         return
     utterances = _with_paths(utterances)
@@ -262,7 +263,7 @@ def copy_data_dir(source: Path, target: Path, language: str) -> None:
         dropped = {line.partition(" ")[0] for line in dropped}
         if _with_paths(read_data_dir(target, language)) != [u for u in utterances if u.id not in dropped]:
             cure = "delete it, use another --data_dir, or leave out the option to use it as it is"
-            raise DataError(f"{target} holds other data than {source}: {cure}")
+            raise DataError(f"{target} holds other data than {printable(str(source))}: {cure}")
         return
     write_data_dir(target, utterances)
 

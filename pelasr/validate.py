@@ -170,7 +170,7 @@ def _check_languages(data_dir: DataDir, languages: Collection[str] | None, name:
     found = Counter(entry.value for entry in there.values())
     if wanted and found and wanted not in found:
         shown = ", ".join(f"{counted(count, 'utterance')} in {other}" for other, count in found.most_common(SHOWN))
-        cure = f"cure: take {wanted} from --langs, or if they are in {wanted}: rm {data_dir.quoted('utt2lang')}"
+        cure = f"cure: correct --langs, or if they are in {wanted}: rm {data_dir.quoted('utt2lang')}"
         data_dir.report("utt2lang", 0, "", f"{where}: there are {printable(shown)}; {cure}", "no-language")
         return
     known = found.keys() if languages is None else set(languages)
