@@ -12,7 +12,7 @@ import numpy as np
 
 from pelasr.data import Utterance, audio_fault
 from pelasr.errors import DataError, printable
-from pelasr.tables import is_utf8
+from pelasr.files import openable
 
 ARCHIVE = re.compile(r".+:\d+")
 BLOCK = 1 << 20  # samples of a file that are read at once
@@ -39,11 +39,6 @@ def read_audio(audio: str, start: float | None = None, end: float | None = None)
     return samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples, rate
 
 
-def _openable(path: str) -> str | bytes:
-    """A path as soundfile takes it: one that is not UTF-8 by its bytes."""
-    return path if is_utf8(path) else os.fsencode(path)
-
-
 def _span(start: float | None, end: float | None, rate: int, length: int) -> tuple[int, int]:
     """Sample indices of a segment, within the recording."""
     first = min(round((start or 0.0) * rate), length)
@@ -53,7 +48,7 @@ def _span(start: float | None, end: float | None, rate: int, length: int) -> tup
 def _read_soundfile(path: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
     import soundfile
 
-    with soundfile.SoundFile(_openable(path)) as stream:
+    with soundfile.SoundFile(openable(path)) as stream:
         first, last = _span(start, end, stream.samplerate, stream.frames)
         if first:
             stream.seek(first)
@@ -108,7 +103,7 @@ def read_file(source: str | Path | BinaryIO, rate: int = 16000) -> np.ndarray:
     if is_path and not os.path.isfile(source):
         raise DataError(f"{name}: no such audio file; cure: correct the path")
     try:
-        with soundfile.SoundFile(_openable(str(source)) if is_path else io.BytesIO(source.read())) as stream:
+        with soundfile.SoundFile(openable(str(source)) if is_path else io.BytesIO(source.read())) as stream:
             blocks = _resampled(_blocks(stream), stream.samplerate, rate)
             samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
     except Exception as error:  # as in `read_audio`; libsndfile's own words name what was opened, a buffer too

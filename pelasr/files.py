@@ -28,6 +28,15 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
         aside.unlink(missing_ok=True)
 
 
+def openable(path: str) -> str | bytes:
+    """A path for a library that encodes it by itself: one that is not UTF-8 as its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as stream:

@@ -52,7 +52,7 @@ def validate_data(
     targets = {"targets": {str(path): names for path, names in wanted["targets"].items()}}
     inputs = {**_data_inputs(dirs, subsampling), **targets}
     if Marker(path, inputs).done:
-        say(f"stage 1: {counted(len(dirs), 'data directory')} checked already")
+        say(f"stage 1: {counted(len(dirs), 'data directory')} valid already")
         return False
     texts = [normalise(utterance.text) for folder in train for utterance in parse(folder).utterances]
     tokenizer = Tokenizer(train_graphemes(texts)) if subsampling and any(texts) else None

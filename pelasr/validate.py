@@ -166,7 +166,7 @@ def _check_languages(data_dir: DataDir, languages: Collection[str] | None, name:
     where = f"the set {name} has no utterance in {wanted}" if wanted else "no utterances"
     if not data_dir.ids:
         data_dir.report("", 0, "", f"{where}: {EMPTY}", "empty")
-    there = {id: entry for id, entry in data_dir.tables.get("utt2lang", {}).items() if entry.value}
+    there = {key: entry for key, entry in data_dir.tables.get("utt2lang", {}).items() if entry.value}
     found = Counter(entry.value for entry in there.values())
     if wanted and found and wanted not in found:
         shown = ", ".join(f"{counted(count, 'utterance')} in {other}" for other, count in found.most_common(SHOWN))
@@ -175,14 +175,14 @@ def _check_languages(data_dir: DataDir, languages: Collection[str] | None, name:
         return
     known = found.keys() if languages is None else set(languages)
     meant = {language: _meant(language, known) for language in found}
-    for id, (line, language) in there.items():
+    for utterance, (line, language) in there.items():
         if language not in known:
             cure = f"cure: use one of {' '.join(sorted(known))}, {DROP}"
             what = f"unknown language {printable(language)}; {meant[language]}{cure}"
-            data_dir.report("utt2lang", line, id, what, "unknown-language")
+            data_dir.report("utt2lang", line, utterance, what, "unknown-language")
         elif wanted and language != wanted:
             what = f"in {language}, but the directory is for {wanted}; cure: correct it, move the utterance, {DROP}"
-            data_dir.report("utt2lang", line, id, what, "other-language")
+            data_dir.report("utt2lang", line, utterance, what, "other-language")
 
 
 def _check_unused_recordings(data_dir: DataDir, warnings: list[str]) -> None:
