@@ -11,7 +11,8 @@ from typing import BinaryIO
 import numpy as np
 
 from pelasr.data import Utterance, audio_fault
-from pelasr.errors import DataError
+from pelasr.errors import DataError, printable
+from pelasr.files import openable
 
 ARCHIVE = re.compile(r".+:\d+")
 BLOCK = 1 << 20  # samples of a file that are read at once
@@ -47,7 +48,7 @@ def _span(start: float | None, end: float | None, rate: int, length: int) -> tup
 def _read_soundfile(path: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
     import soundfile
 
-    with soundfile.SoundFile(path) as stream:
+    with soundfile.SoundFile(openable(path)) as stream:
         first, last = _span(start, end, stream.samplerate, stream.frames)
         if first:
             stream.seek(first)
@@ -98,15 +99,15 @@ def read_file(source: str | Path | BinaryIO, rate: int = 16000) -> np.ndarray:
     import soundfile
 
     is_path = isinstance(source, str | Path)
-    name = str(source) if is_path else "standard input"
+    name = printable(str(source)) if is_path else "standard input"
     if is_path and not os.path.isfile(source):
         raise DataError(f"{name}: no such audio file; cure: correct the path")
     try:
-        with soundfile.SoundFile(source if is_path else io.BytesIO(source.read())) as stream:
+        with soundfile.SoundFile(openable(str(source)) if is_path else io.BytesIO(source.read())) as stream:
             blocks = _resampled(_blocks(stream), stream.samplerate, rate)
             samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
-    except Exception as error:  # as in `read_audio`
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except Exception as error:  # as in `read_audio`; libsndfile's own words name what was opened, a buffer too
+        reason = " ".join(str(getattr(error, "error_string", error)).split()) or type(error).__name__
         raise DataError(f"{name}: unreadable audio ({reason}); cure: convert or fetch the file again") from error
     if not np.isfinite(samples).all():
         raise DataError(f"{name}: holds samples that are no finite numbers; cure: convert or fetch the file again")

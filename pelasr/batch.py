@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.data import read_data_dir, split_pair, text_of
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, counted
 from pelasr.experiment import Place
 from pelasr.features import Feats, read_feats
 from pelasr.text import Tokenizer
@@ -81,13 +81,15 @@ def load_examples(
     for folder in place.folders(name, language):
         dump = place.dump / folder.name
         feats = read_feats(dump)
-        utterances = read_data_dir(folder)
+        utterances = read_data_dir(folder, language)
         missing = [utterance.id for utterance in utterances if utterance.id not in feats]
         if missing:
-            raise PelasrError(f"{dump}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again")
+            what = f"no features of {counted(len(missing), 'utterance')}, as {missing[0]}"
+            raise PelasrError(f"{dump}: {what}; cure: run stage 3, for a new language stage 5")
         for u in utterances:
             if u.language != split_pair(language)[0]:
-                raise PelasrError(f"{folder}/utt2lang: utterance {u.id} is {u.language!r}, not {language!r}; mend it")
+                source = split_pair(language)[0]
+                raise PelasrError(f"{folder}/utt2lang: utterance {u.id} is {u.language!r}, not {source!r}; mend it")
             text = text_of(u, language)
             labels = tokenizer.encode(text)
             examples.append(Example(u.id, source, feats[u.id], labels, like or language, text, prefix))

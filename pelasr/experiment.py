@@ -60,6 +60,15 @@ class Place:
         found = [path for name in sets for language in self.languages for path in self.folders(name, language)]
         return list(dict.fromkeys(found))
 
+    def sets(self, *sets: str) -> dict[Path, tuple[str, str]]:
+        """Data directories with the names of their sets, and the languages that their utterances are in."""
+        return {
+            path: (name, split_pair(language)[0])
+            for name in sets
+            for language in self.languages
+            for path in self.folders(name, language)
+        }
+
     def targets(self, *sets: str) -> dict[Path, list[str]]:
         """Target languages that data directories must have translations into."""
         found: dict[Path, list[str]] = {}

@@ -138,7 +138,8 @@ def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> Iter
     The bytes do not depend on `nj`. Raises PelasrError naming the utterance if its audio cannot be read, is too short
     or gives features that are not finite; the directory then holds no features.
     """
-    contents = [(Path(data_dir), read_data_dir(data_dir), Path(dump_dir)) for data_dir, dump_dir in pairs]
+    # Features are the same in any language, `und` is none in particular.
+    contents = [(Path(data_dir), read_data_dir(data_dir, "und"), Path(dump_dir)) for data_dir, dump_dir in pairs]
     utterances = [utterance for _, content, _ in contents for utterance in content]
     feats = parallel_map(_extract_batch, utterances, nj, "features")
     for data_dir, content, dump_dir in contents:
@@ -191,7 +192,7 @@ def read_num_frames(dump_dir: str | Path) -> dict[str, int]:
 
 def _read_pairs(path: Path) -> dict[str, str]:
     if not path.exists():
-        raise PelasrError(f"{path}: no features; run stage 3")
+        raise PelasrError(f"{path}: no features; cure: run stage 3, for a new language stage 5")
     with open(path, encoding="utf-8", newline="\n") as lines:
         return {name: value for name, _, value in (line.rstrip("\n").partition(" ") for line in lines)}
 
@@ -222,6 +223,6 @@ def save_stats(path: str | Path, mean: np.ndarray, std: np.ndarray) -> None:
 def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (80,) of an npz file."""
     if not Path(path).exists():
-        raise PelasrError(f"{path}: no statistics; cure: run the statistics stage first")
+        raise PelasrError(f"{path}: no statistics; cure: run the statistics stage, 3, first")
     with np.load(path, allow_pickle=False) as stored:
         return stored["mean"], stored["std"]

@@ -95,7 +95,7 @@ def measure_forgetting(
             facts |= _facts(place, experiment, place.languages, how) | {"commit": commit()}
             facts["data_sha256"] = _data(place, name)
             for old, change in changes.items():
-                words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old)))
+                words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old), old))
                 facts |= {"language": old, "utterances": change.utterances, "reference_words": words}
                 for metric, value in (("changed_by", change.hypotheses), ("logits_changed_by", change.logits)):
                     facts |= dict.fromkeys(("value", "lo", "hi"), value) | {"metric": f"{metric}_{language}"}
@@ -112,14 +112,20 @@ def measure_forgetting(
 
 def new_languages(place: Place, experiment: Experiment, name: str) -> list[str]:
     """Languages beyond the recipe's that an experiment has decoded a set of, sorted."""
-    folder = place.exp / experiment.name / "decode"
-    found = (path.parent.name.removeprefix(f"{name}_") for path in folder.glob(f"{name}_*/text"))
-    return sorted(key for key in found if key not in place.languages and _is_in(place.folder(name, key), key))
+    folder = place.exp / experiment.name
+    found = (path.parent.name.removeprefix(f"{name}_") for path in folder.glob(f"decode/{name}_*/text"))
+    return sorted(key for key in found if key not in place.languages and _is_in(place, folder, name, key))
 
 
-def _is_in(folder: Path, language: str) -> bool:
-    """Whether a data directory is in a language: `test_clean_hi` is not the set `test` in a language `clean_hi`."""
-    return folder.is_dir() and {u.language for u in read_data_dir(folder)} == {language.partition("-")[0]}
+def _is_in(place: Place, experiment: Path, name: str, language: str) -> bool:
+    """Whether a set is in a language: `test_clean_hi` is not the set `test` in a language `clean_hi`. Where no
+    `utt2lang` tells, it is if there are training data or a pack of the language."""
+    folder = place.folder(name, language)
+    if not folder.is_dir():
+        return False
+    if not (folder / "utt2lang").exists():
+        return any(path.is_dir() for path in (*place.folders("train", language), experiment / "packs" / language))
+    return {u.language for u in read_data_dir(folder)} == {split_pair(language)[0]}
 
 
 def _not_decoded(place: Place, experiment: Experiment, name: str, languages: list[str], how: Decoding) -> str | None:

@@ -38,6 +38,15 @@ def locked(path: str | Path) -> Iterator[None]:
         yield
 
 
+def openable(path: str) -> str | bytes:
+    """A path for a library that encodes it by itself: one that is not UTF-8 as its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as stream:
@@ -45,5 +54,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Hex digest of a JSON-like value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    """Hex digest of a JSON-like value, independent of the order of its keys. Strings may hold the bytes of file names
+    that are not UTF-8."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

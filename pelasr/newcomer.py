@@ -22,7 +22,7 @@ def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: 
     `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
     `auto`, own ones if more than OWN_FROM of the characters are unknown without. `say`: report it.
     """
-    texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path)]
+    texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path, language)]
     own = own_tokens(backbone.tokenizer, texts, language)
     unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
     rate = unknown / max(total, 1)

@@ -63,7 +63,8 @@ def train_backbone(
     """
     family, options, training = split_options(config, where)
     source = place.exp / init if init else None
-    started = {"init": weights_sha256(source, "backbone")} if source else {}
+    first = f"train it first: pelasr train --exp {init}, without --init"
+    started = {"init": weights_sha256(source, "backbone", first)} if source else {}
     missing = {}
     for folder, part in experiment.backbones(place).items():
         inputs = {
@@ -243,17 +244,17 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     return training.get("config_sha256"), training.get("fitted_with", [])
 
 
-def required(path: Path, stage: int) -> str:
-    """Hash of a file that an earlier stage makes."""
+def required(path: Path, stage: int, cure: str = "") -> str:
+    """Hash of a file that an earlier stage makes, or that there is another cure for where it is missing."""
     if not path.exists():
-        raise PelasrError(f"{path}: no such file; run stage {stage} first")
+        raise PelasrError(f"{path}: no such file; {cure or f'run stage {stage} first'}")
     return sha256_file(path)
 
 
-def weights_sha256(folder: Path, weights: str) -> str:
-    """Hash of a trained backbone's file. Raises PelasrError if it is not the one that was described."""
+def weights_sha256(folder: Path, weights: str, cure: str = "") -> str:
+    """Hash of a trained backbone's file. Raises PelasrError if it is not there, or not as it was described."""
     path = folder / f"{weights}.safetensors"
-    found = required(path, 4)
+    found = required(path, 4, cure)
     described = read_description(folder / "backbone.yaml", f"restore {folder} from a copy, or train it again")
     if described.get("weights", {}).get(weights) != found:
         raise PelasrError(

@@ -19,6 +19,7 @@ TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins w
 UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI SYLLABLE", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 UNSPACED += ("JAVANESE", "BALINESE", "TAI ", "NEW TAI ")
 PIECE_SPACE = "▁"  # how sentencepiece writes a space
+AGAIN = "cure: delete the folder and run the token stage, 2, again; in a backbone's folder, restore it"
 
 
 def normalise(text: str) -> str:
@@ -132,25 +133,25 @@ class Tokenizer:
         """Read `tokens.txt`, and `spm.model` if present. Raises PelasrError if they are missing or do not fit."""
         path, model_path = Path(directory) / "tokens.txt", Path(directory) / "spm.model"
         if not path.exists():
-            raise PelasrError(f"{path}: no token list; cure: run the token stage first")
+            raise PelasrError(f"{path}: no token list; cure: run the token stage, 2, first")
         try:
             tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
-            raise PelasrError(f"{path}: not UTF-8: {error}; cure: run the token stage again") from None
+            raise PelasrError(f"{path}: not UTF-8: {error}; {AGAIN}") from None
         for line, token in ((1, BLANK), (2, UNKNOWN), (len(tokens), SOS_EOS)):
             if len(tokens) < line or tokens[line - 1] != token:
-                raise PelasrError(f"{path}:{line}: want {token}; cure: run the token stage again")
+                raise PelasrError(f"{path}:{line}: want {token}; {AGAIN}")
         if len(set(tokens)) != len(tokens):
             token = next(token for token, count in Counter(tokens).items() if count > 1)
-            raise PelasrError(f"{path}: token {token!r} is listed twice; cure: run the token stage again")
+            raise PelasrError(f"{path}: token {token!r} is listed twice; {AGAIN}")
         if not model_path.exists():
             return cls(tokens)
         try:
             tokenizer = cls(tokens, model_path.read_bytes())
         except RuntimeError as error:  # sentencepiece's
-            raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; cure: run the token stage again") from None
+            raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; {AGAIN}") from None
         if _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)]) != tokens:
-            raise PelasrError(f"{path}: not the pieces of {model_path}; cure: run the token stage again")
+            raise PelasrError(f"{path}: not the pieces of {model_path}; {AGAIN}")
         return tokenizer
 
 

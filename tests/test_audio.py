@@ -1,4 +1,5 @@
 import io
+import os
 import wave
 
 import kaldiio
@@ -123,5 +124,15 @@ def test_errors_of_files_name_them_and_no_wav_scp(tmp_path):
         with pytest.raises(DataError, match=f"{name}: .*{words}.*cure: ") as caught:
             read_file(tmp_path / name)
         assert "wav.scp" not in str(caught.value)
-    with pytest.raises(DataError, match="standard input: unreadable audio"):
+    with pytest.raises(DataError, match="standard input: unreadable audio") as caught:
         read_file(io.BytesIO(b"RIFF junk"))
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_names_of_files_may_be_any_bytes(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    soundfile.write(os.fsencode(path), tone(), 16000)
+    np.testing.assert_array_equal(read_file(path), load_audio(utterance(audio=path)))
+    os.unlink(path)
+    with pytest.raises(DataError, match=r"caf\\xe9.wav: no such audio file"):
+        read_file(path)

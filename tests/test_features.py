@@ -129,7 +129,7 @@ def test_features_that_are_not_finite_name_the_utterance(tmp_path):
     with pytest.raises(PelasrError, match=r"utterance utt001: .*001.wav: features are not finite; cure: mend"):
         list(extract([(data, tmp_path / "dump")]))
     assert not list((tmp_path / "dump").iterdir())
-    with pytest.raises(PelasrError, match=r"feats.scp: no features; run stage 3"):
+    with pytest.raises(PelasrError, match=r"feats.scp: no features; cure: run stage 3"):
         read_feats(tmp_path / "dump")
 
 
