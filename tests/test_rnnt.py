@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pelasr.adapter import Bank, count_parameters, freeze
 from pelasr.backbones import build_backbone, state_sha256
@@ -250,6 +251,27 @@ def test_prediction_step_by_step_equals_the_whole_sequence(kind, make_rnnt):
     changed[:, 3] = changed[:, 3] % 6 + 1
     assert torch.equal(model.predict(changed)[:, :4], whole[:, :4])  # a label is seen from the next position on
     assert not torch.equal(model.predict(changed)[:, 4], whole[:, 4])
+
+
+class Operations(TorchDispatchMode):
+    """Records the names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_single_step_does_without_onednn(make_rnnt):
+    """Which arranges an LSTM's weights anew at every call."""
+    model = make_rnnt(decoder_conf={"hidden_size": 8, "output_size": 8})
+    _, state = model.prediction(torch.zeros(2, 1, dtype=torch.long))
+    with Operations() as seen, torch.no_grad():
+        model.prediction(torch.ones(2, 1, dtype=torch.long), state)
+    assert "mkldnn_rnn_layer.default" not in seen.names and "addmm.default" in seen.names
 
 
 @pytest.mark.parametrize("output_size", [8, 5])

@@ -28,12 +28,12 @@ class LSTM(nn.LSTM):
     """A layer of torch's LSTM that does not take several times as long for a single step on a CPU: oneDNN arranges the
     weights anew at every call."""
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, T, input) after the state (h, c), (1, B, .) each, to (B, T, output) and the new state."""
-        if x.shape[1] > 1 or state is None or self.proj_size:
-            return super().forward(x, state)
+        if x.shape[1] > 1 or hx is None or self.proj_size:
+            return super().forward(x, hx)
         weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
-        h, c = torch.lstm_cell(x[:, 0], (state[0][0], state[1][0]), *weights)
+        h, c = torch.lstm_cell(x[:, 0], (hx[0][0], hx[1][0]), *weights)
         return h[:, None], (h[None], c[None])
 
 
