@@ -17,6 +17,7 @@ setup(
         "kaldiio",
         "soundfile",
         "librosa",
+        "soxr",
         "sentencepiece",
         "sacrebleu",
         "jiwer>=4",

@@ -4,7 +4,6 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from math import gcd
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +15,7 @@ from pelasr.files import openable
 
 ARCHIVE = re.compile(r".+:\d+")
 BLOCK = 1 << 20  # samples of a file that are read at once
+STEEP = 0x40  # libsoxr's SOXR_STEEP_FILTER, for which Python's soxr has no name: 3 dB at 7.6 kHz would be lost without
 
 
 def read_audio(audio: str, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
@@ -81,13 +81,11 @@ def load_audio(utterance: Utterance, rate: int = 16000) -> np.ndarray:
 
 
 def resample(samples: np.ndarray, native: int, rate: int) -> np.ndarray:
-    """Samples (N,) at `native` Hz to float32 (ceil(N * rate / native),) at `rate` Hz."""
-    if native == rate:
-        return samples
-    from scipy.signal import resample_poly
+    """Samples (N,) at `native` Hz to float32 (ceil(N * rate / native),) at `rate` Hz, without delay.
 
-    common = gcd(rate, native)
-    return resample_poly(samples, rate // common, native // common).astype(np.float32)
+    Up to 0.975 of half the lower rate nothing is lost, and less than a millionth of what lies above half of it is left.
+    """
+    return samples if native == rate else np.concatenate([*_resampled([samples], native, rate)])
 
 
 def read_file(source: str | Path | BinaryIO, rate: int = 16000) -> np.ndarray:
@@ -121,25 +119,17 @@ def _blocks(stream) -> Iterator[np.ndarray]:
 
 
 def _resampled(blocks: Iterable[np.ndarray], native: int, rate: int) -> Iterator[np.ndarray]:
-    """What `resample` makes of the joined blocks, in parts.
-
-    Each part is resampled with a margin on either side, beyond which scipy's filter does not look (it takes 10 times
-    max(1, down / up) samples); before the beginning and after the end there is silence, as in `resample`.
-    """
+    """What `resample` makes of the joined blocks, in parts: bit for bit the same, whatever the blocks are."""
     if native == rate:
         yield from blocks
         return
-    common = gcd(rate, native)
-    up, down = rate // common, native // common  # so many samples are made of so many
-    margin = 11  # in units of `down` samples
-    silence = np.zeros(margin * down, dtype=np.float32)
-    held = silence
+    from soxr import soxr_ext
+
+    stream = soxr_ext.CSoxr(native, rate, 1, soxr_ext.SOXR_FLOAT32_I, soxr_ext.HQ | STEEP, False)
+    given = made = 0
     for block in blocks:
-        held = np.concatenate([held, block])
-        units = len(held) // down - 2 * margin
-        if units > 0:
-            part = resample(held[: (units + 2 * margin) * down], native, rate)
-            yield part[margin * up : (margin + units) * up]
-            held = held[units * down :]
-    count = -(-(len(held) - len(silence)) * up // down)
-    yield resample(np.concatenate([held, silence]), native, rate)[margin * up :][:count]
+        part = stream.process_float32(block[:, None], False)[:, 0]
+        given, made = given + len(block), made + len(part)
+        yield part
+    silence = np.zeros((-(-native // rate), 1), dtype=np.float32)  # or the last sample might be missing
+    yield stream.process_float32(silence, True)[: -(-given * rate // native) - made, 0]

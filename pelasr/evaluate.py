@@ -14,6 +14,7 @@ from pelasr.adapter import Routes
 from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.bleu import WIDTHS, figure, statistics
 from pelasr.data import split_pair
+from pelasr.errors import TooShortError
 from pelasr.sampling import sorted_batches
 from pelasr.text import Tokenizer, is_unspaced
 from pelasr.wer import count_errors
@@ -54,8 +55,22 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """Encoder output (B, T', D) and its frames (B,) of a batch.
 
-    An utterance with several targets is encoded once, unless the encoder or its adapters look at the language.
+    An utterance with several targets is encoded once, unless the encoder or its adapters look at the language. Raises
+    TooShortError naming the shortest utterance if it is too short.
     """
+    try:
+        return _encode(backbone, bank, batch, augment)
+    except TooShortError as error:
+        lens = batch.lens if batch.rows is None else batch.lens[batch.rows]
+        raise TooShortError(f"utterance {batch.ids[int(lens.argmin())]}: {error}; cure: drop it") from None
+
+
+def _encode(
+    backbone: nn.Module,
+    bank: Routes | None,
+    batch: Batch,
+    augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+) -> tuple[Tensor, Tensor]:
     feats, lens, rows = batch.feats, batch.lens, batch.rows
     if rows is None:
         return backbone.encode(feats, lens, batch.language_ids, augment)

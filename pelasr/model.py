@@ -167,7 +167,9 @@ class Model:
         with routes.route(languages):
             try:
                 enc, enc_lens = module.encode(feats, lens, ids)
-            except TooShortError:  # not even the longest of them can be encoded
+            except TooShortError:  # one of them, which has no text; the others are searched by themselves
+                for piece in batch if len(batch) > 1 else ():
+                    self._search([piece], beam_size)
                 return
             found = module.search(enc, enc_lens, prefix, beam_size)
         for piece, tokenizer, hypothesis in zip(batch, tokenizers, found, strict=True):

@@ -26,6 +26,7 @@ WITHOUT_EFFECT = ("num_workers", "checkpoint_seconds")
 def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:
     """Name of the backbone's family, its options, and the training options, of a flat configuration."""
     from pelasr.backbones import backbone_options
+    from pelasr.encoders import settled
 
     if "backbone" not in config:
         raise PelasrError(f"{where}: the key `backbone` is missing")
@@ -33,7 +34,7 @@ def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, An
     training = [field.name for field in fields(TrainingOptions)]
     check_keys(config, ["backbone", *backbone_options(family), *training], where)
     options = {key: value for key, value in config.items() if key in backbone_options(family)}
-    return family, options, TrainingOptions(**{key: config[key] for key in training if key in config})
+    return family, settled(options), TrainingOptions(**{key: config[key] for key in training if key in config})
 
 
 def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:

@@ -237,7 +237,7 @@ def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segmen
         return Inspection(0, "segment", what)
     first = round((start or 0.0) * rate)
     samples = samples[first : len(samples) if end is None else round(end * rate)]
-    length = -(-len(samples) * RATE // rate)  # as resample_poly rounds
+    length = -(-len(samples) * RATE // rate)  # as `audio.resample` rounds
     if not length:
         return Inspection(0, "zero-length", f"{audio} has no samples there; cure: fetch it again, {DROP}")
     if not np.isfinite(samples).all():

@@ -56,6 +56,15 @@ def test_encoding_once_is_encoding_each(examples, make_st, encoder):
         torch.testing.assert_close(once[row, : frames[0]], each[0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("which", [[0, 1], [0, 1, 2]])
+def test_what_is_too_short_is_named(examples, make_st, which):
+    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "input_layer": "conv2d"}
+    model, batch = make_st(encoder_conf=conf, num_mels=10), Collate(PAIRS)([examples[n] for n in which])
+    batch.feats, batch.lens[1] = batch.feats.repeat(1, 1, 2), 6
+    with pytest.raises(PelasrError, match="utterance b: 6 frames are too short .*, which needs 7; cure: drop it"):
+        encode(model, None, batch)
+
+
 def test_adapters_of_the_encoder_get_every_row(examples, make_st):
     """With an adapter for each language the same audio is encoded once for each."""
     model, batch = make_st(), Collate(PAIRS)(examples)

@@ -206,6 +206,9 @@ def test_audio_too_short_for_the_subsampling_has_no_text(made, tmp_path):
     short = noise(0.05)
     assert model.decode([short, short[:500]], "hi") == ["", ""]
     assert len(model.decode([noise(0.5)], "hi")[0]) > 0
+    longer = [noise(0.5, seed=1), noise(0.45, seed=2)]  # in one batch with it
+    (one,), (other,) = (model.decode([audio], "hi") for audio in longer)
+    assert model.decode([longer[0], short, longer[1]], "hi") == [one, "", other]
 
 
 def test_the_backbone_alone(made):

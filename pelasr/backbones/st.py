@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from pelasr.attention import CachedDecoder
 from pelasr.beam import beam_search
 from pelasr.config import construct, nearest
-from pelasr.encoders import ESPNET_ENCODERS, ConvSubsampler, ESPnetEncoder, Loss, ctc_loss, within
+from pelasr.encoders import ESPNET_ENCODERS, ConvSubsampler, ESPnetEncoder, Loss, ctc_loss, keep_positions, within
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
 from pelasr.sites import module_sites
@@ -44,6 +44,7 @@ class SpeechEncoder(nn.Module):
             # ESPnet's Transformer adds no positions without a subsampler of its own, its Conformers do.
             if name == "transformer":
                 self.position = PositionalEncoding(width, conf.get("positional_dropout_rate", 0.1))
+                keep_positions(self.position)
             self.stack = ESPnetEncoder(name, width, {**conf, "input_layer": None})
         self.output_size = self.stack.output_size
         self.subsampling = self.stack.subsampling * (self.subsampler.subsampling if self.subsampler else 1)
