@@ -13,7 +13,11 @@ HEAD = """
 set -euo pipefail
 cores=4 ngpu=0 jobs= dry_run=false threads_given=
 . {root}/local/side_by_side.sh
-work() {{ echo "$1 begins ${{OMP_NUM_THREADS:-}} ${{CUDA_VISIBLE_DEVICES:-}} $ngpu"; sleep "${{2:-0.4}}"; echo "$1 ends"; }}
+work() {{
+  echo "$1 begins ${{OMP_NUM_THREADS:-}} ${{CUDA_VISIBLE_DEVICES:-}} $ngpu"
+  sleep "${{2:-0.4}}"
+  echo "$1 ends"
+}}
 """
 
 
