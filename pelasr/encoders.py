@@ -2,8 +2,10 @@
 
 import io
 from contextlib import redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
+from threading import Lock
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from pelasr.config import construct
 from pelasr.errors import TooShortError
+from pelasr.stateless import make_stateless
 
 ESPNET_ENCODERS = {
     "transformer": "TransformerEncoder",
@@ -19,6 +22,9 @@ ESPNET_ENCODERS = {
     "e_branchformer": "EBranchformerEncoder",
 }
 CONVOLUTIONS_OVER_TIME = ("depthwise_conv", "depthwise_conv_fusion", "csgu.conv")
+
+_importing = Lock()
+_frames: ContextVar[Tensor] = ContextVar("frames")  # those of utterances (B, 1, T), as the layer at work was told
 
 
 @dataclass
@@ -53,35 +59,40 @@ class ESPnetEncoder(nn.Module):
 
     def __init__(self, name: str, input_size: int, conf: dict[str, Any]):
         super().__init__()
-        with redirect_stdout(io.StringIO()):  # ESPnet prints that there is no flash attention, which is not used
+        # ESPnet prints that there is no flash attention, which is not used. All threads have one standard output.
+        with _importing, redirect_stdout(io.StringIO()):
             cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), ESPNET_ENCODERS[name])
         self.encoder = construct(cls, {"use_flash_attn": False, **conf}, "encoder_conf", input_size=input_size)
         self.output_size = self.encoder.output_size()
         factors = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
         self.subsampling = factors.get(conf.get("input_layer", "conv2d"), 1)
-        self._within: Tensor | None = None
-        for path, module in self.encoder.named_modules():
-            if path.endswith(CONVOLUTIONS_OVER_TIME):
-                module.register_forward_pre_hook(self._hide_padding)
-
-    def _hide_padding(self, conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """ESPnet's convolution over time would see what pads the batch: (B, D, T) with zeros there."""
-        x = args[0]
-        if self._within is None or x.shape[-1] != self._within.shape[-1]:
-            return args
-        return (x * self._within[:, None],)
+        make_stateless(self.encoder)
+        if self.subsampling == 1:
+            for layer in self.encoder.encoders:
+                layer.register_forward_pre_hook(_remember_frames)
+                for path, module in layer.named_modules():
+                    if path.endswith(CONVOLUTIONS_OVER_TIME):
+                        module.register_forward_pre_hook(_hide_padding)
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, input), (B,) to (B, T', output), (B,)."""
         from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
 
         size = int(lens.max())  # ESPnet makes its masks from the lengths alone
-        self._within = within(lens, size) if self.subsampling == 1 else None
         try:
             x, lens, _ = self.encoder(x[:, :size], lens)
         except TooShortUttError as error:
             raise TooShortError(f"an utterance is too short for encoder_conf.input_layer: {error}") from None
         return x, lens
+
+
+def _remember_frames(layer: nn.Module, args: tuple) -> None:
+    _frames.set(args[1])
+
+
+def _hide_padding(conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """ESPnet's convolution over time would see what pads the batch: (B, D, T) with zeros there."""
+    return (args[0] * _frames.get(),)
 
 
 class ConvSubsampler(nn.Module):
