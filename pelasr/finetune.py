@@ -26,7 +26,9 @@ class FineTuned(Bank):
     def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
         super().__init__(method, options, backbone)
         if not isinstance(backbone, Parts) or any("." in path for path in self.sites):
-            raise PelasrError(f"{method} fine-tuning needs whole parts of a backbone that is a `Parts`")
+            raise PelasrError(
+                f"{method} fine-tuning needs whole parts (`sites()`) of a backbone, whose class is a `Parts`"
+            )
         self._hosts = {path: backbone.get_submodule(path) for path in self.sites}
 
     def _make(self, path: str, width: int) -> nn.Module:
@@ -46,7 +48,7 @@ class FineTuned(Bank):
             raise PelasrError(f"{self.method} fine-tuning takes one language a batch, not {' '.join(set(languages))}")
         copies = self.of(languages[0])
         self._fired.update(self.sites)
-        nothing = Route([], torch.zeros(len(languages), dtype=torch.long), set())  # no bank's adapters, either
+        nothing = Route([], torch.zeros(0), set())  # no bank's adapters, either
         with routed_by(nothing, copies), routed([self.private_of(languages[0])], None):
             yield
 

@@ -76,9 +76,11 @@ def _parameters(module: nn.Module) -> list[Tensor]:
 def _with_parameters(module: nn.Module, parameters: Iterator[Tensor]) -> nn.Module:
     """A copy of a module that has other tensors for parameters and shares all else: the module itself may be at work in
     another thread. (`torch.func.functional_call` changes the module, and takes longer than a small adapter.)"""
+    own, children = module._parameters, module._modules
+    if not own and not children:
+        return module
     made = object.__new__(type(module))
     vars(made).update(vars(module))
-    own, children = module._parameters, module._modules
     if own:
         made.__dict__["_parameters"] = {key: None if own[key] is None else next(parameters) for key in own}
     if children:
@@ -105,25 +107,23 @@ class Route:
     def adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         """Every row by its own language at one of the sites: (B, T, D_in), (B, T, D) to (B, T, D)."""
         self.fired.add(path)
+        trains = torch.is_grad_enabled()
+        if trains:
+            self._stacks.pop(path, None)  # whose parameters may be others soon
         # A search goes by row even then, so that a row's numbers do not depend on which languages the others are in.
-        if len(self.adapters) == 1 and torch.is_grad_enabled():
-            self._stacks.pop(path, None)
+        if len(self.adapters) == 1 and trains:
             return self.adapters[0][path](x, y)
         rows = remaining()
         index = self.index if rows is None else self.index.index_select(0, rows)
         if len(index) != len(y):
             raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
-        return self._stack(path)(index, x, y)
+        stack = self._make(path) if trains else self._stacks.get(path) or self._kept(path)
+        return stack(index, x, y)
 
-    def _stack(self, path: str) -> Stack:
-        """Kept only where there are no gradients, as in a search, which comes here at every step."""
-        if torch.is_grad_enabled():
-            self._stacks.pop(path, None)  # what is trained changes
-            return self._make(path)
-        if path not in self._stacks:
-            with torch.inference_mode(False), torch.no_grad():  # whoever comes next may be in no inference mode
-                self._stacks[path] = self._make(path)
-        return self._stacks[path]
+    def _kept(self, path: str) -> Stack:
+        """For a search, which comes here at every step."""
+        with torch.inference_mode(False), torch.no_grad():  # whoever comes next may be in no inference mode
+            return self._stacks.setdefault(path, self._make(path))
 
     def _make(self, path: str) -> Stack:
         return Stack([found.get(path) for found in self.adapters])

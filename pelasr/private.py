@@ -90,10 +90,11 @@ class Routed:
         if torch.is_grad_enabled():
             self._stacks.pop(path, None)
             return self._make(path)
-        if path not in self._stacks:
+        stack = self._stacks.get(path)
+        if stack is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._stacks[path] = self._make(path)
-        return self._stacks[path]
+                stack = self._stacks.setdefault(path, self._make(path))
+        return stack
 
     def _make(self, path: str) -> dict[str, Tensor]:
         """(L, P, D) and so on."""
