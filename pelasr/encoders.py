@@ -2,9 +2,11 @@
 
 import io
 from contextlib import redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from math import prod
+from threading import Lock
 from typing import Any
 
 import torch
@@ -13,12 +15,16 @@ from torch.nn import functional as F
 
 from pelasr.config import construct
 from pelasr.errors import PelasrError, TooShortError
+from pelasr.stateless import make_stateless
 
 ESPNET_ENCODERS = {
     "transformer": "TransformerEncoder",
     "conformer": "ConformerEncoder",
     "e_branchformer": "EBranchformerEncoder",
 }
+
+_importing = Lock()
+_frames: ContextVar[Tensor] = ContextVar("frames")  # those of utterances (B, 1, T), as the layer at work was told
 
 
 @dataclass
@@ -50,18 +56,6 @@ def settled(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "encoder_conf": {**conf, "rel_pos_type": "latest"}}
 
 
-def keep_positions(module: nn.Module) -> None:
-    """Make ESPnet's positions be added in float32 at least: they are kept in the type of what they were last added to,
-    and half precision would round them for good."""
-    for part in module.modules():
-        if hasattr(part, "extend_pe"):
-            part.register_forward_pre_hook(_in_single_precision)
-
-
-def _in_single_precision(positions: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    return (args[0].to(torch.promote_types(args[0].dtype, torch.float32)),)
-
-
 class ESPnetEncoder(nn.Module):
     """One of ESPnet's encoders, whose outputs do not depend on what an utterance is batched with.
 
@@ -81,23 +75,25 @@ class ESPnetEncoder(nn.Module):
                     f"encoder_conf: {key}: {value}: with ESPnet's old positions an utterance's output depends on what"
                     " pads its batch; use `rel_pos_type: latest`"
                 )
-        with redirect_stdout(io.StringIO()):  # ESPnet prints that there is no flash attention, which is not used
+        # ESPnet prints that there is no flash attention, which is not used. All threads have one standard output.
+        with _importing, redirect_stdout(io.StringIO()):
             cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), ESPNET_ENCODERS[name])
         self.encoder = construct(cls, {"use_flash_attn": False, **conf}, "encoder_conf", input_size=input_size)
         self.output_size = self.encoder.output_size()
+        make_stateless(self.encoder)
         # The subsampling, if there is any: kernel and stride over time of convolutions that add nothing at the ends.
         convolutions = [part for part in getattr(self.encoder.embed, "conv", ()) if not isinstance(part, nn.ReLU)]
         self._kernels = [(part.kernel_size[0], part.stride[0]) for part in convolutions]
         self.subsampling = prod(stride for _, stride in self._kernels)
-        self._within: Tensor | None = None
         if self._kernels:
             self.encoder.embed.register_forward_hook(self._mend_mask)
+        for layer in self.encoder.encoders:
+            layer.register_forward_pre_hook(_remember_frames)
         for module in self.encoder.modules():
             if isinstance(module, nn.Conv1d) and module.padding[0]:
-                module.register_forward_pre_hook(self._hide_padding)
-        keep_positions(self.encoder)
+                module.register_forward_pre_hook(_hide_padding)
 
-    def _frames(self, lens: Tensor | int) -> Tensor | int:
+    def _frames_of(self, lens: Tensor | int) -> Tensor | int:
         """Frames after the subsampling, of which each saw none but the utterance's own."""
         for kernel, stride in self._kernels:
             lens = (lens - kernel) // stride + 1
@@ -106,23 +102,29 @@ class ESPnetEncoder(nn.Module):
     def _mend_mask(self, subsampling: nn.Module, args: tuple[Tensor, Tensor], output: tuple[Any, Tensor]) -> tuple:
         """ESPnet's mask (B, 1, T') has frames more in it, that saw what pads the batch."""
         x, mask = output
-        return x, within(self._frames(args[1].sum((1, 2))), mask.shape[-1])[:, None]
-
-    def _hide_padding(self, conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """ESPnet's convolution over time would see what pads the batch: (B, D, T) with zeros there."""
-        return (args[0] * self._within[:, None],)
+        return x, within(self._frames_of(args[1].sum((1, 2))), mask.shape[-1])[:, None]
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, input), (B,) to (B, T', output), (B,). Raises TooShortError if an utterance has no frames left."""
         shortest, longest = (int(size) for size in lens.aminmax())
-        if self._frames(shortest) < 1:
+        if self._frames_of(shortest) < 1:
             needed = 1
             for kernel, stride in reversed(self._kernels):
                 needed = (needed - 1) * stride + kernel
             raise TooShortError(f"{shortest} frames are too short for encoder_conf.input_layer, which needs {needed}")
-        self._within = within(self._frames(lens), self._frames(longest))
+        _frames.set(within(self._frames_of(lens), self._frames_of(longest))[:, None])
         x, lens, _ = self.encoder(x[:, :longest], lens)  # ESPnet makes its masks from the lengths alone
         return x, lens
+
+
+def _remember_frames(layer: nn.Module, args: tuple) -> None:
+    """When a checkpointed layer is computed again, no `forward` of the encoder's has come before."""
+    _frames.set(args[1])
+
+
+def _hide_padding(conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """ESPnet's convolution over time would see what pads the batch: (B, D, T) with zeros there."""
+    return (args[0] * _frames.get(),)
 
 
 class ConvSubsampler(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -29,6 +30,9 @@ MIN_SAMPLES = FFT // 2 + 1  # the first window is centred on the first sample an
 def num_frames(samples: int) -> int:
     """Feature frames of 10 ms of an audio of so many samples at 16 kHz."""
     return 1 + samples // HOP
+
+
+_counted = Lock()  # torch has one number of threads for all: who sets it must be the one that sets it back
 
 
 @cache
@@ -59,12 +63,13 @@ def _extract_batch(utterances: list[Utterance]) -> list[np.ndarray]:
     """Features of some utterances, in one thread: the bytes must not depend on how many there are."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [_extract_one(utterance) for utterance in utterances]
-    finally:
-        torch.set_num_threads(threads)
+    with _counted:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [_extract_one(utterance) for utterance in utterances]
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _extract_one(utterance: Utterance) -> np.ndarray:

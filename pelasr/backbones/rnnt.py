@@ -16,6 +16,7 @@ from pelasr.config import construct, nearest
 from pelasr.encoders import ESPNET_ENCODERS, ESPnetEncoder, Loss, ctc_loss, within
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
+from pelasr.parts import Parts
 from pelasr.private import own_output
 from pelasr.sites import module_sites
 from pelasr.transducer import greedy_search, transducer_loss
@@ -187,7 +188,7 @@ class LanguageVector(nn.Module):
         return torch.cat([x, rows[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], dim=-1)
 
 
-class RNNT(nn.Module):
+class RNNT(Parts):
     """Multilingual RNN-T.
 
     Args:
