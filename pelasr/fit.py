@@ -28,7 +28,7 @@ from pelasr.monitor import HISTORY, read_history
 from pelasr.newcomer import make_private
 from pelasr.options import TrainingOptions
 from pelasr.pack import identical, save_pack
-from pelasr.schedule import best_entry, decay_start, metric_of, rank
+from pelasr.schedule import MEAN, best_entry, decay_start, metric_of, rank
 from pelasr.text import Tokenizer
 from pelasr.train import CHECKPOINT, Fit, Objective
 
@@ -90,7 +90,7 @@ def _average(fit: Fit, best: BestBackbones) -> tuple[dict[str, torch.Tensor], di
     """The mean of the kept weights, or the best of them where that is better on dev, and what is known of it."""
     best.hashes = fit.fabric.broadcast(best.hashes)
     best.check()
-    chosen, single = best.averaged(fit.history), best_entry(fit.history[1:], None)
+    chosen, single = best.averaged(fit.history), best_entry(fit.history[1:], MEAN)
     if chosen == [single]:
         return best.average(fit.history), {"averaged": [single["epoch"]], "dev": single["mean"]}
     state = best.average(fit.history)

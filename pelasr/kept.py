@@ -16,7 +16,7 @@ from pelasr.backbones import load_weights, save_weights
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.options import TrainingOptions
-from pelasr.schedule import Entry, best_entry, rank
+from pelasr.schedule import MEAN, Entry, best_entry, rank
 
 
 class Kept(ABC):
@@ -85,14 +85,14 @@ class BestBackbones(Kept):
         return self.backbone.state_dict()
 
     def wanted(self, history: Sequence[Entry]) -> list[str]:
-        trained = [entry for entry in history if entry["epoch"] > 0]
-        early = [self.early] * any(entry["epoch"] == self.training.early_epoch for entry in trained)
-        best = [best_entry(trained, None)] if trained else []
-        return early + sorted({self.name(entry) for entry in self.averaged(trained) + best})
+        trained = _trained(history)
+        early = [self.early] * any(entry["epoch"] == self.training.early_epoch for entry in history[1:])
+        best = [best_entry(trained, MEAN)] if trained else []
+        return early + sorted({self.name(entry) for entry in self.averaged(history) + best})
 
     def averaged(self, history: Sequence[Entry]) -> list[Entry]:
         """The validations whose weights are averaged at the end."""
-        trained = [entry for entry in history if entry["epoch"] > 0]
+        trained = _trained(history)
         if self.training.keep_last_models:
             return trained[-self.training.keep_last_models :]
         return sorted(trained, key=lambda entry: rank(entry["mean"]))[: self.training.keep_nbest_models]
@@ -105,6 +105,10 @@ class BestBackbones(Kept):
 
     def name(self, entry: Entry) -> str:
         return f"{self.part}/{entry['epoch']:03d}.safetensors"
+
+
+def _trained(history: Sequence[Entry]) -> list[Entry]:
+    return [entry for entry in history if entry["epoch"] > 0 and MEAN in entry["candidates"]]
 
 
 class BestSnapshots(Kept):

@@ -16,10 +16,12 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def entry_of(epoch: int, step: int, train_loss: float | None, scores: dict[str, LanguageScores]) -> dict[str, Any]:
-    """A validation as a history has it: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}; with
-    `cer` or `bleu` in the place of `wer` where that is what is measured."""
+    """A validation as a history has it: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}, with
+    `cer` or `bleu` in the place of `wer` where that is what is measured; and `candidates`, the languages whose weights
+    may be kept, or `mean` for a backbone."""
     dev = {language: score.facts() for language, score in scores.items()}
-    return {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": macro(scores).facts()}
+    mean = macro(scores).facts()
+    return {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": mean, "candidates": []}
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:

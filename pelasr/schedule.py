@@ -6,7 +6,8 @@ from typing import Any
 
 from pelasr.options import TrainingOptions
 
-Entry = Mapping[str, Any]  # a validation, see `pelasr.monitor.read_history`
+Entry = Mapping[str, Any]  # a validation, see `pelasr.monitor.entry_of`
+MEAN = "mean"  # in the place of a language: all of them on average
 
 
 def metric_of(scores: Mapping[str, float]) -> str:
@@ -20,17 +21,27 @@ def rank(scores: Mapping[str, float]) -> tuple[float, float]:
     return -scores[metric] if metric == "bleu" else scores[metric], scores["loss"]
 
 
-def scores_of(entry: Entry, name: str | None) -> Mapping[str, float]:
-    """What a validation found of a language, or of all of them on average (None)."""
-    return entry["mean"] if name is None else entry["dev"][name]
+def scores_of(entry: Entry, name: str) -> Mapping[str, float]:
+    """What a validation found of a language, or of all on average (MEAN)."""
+    return entry["mean"] if name == MEAN else entry["dev"][name]
 
 
-def best_entry(history: Sequence[Entry], name: str | None) -> Entry:
-    """The best validation of a language, or of all on average (None); the first of equal ones."""
-    return min(history, key=lambda entry: rank(scores_of(entry, name)))
+def best_entry(history: Sequence[Entry], name: str) -> Entry:
+    """The best validation of a language, or of all on average (MEAN), among its candidates; the first of equal ones."""
+    candidates = [entry for entry in history if name in entry["candidates"]]
+    return min(candidates, key=lambda entry: rank(scores_of(entry, name)))
 
 
-def decay_start(history: Sequence[Entry], name: str | None, options: TrainingOptions, first: int = 0) -> int | None:
+def is_candidate(epoch: int, decay: int | None, options: TrainingOptions) -> bool:
+    """Whether the weights after an epoch are among those that may be kept.
+
+    Where the rate is constant (`wsd`) they are not: so far from rest they are worse than those that follow, and of many
+    validations on a small dev set one is better by chance.
+    """
+    return options.scheduler != "wsd" or epoch == 0 or (decay is not None and epoch > decay)
+
+
+def decay_start(history: Sequence[Entry], name: str, options: TrainingOptions, first: int = 0) -> int | None:
     """After which epoch a learning rate goes down (`wsd`), as far as a history goes; None: not yet.
 
     That is after `patience` validations that found neither a better error nor a better loss (a new language's error may

@@ -27,7 +27,7 @@ from pelasr.kept import Kept
 from pelasr.monitor import Monitor, entry_of
 from pelasr.options import TrainingOptions
 from pelasr.sampling import BatchSampler
-from pelasr.schedule import Entry, decay_start, factor
+from pelasr.schedule import MEAN, Entry, decay_start, factor, is_candidate
 from pelasr.sealed import load_checkpoint, save_checkpoint
 from pelasr.text import Tokenizer
 
@@ -51,9 +51,10 @@ class Objective(nn.Module):
         return self.bank if self.bank is not None else self.backbone
 
     def groups(self) -> list[dict[str, Any]]:
-        """Optimizer groups: the backbone, or one for each language, so that no language's step scales another's."""
+        """Optimizer groups, named by whose dev scores are theirs: the backbone, with the mean of all, or one for
+        each language, so that no language's step scales another's."""
         if self.bank is None:
-            return [{"name": "backbone", "params": list(self.backbone.parameters())}]
+            return [{"name": MEAN, "params": list(self.backbone.parameters())}]
         seen: set[Tensor] = set()
         result = []
         for language in self.bank.languages:
@@ -149,10 +150,11 @@ class Fit:
         self.options, self.folder, self.fabric = options, folder, fabric
         self.train, self.dev, self.kept = train, dev, kept
         self.collate, self.tokenizers = collate, tokenizers
-        self.sampler = self._make_sampler(1)
-        if len(self.sampler) < options.epoch_steps * options.accum_grad:
-            copies = math.ceil(options.epoch_steps * options.accum_grad / len(self.sampler))
-            self.train, self.sampler = train * copies, self._make_sampler(copies)
+        copies, self.sampler = 1, self._make_sampler(1)
+        while len(self.sampler) < options.epoch_steps * options.accum_grad:
+            copies += 1
+            self.sampler = self._make_sampler(copies)
+        self.train = train * copies
         self.steps_per_epoch = math.ceil(len(self.sampler) / options.accum_grad)
         self.objective = objective
         self.trained = objective.trained
@@ -198,9 +200,7 @@ class Fit:
     def _find_decays(self) -> None:
         """After which epoch the learning rate of each group goes down, as far as that is known."""
         if self.options.scheduler == "wsd":
-            for name in self.groups:
-                language = name if self.objective.bank is not None else None
-                self.decays[name] = decay_start(self.history, language, self.options, self.first)
+            self.decays = {name: decay_start(self.history, name, self.options, self.first) for name in self.groups}
 
     @property
     def ended(self) -> bool:
@@ -311,6 +311,9 @@ class Fit:
         train_loss = place.loss / place.utterances if place.utterances else None
         self.history.append(entry_of(place.epoch, place.step, train_loss, scores))
         self._find_decays()
+        decays = {name: self.decays.get(name) for name in self.groups}
+        wanted = [name for name, decay in decays.items() if is_candidate(place.epoch, decay, self.options)]
+        self.history[-1]["candidates"] = wanted
         if self.fabric.global_rank == 0:
             self.kept.validated(self.history)
             self.monitor.validated(self.history)

@@ -23,7 +23,7 @@ def run(tmp_path):
         for epoch, bleu in enumerate(BLEU):
             model.weight.data.fill_(epoch / 3)
             value = 0.0 if bleu is None else bleu if metric == "bleu" else 100 - bleu
-            history.append({"epoch": epoch, "mean": {"loss": 1.0, metric: value}})
+            history.append({"epoch": epoch, "mean": {"loss": 1.0, metric: value}, "candidates": ["mean"]})
             best.validated(history)
             best.check()
             best.prune()
@@ -102,7 +102,7 @@ def test_each_language_keeps_its_own_best_and_what_a_checkpoint_names_is_never_o
     for epoch in range(5):
         bank.epoch = float(epoch)
         dev = {name: {"loss": losses[name][epoch], "wer": wers[name][epoch]} for name in wers}
-        history.append({"epoch": epoch, "dev": dev})
+        history.append({"epoch": epoch, "dev": dev, "candidates": list(wers)})
         before = dict(best.hashes)
         best.validated(history)
         for name in before:  # until the next checkpoint is written

@@ -6,7 +6,7 @@ import pytest
 
 from pelasr.errors import PelasrError
 from pelasr.options import TrainingOptions
-from pelasr.schedule import best_entry, decay_start, factor, rank
+from pelasr.schedule import best_entry, decay_start, factor, is_candidate, rank
 
 WSD = {"scheduler": "wsd", "decay_epochs": 4, "max_epoch": 20}
 
@@ -14,7 +14,8 @@ WSD = {"scheduler": "wsd", "decay_epochs": 4, "max_epoch": 20}
 def history(errors, metric="wer", losses=None):
     losses = losses or [1.0] * len(errors)
     dev = [{"loss": loss, metric: error} for loss, error in zip(losses, errors, strict=True)]
-    return [{"epoch": epoch, "dev": {"hi": scores}, "mean": scores} for epoch, scores in enumerate(dev)]
+    found = [{"epoch": epoch, "dev": {"hi": scores}, "mean": scores} for epoch, scores in enumerate(dev)]
+    return [entry | {"candidates": ["hi", "mean"]} for entry in found]
 
 
 def test_rank():
@@ -22,7 +23,7 @@ def test_rank():
     assert rank({"loss": 1.0, "cer": 10.0}) < rank({"loss": 2.0, "cer": 10.0})
     assert rank({"loss": 9.0, "bleu": 30.0}) < rank({"loss": 1.0, "bleu": 20.0})
     found = history([90, 50, 40, 40, 40], losses=[1, 1, 3, 2, 2])
-    assert best_entry(found, "hi")["epoch"] == best_entry(found, None)["epoch"] == 3
+    assert best_entry(found, "hi")["epoch"] == best_entry(found, "mean")["epoch"] == 3
 
 
 def test_the_rate_goes_down_after_patience():
@@ -39,8 +40,20 @@ def test_the_rate_goes_down_in_time():
     options = TrainingOptions(**WSD, patience=3)
     falling = [100 - epoch for epoch in range(21)]
     assert decay_start(history(falling[:16]), "hi", options) is None
-    assert decay_start(history(falling), None, options) == 16
+    assert decay_start(history(falling), "mean", options) == 16
     assert decay_start(history([50] * 21), "hi", TrainingOptions(**WSD)) == 16  # without patience
+
+
+def test_only_slowed_weights_are_candidates():
+    """The best of many validations at a constant rate is the best by chance."""
+    wsd, cosine = TrainingOptions(**WSD), TrainingOptions()
+    assert [is_candidate(epoch, None, wsd) for epoch in (0, 1, 9)] == [True, False, False]
+    assert [is_candidate(epoch, 5, wsd) for epoch in (0, 5, 6, 9)] == [True, False, True, True]
+    assert is_candidate(3, None, cosine)
+    found = history([90, 10, 40, 30, 35])
+    for entry in found[1:3]:
+        entry["candidates"] = ["mean"]
+    assert best_entry(found, "hi")["epoch"] == 3 and best_entry(found, "mean")["epoch"] == 1
 
 
 def test_bleu_rises():

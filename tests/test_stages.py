@@ -288,7 +288,7 @@ def test_an_average_is_not_worse_than_the_best(tmp_path, mean, wanted, monkeypat
     entries = []
     for epoch, wer in enumerate((99.0, 21.55, 22.0)):
         model.weight.data.fill_(float(epoch))
-        entries.append({"epoch": epoch, "mean": {"loss": 1.0, "wer": wer}})
+        entries.append({"epoch": epoch, "mean": {"loss": 1.0, "wer": wer}, "candidates": ["mean"]})
         best.validated(entries)
     said = []
 
