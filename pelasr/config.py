@@ -14,6 +14,9 @@ from typing import Any
 import yaml
 
 from pelasr.errors import PelasrError
+from pelasr.files import read_bytes
+
+LIMIT = 1 << 20  # bytes of a file
 
 
 class _Loader(yaml.SafeLoader):
@@ -33,9 +36,7 @@ def _parse(text: str, where: str) -> Any:
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping; raises PelasrError with the file and line of a fault."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PelasrError(f"{path}: no such file") from None
+        text = read_bytes(path, LIMIT).decode("utf-8")
     except UnicodeDecodeError as error:
         raise PelasrError(f"{path}: not UTF-8: {error}") from None
     content = _parse(text, str(path))

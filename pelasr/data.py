@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from pelasr.errors import DataError
-from pelasr.files import atomic_write, sha256_file, sha256_json
+from pelasr.errors import DataError, PelasrError, brief
+from pelasr.files import ABSENT, atomic_write, no_file, read_text, sha256_json, sha256_text
 
 FILES = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
 # Faults of a file as a whole: dropping utterances does not mend them.
 STRUCTURAL = frozenset({"missing-file", "not-utf8", "line-format", "duplicate", "unsorted"})
 TRANSLATION = re.compile(r"text\.(\w+)")
+# What Kaldi and kaldiio would run: `command |`, `| command`, with an offset or a range behind it too.
+COMMAND = re.compile(r"^\s*\||\|\s*(:[\s\w+-]*)?(\[[^\]]*\]?)?\s*$")
 WORD = re.compile(r"\S+")  # no white space, no-break spaces and the like included
 
 
@@ -159,11 +161,15 @@ def _translation_files(path: Path) -> list[str]:
 def _read_table(found: DataDir, file: str) -> None:
     """Read lines of `id value` into `found.tables[file]`."""
     path = found.path / file
-    if not path.exists():
+    if no_file(path) == ABSENT:
         if file != "segments":
             found.report(file, 0, "", f"missing; cure: {_how_to_write(found.path, file)}", "missing-file")
         return
-    content = path.read_bytes()
+    try:
+        content = read_text(path, "cure: put a text file there")
+    except PelasrError as error:
+        found.report(file, 0, "", str(error).removeprefix(f"{path}: "), "missing-file")
+        return
     if content.startswith(b"\xef\xbb\xbf"):
         what = f"byte-order mark at the start; cure: sed -i '1s/^\\xEF\\xBB\\xBF//' {path}"
         found.report(file, 1, "", what, "line-format")
@@ -286,10 +292,10 @@ def audio_fault(audio: str) -> str:
     """What is wrong with a value of `wav.scp` and how to cure it, or an empty string."""
     if not audio:
         return "no audio named; cure: write the path of the audio after the id"
-    if audio.endswith("|") or audio.startswith("|"):
+    if COMMAND.search(audio):
         return (
-            f"{audio!r} is a command: a data directory must not run programs, and what they print cannot be traced; "
-            "cure: run the command once, keep its output as a wav or flac file and write that path"
+            f"{brief(audio, 200)!r} is a command: a data directory must not run programs, and what they print cannot be"
+            " traced; cure: run the command once, keep its output as a wav or flac file and write that path"
         )
     return ""
 
@@ -371,7 +377,7 @@ def _check_writable(path: Path, utterances: Sequence[Utterance], segmented: bool
 def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
     """Add utterances and the reasons for leaving them out to the `skipped.txt` of a data directory."""
     skipped = Path(path) / "skipped.txt"
-    lines = set(skipped.read_text(encoding="utf-8").splitlines()) if skipped.exists() else set()
+    lines = set(read_text(skipped).decode("utf-8", "replace").splitlines()) if skipped.exists() else set()
     lines |= {f"{name} {reason}" for name, reason in reasons.items()}
     with atomic_write(skipped) as stream:
         stream.writelines(f"{line}\n" for line in sorted(lines))
@@ -380,7 +386,7 @@ def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
 def data_sha256(dirs: Iterable[str | Path]) -> str:
     """Hash of the text files of data directories (not of the audio), wherever the directories lie."""
     files = [[path / file for file in (*FILES, *_translation_files(path))] for path in map(Path, dirs)]
-    return sha256_json([{file.name: sha256_file(file) for file in named if file.exists()} for named in files])
+    return sha256_json([{file.name: sha256_text(file) for file in named if file.exists()} for named in files])
 
 
 def audio_sha256(path: str | Path) -> str:

@@ -2,7 +2,13 @@
 
 
 class PelasrError(Exception):
-    """Something the user can mend. The message names the file, line or utterance, and the cure."""
+    """Something the user can mend. The message names the file, line or utterance, and the cure.
+
+    What cannot be printed is escaped: a name or a value of a file from anywhere must not drive a terminal.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
 
 class TooShortError(PelasrError):
@@ -13,12 +19,17 @@ class DataError(PelasrError):
     """Bad data: `problems` has one line for each thing found, so that all can be mended at once."""
 
     def __init__(self, problems: str | list[str]):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = ["\n".join(map(printable, problem.split("\n"))) for problem in given]
+        Exception.__init__(self, "\n".join(self.problems))
+
+
+def printable(text: str) -> str:
+    """A text on one line, the characters that cannot be printed escaped."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def brief(value: object, most: int = 40) -> str:
     """A value in a message: one line of at most `most` characters, those that cannot be printed escaped."""
     text = " ".join(str(value).split())
-    text = text if len(text) <= most else f"{text[: most - 3]}..."
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return printable(text if len(text) <= most else f"{text[: most - 3]}...")

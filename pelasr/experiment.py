@@ -10,7 +10,7 @@ from typing import Any
 from pelasr.config import check_keys, load_yaml, nearest, override
 from pelasr.data import split_pair
 from pelasr.errors import PelasrError
-from pelasr.files import atomic_write, sha256_json
+from pelasr.files import atomic_write, read_json, sha256_json
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Marker:
     def __init__(self, path: Path, inputs: dict[str, Any], outputs: Sequence[Path] = ()):
         self.path, self.outputs = path, outputs
         self.inputs = json.loads(json.dumps(inputs))  # as it will be read back: tuples are lists
-        self.found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        self.found = read_json(path) if path.exists() else None
 
     @property
     def done(self) -> bool:

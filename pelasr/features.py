@@ -1,5 +1,8 @@
 """Log-mel features: computed once, kept as kaldi archives, and their global mean and deviation."""
 
+import io
+import re
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -7,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pelasr.archive import read_matrix
 from pelasr.audio import load_audio
 from pelasr.data import Utterance, read_data_dir
-from pelasr.errors import PelasrError
-from pelasr.files import atomic_write
+from pelasr.errors import PelasrError, brief
+from pelasr.files import atomic_write, read_bytes, read_text
 from pelasr.parallel import parallel_map
 
 RATE = 16000
@@ -18,6 +22,7 @@ MELS = 80
 HOP = 160  # 10 ms
 FRAMES_PER_HOUR = 100 * 3600
 FFT = 512
+CURE = "cure: delete this folder and run the feature stage again"
 MIN_SAMPLES = FFT // 2 + 1  # the first window is centred on the first sample and mirrors what lies before it
 
 
@@ -116,21 +121,26 @@ def read_feats(dump_dir: str | Path) -> dict[str, str]:
 
 def read_num_frames(dump_dir: str | Path) -> dict[str, int]:
     """Utterance to its number of feature frames."""
-    return {name: int(value) for name, value in _read_pairs(Path(dump_dir) / "utt2num_frames").items()}
+    path = Path(dump_dir) / "utt2num_frames"
+    found = _read_pairs(path)
+    if wrong := next((value for value in found.values() if not re.fullmatch("[0-9]{1,9}", value)), None):
+        raise PelasrError(f"{path}: {brief(wrong)!r} is no number of frames; {CURE}")
+    return {name: int(value) for name, value in found.items()}
 
 
 def _read_pairs(path: Path) -> dict[str, str]:
     if not path.exists():
         raise PelasrError(f"{path}: no features; cure: run the feature stage first")
-    with open(path, encoding="utf-8", newline="\n") as lines:
-        return dict(line.rstrip("\n").split(" ", 1) for line in lines)
+    try:
+        lines = read_text(path, CURE).decode("utf-8").removesuffix("\n").split("\n")
+        return dict(line.split(" ", 1) for line in lines if line)
+    except ValueError as error:
+        raise PelasrError(f"{path}: want lines of `utterance value` ({brief(error, 100)}); {CURE}") from None
 
 
 def load_feats(spec: str) -> np.ndarray:
-    """The features (T, 80) float32 at a `file.ark:offset`."""
-    import kaldiio
-
-    return kaldiio.load_mat(spec)
+    """The features (T, 80) float32 at a `file.ark:offset`. Raises PelasrError where there are none."""
+    return read_matrix(spec).astype(np.float32, copy=False)
 
 
 def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,6 +149,8 @@ def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarr
     for dump_dir in dump_dirs:
         for spec in read_feats(dump_dir).values():
             feats = load_feats(spec).astype(np.float64)
+            if feats.shape[1] != MELS:
+                raise PelasrError(f"{spec}: features of {feats.shape[1]} channels, want {MELS}; {CURE}")
             count += len(feats)
             total += feats.sum(0)
             squares += np.square(feats).sum(0)
@@ -160,5 +172,13 @@ def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (80,) of an npz file."""
     if not Path(path).exists():
         raise PelasrError(f"{path}: no statistics; cure: run the statistics stage first")
-    with np.load(path, allow_pickle=False) as stored:
-        return stored["mean"], stored["std"]
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
+            mean, std = stored["mean"], stored["std"]
+    except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise PelasrError(
+            f"{path}: no statistics ({brief(error, 100)}); cure: delete it, run that stage again"
+        ) from None
+    if mean.shape != (MELS,) or std.shape != (MELS,):
+        raise PelasrError(f"{path}: statistics of {mean.shape} and {std.shape}; cure: delete it, run that stage again")
+    return mean, std

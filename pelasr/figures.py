@@ -1,6 +1,5 @@
 """Stage 7, and counting: what the results say of an experiment, and the page that shows them."""
 
-import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ from pelasr.config import load_yaml
 from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
 from pelasr.experiment import Experiment, Place
-from pelasr.files import sha256_json
+from pelasr.files import read_json, sha256_json
 from pelasr.stages import decoded, required, say, split_adapter_options, split_options
 
 
@@ -159,7 +158,7 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], beam_size
 
 def _read_facts(path: Path) -> dict[str, Any]:
     required(path, 4)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _copies(pack: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.evaluate import LanguageScores, macro
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, read_json
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -18,7 +18,7 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     A pair has `bleu` in the place of `wer`.
     """
     path = folder / "history.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return read_json(path) if path.exists() else []
 
 
 class Monitor:

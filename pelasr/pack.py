@@ -16,7 +16,7 @@ from pelasr.adapter import Bank
 from pelasr.backbones import LoadedBackbone, check_tensors, load_weights, save_weights, state_sha256
 from pelasr.config import nearest
 from pelasr.errors import PelasrError, brief
-from pelasr.files import sha256_file
+from pelasr.files import no_file, sha256_file
 from pelasr.finetune import make_bank
 from pelasr.pack_format import CURE, FORMAT, check_description
 from pelasr.private import VECTOR, Private
@@ -189,8 +189,8 @@ def _differs(folder: Path, key: str, found: Any, expected: Any) -> PelasrError:
 
 def _check_size(path: Path, needed: int) -> None:
     """Raise PelasrError for a file that is larger than its tensors and a header can be, before it is read."""
-    if not path.is_file():
-        raise PelasrError(f"{path}: no such file; {CURE}")
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; {CURE}")
     with open(path, "rb") as stream:
         header = int.from_bytes(stream.read(8), "little")
     size = path.stat().st_size

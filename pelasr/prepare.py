@@ -18,7 +18,7 @@ from pelasr.data import (
 )
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Marker, Place
-from pelasr.files import sha256_file
+from pelasr.files import read_text, sha256_file
 from pelasr.pack_format import check_language
 from pelasr.stages import say, split_options
 
@@ -222,7 +222,7 @@ def copy_data_dir(source: Path, target: Path, language: str) -> None:
     utterances = _with_paths(utterances)
     if target.is_dir():
         skipped = target / "skipped.txt"
-        dropped = skipped.read_text(encoding="utf-8").split("\n") if skipped.exists() else []
+        dropped = read_text(skipped).decode("utf-8", "replace").split("\n") if skipped.exists() else []
         dropped = {line.partition(" ")[0] for line in dropped}
         if _with_paths(read_data_dir(target)) != [u for u in utterances if u.id not in dropped]:
             raise PelasrError(f"{target} holds other data than {source}: delete it, or use another --data_dir")

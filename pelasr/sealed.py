@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from pelasr.errors import PelasrError, brief
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, no_file, open_file, read_bytes
 
 SEAL = b"sha256: "  # begins the last line of a description: the hash of the lines before
 LIMIT = 1 << 20  # bytes of a description
@@ -33,12 +33,9 @@ def read_description(path: Path, cure: str) -> dict[str, Any]:
     Raises PelasrError, which ends in the cure, if the file is not as it was written, and for what no description holds
     and a hostile one might: more than a megabyte, aliases, tags, deep nesting, values that YAML stumbles over.
     """
-    if not path.is_file():
-        raise PelasrError(f"{path}: no such file; run the stage that makes it")
-    with open(path, "rb") as stream:
-        content = stream.read(LIMIT + 1)
-    if len(content) > LIMIT:
-        raise PelasrError(f"{path}: more than {LIMIT} bytes, no description of ours; {cure}")
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; run the stage that makes it")
+    content = read_bytes(path, LIMIT, cure)
     body, _, seal = content.rpartition(SEAL)
     if not body.endswith(b"\n") or seal != hashlib.sha256(body).hexdigest().encode() + b"\n":
         raise PelasrError(
@@ -85,7 +82,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         digest = stream.read(DIGEST)
         if hashlib.file_digest(stream, "sha256").digest() != digest:
             raise PelasrError(f"{path}: cannot go on from it: altered or incomplete; delete it to start again")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pelasr.config import nearest
 from pelasr.errors import PelasrError, brief
-from pelasr.files import atomic_write, sha256_json
+from pelasr.files import atomic_write, read_bytes, sha256_json
 
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 UNKNOWN_ID = 1
@@ -121,10 +121,11 @@ class Tokenizer:
     def load(cls, directory: str | Path) -> "Tokenizer":
         """Read `tokens.txt`, and `spm.model` if present. Raises PelasrError if they are missing or do not fit."""
         path, model_path = Path(directory) / "tokens.txt", Path(directory) / "spm.model"
+        cure = "cure: run the token stage again"
         if not path.exists():
             raise PelasrError(f"{path}: no token list; cure: run the token stage first")
         try:
-            tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+            tokens = read_bytes(path, cure=cure).decode("utf-8").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise PelasrError(f"{path}: not UTF-8: {error}; cure: run the token stage again") from None
         for line, token in ((1, BLANK), (2, UNKNOWN), (len(tokens), SOS_EOS)):
@@ -136,7 +137,7 @@ class Tokenizer:
         if not model_path.exists():
             return cls(tokens)
         try:
-            tokenizer = cls(tokens, model_path.read_bytes())
+            tokenizer = cls(tokens, read_bytes(model_path, cure=cure))
         except RuntimeError as error:  # sentencepiece's
             raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; cure: run the token stage again") from None
         if _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)]) != tokens:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelasr.errors import DataError, PelasrError
+from pelasr.files import read_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,9 +90,9 @@ def read_languages(path: Path, names: Sequence[str]) -> list[str]:
     """The language of each file, by lines of `name language`. A name is a path as given, a file's name, or that
     without its suffix; the longest counts. Raises PelasrError for lines that are none, and for a file without one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PelasrError(f"{path}: cannot be read: {error}") from None
+        lines = read_text(path).decode("utf-8").splitlines()
+    except (PelasrError, UnicodeDecodeError) as error:
+        raise PelasrError(f"{path}: cannot be read: {str(error).removeprefix(f'{path}: ')}") from None
     known: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():

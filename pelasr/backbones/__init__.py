@@ -9,7 +9,7 @@ from typing import Any
 
 from pelasr.config import arguments_of, construct, nearest
 from pelasr.errors import PelasrError, brief
-from pelasr.files import atomic_write, sha256_file
+from pelasr.files import atomic_write, no_file, sha256_file
 from pelasr.private import install
 from pelasr.sealed import read_description, write_description
 from pelasr.text import Tokenizer
@@ -78,8 +78,8 @@ def load_weights(path: Path, sha256: str | None = None) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     cure = "restore it, or delete it and run the stage that makes it"
-    if not path.is_file():
-        raise PelasrError(f"{path}: no such file; run the stage that makes it")
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; run the stage that makes it")
     if sha256 is not None and sha256_file(path) != sha256:
         raise PelasrError(f"{path}: not the file that was described: incomplete or altered; {cure}")
     try:
