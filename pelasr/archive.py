@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pelasr.errors import DataError, PelasrError, brief
-from pelasr.files import open_file
+from pelasr.files import check_holes, open_file
 
 ENTRY = re.compile(r"(.+):([0-9]{1,18})", re.DOTALL)
 MATRIX = 15  # bytes of a matrix's header: \0BFM, rows and columns
@@ -105,6 +105,7 @@ def _read_matrix(stream: BinaryIO, left: int) -> np.ndarray:
 def _open_entry(path: str, offset: int) -> Iterator[tuple[BinaryIO, int]]:
     """An archive, at an entry, and how many bytes there are from there to its end."""
     with open_file(path) as stream:
+        check_holes(path)
         left = stream.seek(0, io.SEEK_END) - offset
         if left <= 0:
             raise ValueError(f"the archive ends before this offset, after {left + offset:,} bytes")

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from pelasr import __version__
+from pelasr.backbone_format import read_backbone
 from pelasr.config import load_yaml
 from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
 from pelasr.experiment import Experiment, Place
 from pelasr.files import read_json, sha256_json
+from pelasr.pack_format import read_checked
 from pelasr.stages import decoded, required, say, split_adapter_options, split_options
 
 
@@ -137,7 +139,7 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], beam_size
     if experiment.adapted:
         served = [experiment.serve] if experiment.serve else languages
         folders = [place.exp / experiment.name / "packs" / language for language in served]
-        packs = [load_yaml(folder / "pack.yaml") for folder in folders]
+        packs = [read_checked(folder / "pack.yaml") for folder in folders]
     trained = [pack["training"] for pack in packs] or found
     added = sum(pack["parameters"] for pack in packs)
     total = sum(facts["total_parameters"] for facts in found)
@@ -173,7 +175,7 @@ def _method(place: Place, experiment: Experiment, packs: list[dict[str, Any]], b
     if not split_pair(place.languages[0])[1]:
         return name
     folder = next(iter(experiment.backbones(place)))
-    conf = load_yaml(folder / "backbone.yaml")["options"]["encoder_conf"]
+    conf = read_backbone(folder)["options"]["encoder_conf"]
     words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={conf.get('output_size', 256)}"]  # ESPnet's
     if packs:
         words += [f"{side[:3]}={size}" for side, size in _sizes(packs[0]).items()]

@@ -54,6 +54,14 @@ def no_file(path: str | Path) -> str:
     return "" if kind == stat.S_IFREG else f"{ABSENT}, but {INSTEAD.get(kind, 'something else')}"
 
 
+def check_holes(path: str | Path) -> None:
+    """Raise ValueError for a large file of which most is nowhere on the disk: what costs nothing to send would be read
+    as gigabytes of zeros."""
+    found = os.stat(path)
+    if found.st_size > 1 << 30 and 0 < 512 * found.st_blocks < found.st_size // 16:  # 0: they are not counted
+        raise ValueError(f"{found.st_size:,} bytes, of which most are not there, but holes")
+
+
 def open_file(path: str | Path, cure: str = "correct the path") -> BinaryIO:
     """A file for reading its bytes. Raises PelasrError for what is no file or may not be read."""
     if missing := no_file(path):

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from pelasr.archive import Part
-from pelasr.files import open_file
+from pelasr.files import check_holes, open_file
 
 RATES = (1_000, 384_000)  # Hz
 CHANNELS = 64
@@ -95,13 +95,16 @@ def open_sound(source: str | Part) -> Iterator[Sound]:
     """
     import soundfile
 
-    with open_file(source) if isinstance(source, str) else nullcontext(source) as raw:
+    is_path = isinstance(source, str)
+    with open_file(source) if is_path else nullcontext(source) as raw:
+        if is_path:
+            check_holes(source)
         size = raw.seek(0, io.SEEK_END)
         chunk = find_samples(raw, size)
         is_estimate = not _counts_frames(raw)
         raw.seek(0)
         try:  # by an absolute path, because libsndfile takes `-` for standard input
-            stream = soundfile.SoundFile(os.path.abspath(source) if isinstance(source, str) else source)
+            stream = soundfile.SoundFile(os.path.abspath(source) if is_path else source)
         except soundfile.LibsndfileError as error:
             raise ValueError(error.error_string) from None
         with stream:

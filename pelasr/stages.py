@@ -10,6 +10,7 @@ from pelasr.errors import PelasrError
 from pelasr.experiment import Experiment, Marker, Place, label
 from pelasr.files import atomic_write, sha256_file
 from pelasr.options import TrainingOptions
+from pelasr.pack_format import read_checked
 
 
 def say(message: str) -> None:
@@ -170,7 +171,7 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     """Which run made a pack: the hash of its settings, and the languages it fitted; None if there is no pack."""
     if not (pack / "pack.yaml").exists() or not (pack / "pack.safetensors").exists():
         return None
-    training = load_yaml(pack / "pack.yaml")["training"]
+    training = read_checked(pack / "pack.yaml")["training"]
     return training.get("config_sha256"), training.get("fitted_with", [])
 
 

@@ -15,6 +15,7 @@ BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 UNKNOWN_ID = 1
 UNKNOWN_SHOWN = "⁇"
 TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins with
+JOINERS = "\u200c\u200d"  # zero-width, which the spelling of many languages needs
 PIECE_SPACE = "▁"  # how sentencepiece writes a space
 
 
@@ -236,12 +237,18 @@ def _letter(token: str) -> tuple[str, str]:
 
 def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
     """What a language needs beside the shared tokens: the tag of its target if that has none, and the code points that
-    are unknown in its texts, control characters aside, sorted."""
+    are unknown in its texts, as far as they can be tokens, sorted."""
     target = language.partition("-")[2]
     tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
     unknown = {character for text in texts for character in tokenizer.unknown(text)}
     space = [SPACE] if " " in unknown else []
-    return tags + space + sorted(c for c in unknown if c != " " and unicodedata.category(c) != "Cc")
+    return tags + space + sorted(c for c in unknown if c != " " and can_be_token(c))
+
+
+def can_be_token(character: str) -> bool:
+    """Whether a code point may be a language's own token: one that is seen, or joins letters; no control, mark of
+    direction, byte-order mark, separator of lines, and none that Unicode gives no meaning."""
+    return character in JOINERS or unicodedata.category(character) not in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 
 
 def unknown_report(

@@ -160,7 +160,7 @@ def test_a_large_archive_is_not_read_for_a_small_entry(tmp_path):
     content = b"x " + wav(236)
     (tmp_path / "a.ark").write_bytes(content)
     with open(tmp_path / "a.ark", "r+b") as stream:
-        stream.truncate(1 << 40)  # sparse
+        stream.truncate(1 << 29)  # sparse
     tracemalloc.start()
     assert len(read_audio(f"{tmp_path}/a.ark:2")[0]) == 100
     assert tracemalloc.get_traced_memory()[1] < 20e6

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pelasr"
 LEAVES = {"config", "errors", "files", "hypothesis", "mixed", "private", "progress", "rows", "sealed", "sites", "text"}
+LEAVES |= {"backbone_format", "pack_format"}
 NETWORKS = {"attention", "beam", "encoders", "transducer"}  # what backbones are made of, and their searches
 RUNS = {"batch", "decode", "evaluate", "fit", "train"}
 MODELS = NETWORKS | RUNS | {"adapter", "adapters", "backbones", "finetune", "fold", "model", "pack", "packs"}
