@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from pelasr.errors import DataError, PelasrError, brief
-from pelasr.files import check_holes, open_file
+from pelasr.files import check_holes, no_file, open_file
 
 ENTRY = re.compile(r"(.+):([0-9]{1,18})", re.DOTALL)
 MATRIX = 15  # bytes of a matrix's header: \0BFM, rows and columns
@@ -83,6 +83,8 @@ def read_matrix(spec: str) -> np.ndarray:
         found = ENTRY.fullmatch(spec)
         if found is None:
             raise ValueError("want an entry of an archive, such as feats.ark:12")
+        if missing := no_file(found[1]):
+            raise ValueError(missing)
         with _open_entry(found[1], int(found[2])) as (stream, left):
             return _read_matrix(stream, left)
     except (ValueError, PelasrError) as error:

@@ -18,6 +18,7 @@ from pelasr.files import read_bytes
 
 LIMIT = 1 << 20  # bytes of a file
 NODES, DEPTH, LONGEST = 50_000, 10, 10_000  # values and nesting of a file, characters of a value
+BITS = 2000  # of a whole number
 # YAML 1.1 wants a point in a number with an exponent; people write `1e-3`.
 FLOAT = "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
 
@@ -34,8 +35,16 @@ class _Loader(yaml.SafeLoader):
                 seen.add(name)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """YAML's `1:59:59` makes long numbers of few characters, which Python then refuses to print."""
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > BITS:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of too many digits")
+        return value
+
 
 _Loader.add_implicit_resolver(*FLOAT)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def parse_yaml(text: str) -> Any:

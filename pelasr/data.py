@@ -20,6 +20,7 @@ FILES = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
 # Faults of a file as a whole: dropping utterances does not mend them.
 STRUCTURAL = frozenset({"missing-file", "not-utf8", "line-format", "duplicate", "unsorted"})
 TRANSLATION = re.compile(r"text\.(\w+)")
+FOREVER = 1e9  # seconds
 # What Kaldi and kaldiio would run: `command |`, `| command`, with an offset or a range behind it too.
 COMMAND = re.compile(r"^\s*\||\|\s*(:[\s\w+-]*)?(\[[^\]]*\]?)?\s*$")
 WORD = re.compile(r"\S+")  # no white space, no-break spaces and the like included
@@ -281,9 +282,9 @@ def _parse_segment(value: str) -> tuple[str, float | None, float | None]:
     """`recording start end` with end -1 for the end of the recording, as in Kaldi. Raises ValueError."""
     recording, first, last = value.split()
     start, end = float(first), float(last)
-    if end == -1 and start >= 0:
+    if end == -1 and 0 <= start < FOREVER:
         return recording, start or None, None
-    if not 0 <= start < end < float("inf"):
+    if not 0 <= start < end < FOREVER:
         raise ValueError(value)
     return recording, start, end
 

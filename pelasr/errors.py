@@ -1,14 +1,16 @@
 """Errors a user can cure: the command line prints them as one line, without a traceback."""
 
+BEGIN, END = 1200, 700  # characters of a longer message that are shown: it ends with the cure
+
 
 class PelasrError(Exception):
     """Something the user can mend. The message names the file, line or utterance, and the cure.
 
-    What cannot be printed is escaped: a name or a value of a file from anywhere must not drive a terminal.
+    What cannot be printed is escaped: a name or a value of a file from anywhere must not drive a terminal, or fill it.
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(message))
+        super().__init__(_line(message))
 
 
 class TooShortError(PelasrError):
@@ -20,8 +22,13 @@ class DataError(PelasrError):
 
     def __init__(self, problems: str | list[str]):
         given = [problems] if isinstance(problems, str) else problems
-        self.problems = ["\n".join(map(printable, problem.split("\n"))) for problem in given]
+        self.problems = ["\n".join(map(_line, problem.split("\n"))) for problem in given]
         Exception.__init__(self, "\n".join(self.problems))
+
+
+def _line(message: str) -> str:
+    text = printable(message)
+    return text if len(text) <= BEGIN + END else f"{text[:BEGIN]} [...] {text[-END:]}"
 
 
 def printable(text: str) -> str:

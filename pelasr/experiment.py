@@ -84,8 +84,16 @@ def label(languages: Sequence[str]) -> str:
 
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
-TEXT = DESCRIPTION, str, "words"
 LANGS, EACH, ADAPTER, SERVE, TOKENS = "langs", "each", "adapter", "serve", ("token_type", "vocab_size")
+
+
+KINDS = {  # what is expected of an entry's keys
+    DESCRIPTION: (str, "words"),
+    LANGS: (str, "languages in one string"),
+    EACH: (bool, "true or false"),
+    TOKENS[0]: (str, "char or unigram"),
+    TOKENS[1]: (int, "a number of tokens"),
+}
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,7 @@ def _read_entries(path: str | Path) -> dict[str, dict[str, Any]]:
             raise PelasrError(f"{path}: the experiment {name!r} comes a second time")
         if not isinstance(entry or {}, dict):
             raise PelasrError(f"{path}: {name}: expected `key: value` lines, found {brief(repr(entry))}")
-        entries[name] = {_check_name(inner, f"{path}: {name}: key"): value for inner, value in (entry or {}).items()}
+        entries[name] = entry or {}
     return entries
 
 
@@ -172,7 +180,7 @@ def _check_name(name: Any, where: str) -> str:
 
 def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
     """An entry whose references are checked."""
-    for key, kind, what in ((LANGS, str, "languages in one string"), (EACH, bool, "true or false"), TEXT):
+    for key, (kind, what) in KINDS.items():
         if not isinstance(entry.get(key, kind()), kind):
             raise PelasrError(f"{where}: {key}: expected {what}, found {brief(repr(entry[key]))}")
     languages = split_words(f"{where}: {LANGS}", entry.pop(LANGS)) if LANGS in entry else None

@@ -123,8 +123,8 @@ def read_num_frames(dump_dir: str | Path) -> dict[str, int]:
     """Utterance to its number of feature frames."""
     path = Path(dump_dir) / "utt2num_frames"
     found = _read_pairs(path)
-    if wrong := next((value for value in found.values() if not re.fullmatch("[0-9]{1,9}", value)), None):
-        raise PelasrError(f"{path}: {brief(wrong)!r} is no number of frames; {CURE}")
+    if wrong := [value for value in found.values() if not re.fullmatch("[0-9]{1,9}", value)]:
+        raise PelasrError(f"{path}: {brief(wrong[0])!r} is no number of frames; {CURE}")
     return {name: int(value) for name, value in found.items()}
 
 

@@ -1,6 +1,7 @@
 """Files that are never half written, files that are none, and hashes of what a stage read."""
 
 import hashlib
+import io
 import json
 import os
 import stat
@@ -63,11 +64,14 @@ def check_holes(path: str | Path) -> None:
 
 
 def open_file(path: str | Path, cure: str = "correct the path") -> BinaryIO:
-    """A file for reading its bytes. Raises PelasrError for what is no file or may not be read."""
+    """A file for reading its bytes. Raises PelasrError for what is no file or may not be read.
+
+    One without a size is empty, and is not opened: some of /proc that call themselves files would be waited at.
+    """
     if missing := no_file(path):
         raise PelasrError(f"{path}: {missing}; {cure}")
     try:
-        return open(path, "rb")
+        return open(path, "rb") if os.stat(path).st_size else io.BytesIO()
     except OSError as error:
         raise PelasrError(f"{path}: cannot be read: {error.strerror}") from None
 

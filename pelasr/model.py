@@ -20,6 +20,7 @@ from pelasr.data import split_pair
 from pelasr.errors import PelasrError, TooShortError, brief
 from pelasr.experiment import Experiment, Place
 from pelasr.features import MELS
+from pelasr.files import no_file
 from pelasr.finetune import make_bank
 from pelasr.options import TOKENS, TrainingOptions
 from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
@@ -54,7 +55,7 @@ def find_backbone_of(folder: Path) -> tuple[Path, str]:
     if found["weights"] not in WEIGHTS:
         raise PelasrError(f"{path}: weights: expected {' or '.join(WEIGHTS)}, found {brief(found['weights'])}")
     backbone = folder / str(found["backbone"])
-    if not (backbone / "backbone.yaml").is_file():
+    if no_file(backbone / "backbone.yaml"):
         raise PelasrError(f"{path}: backbone: {backbone} has no backbone.yaml; train it with stage 4, or mend the path")
     return backbone, found["weights"]
 

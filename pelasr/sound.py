@@ -3,6 +3,7 @@ anything is allocated, and with the samples that come out of them afterwards."""
 
 import io
 import os
+import re
 import struct
 import sys
 from collections.abc import Iterator
@@ -99,7 +100,8 @@ def open_sound(source: str | Part) -> Iterator[Sound]:
     with open_file(source) if is_path else nullcontext(source) as raw:
         if is_path:
             check_holes(source)
-        size = raw.seek(0, io.SEEK_END)
+        if not (size := raw.seek(0, io.SEEK_END)):
+            raise ValueError("an empty file")
         chunk = find_samples(raw, size)
         is_estimate = not _counts_frames(raw)
         raw.seek(0)
@@ -175,4 +177,5 @@ def _counts_frames(raw: BinaryIO) -> bool:
         start = 10 + sum(digit << shift for digit, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
     raw.seek(start)
     frame = raw.read(64)
-    return any(name in frame for name in (b"Xing", b"Info", b"VBRI"))
+    found = re.search(rb"VBRI|(?:Xing|Info)...[\x01\x03\x05\x07\x09\x0b\x0d\x0f]", frame, re.DOTALL)  # bit 1: frames
+    return found is not None

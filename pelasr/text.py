@@ -139,9 +139,10 @@ class Tokenizer:
             return cls(tokens)
         try:
             tokenizer = cls(tokens, read_bytes(model_path, cure=cure))
-        except RuntimeError as error:  # sentencepiece's
+            pieces = _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)])
+        except (RuntimeError, UnicodeDecodeError) as error:  # sentencepiece's
             raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; cure: run the token stage again") from None
-        if _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)]) != tokens:
+        if pieces != tokens:
             raise PelasrError(f"{path}: not the pieces of {model_path}; cure: run the token stage again")
         return tokenizer
 

@@ -60,6 +60,7 @@ HOSTILE = {
     "values": ("a: [" + "1, " * 60_000 + "1]\n", "too many values"),
     "a long word": ("a: " + "b" * 20_000 + "\n", "too long ones"),
     "a long number": ("a: " + "9" * 5000 + "\n", "not valid YAML"),
+    "a number of hours": ("b: c\na: 1" + ":59" * 3000 + "\n", "line 2: a number of too many digits"),
     "no date": ("a: 2024-99-99\n", "not valid YAML"),
     "a megabyte": ("a: b\n" + "# \n" * 400_000, "more than 1048576 bytes"),
 }

@@ -140,8 +140,7 @@ def test_names_of_experiments(tmp_path, name):
         ("A1:\n  langs: hi ../x\n", "A1: '../x' is no language"),
         ("A1:\n  langs: hi ur hi\n", "A1: langs 'hi ur hi': 'hi' comes twice; name it once"),
         ("A1:\n  description: 5\n", "A1: description: expected words, found 5"),
-        ("A1:\n  a/b: 5\n", "A1: key 'a/b': want a name"),
-        ("A1:\n  1.5: 5\n", "A1: key '1.5': want a name"),
+        ("A1:\n  vocab_size: x\n", "A1: vocab_size: expected a number of tokens, found 'x'"),
     ],
 )
 def test_references_stay_within_exp_too(tmp_path, content, message):

@@ -139,4 +139,6 @@ def test_errors_cannot_drive_a_terminal():
     hostile = "a\x1b[2J\u202eb\ufeff\ud800\nc"
     assert str(PelasrError(hostile)) == r"a\x1b[2J\u202eb\ufeff\ud800\nc"
     assert DataError([hostile, "d"]).problems[1] == "d" and "\x1b" not in str(DataError(hostile))
+    long = str(PelasrError(f"{'a' * 10**6}; cure: mend it"))
+    assert len(long) < 2000 and long.startswith("aaa") and long.endswith("; cure: mend it")
     assert brief("a\n\x1b b") == r"a \x1b b" and str(PelasrError("हिन्दी ї")) == "हिन्दी ї"

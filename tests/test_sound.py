@@ -104,6 +104,9 @@ def test_mp3_of_unknown_length_is_read(tmp_path, mode, rate, channels):
         assert len(read_file(io.BytesIO(content))) == -(-100_000 * 16000 // rate)
         bare = content[content.index(content[:2], 4) :]
         assert b"Xing" not in bare and b"Info" not in bare
+        flags = content.index(b"Xing" if b"Xing" in content else b"Info") + 7
+        uncounted = content[:flags] + bytes([content[flags] & ~1]) + content[flags + 1 :]
+        assert len(read_file(io.BytesIO(uncounted))) > 0
         for each in (bare, bare + b"TAG" + bytes(125), b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + bare):
             assert len(read_file(io.BytesIO(each))) > 0
         assert len(read_file(io.BytesIO(b"ID3\4\0\0\0\0\0\x0a" + bytes(10) + content))) > 0

@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from pelasr.backbone_format import CURE, check_options, read_backbone
 from pelasr.config import arguments_of, construct, nearest
-from pelasr.errors import PelasrError, brief
+from pelasr.errors import PelasrError, TooShortError, brief
 from pelasr.files import atomic_write, check_holes, no_file, open_file, sha256_file
 from pelasr.private import install
 from pelasr.sealed import LIMIT, write_description
@@ -147,6 +147,8 @@ def _try(module: torch.nn.Module, options: dict[str, Any], languages: int, where
     try:
         enc, enc_lens = module.encode(feats, frames, torch.tensor([languages - 1]))
         module.logits(enc, enc_lens, label[None], label)
+    except TooShortError:
+        return
     except Exception as error:  # whatever torch says of it, the options are at fault
         raise PelasrError(f"{where}: options: no model can be run with them ({brief(error, 200)}); {CURE}") from None
 
