@@ -1,19 +1,20 @@
 """The audio of utterances: any file that libsndfile reads, or an entry of a Kaldi archive, in whole or in part."""
 
-import io
 import os
-import re
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from pelasr.archive import ENTRY, open_audio
 from pelasr.data import Utterance, audio_fault
-from pelasr.errors import DataError, printable
-from pelasr.files import openable
+from pelasr.errors import DataError, brief, printable
+from pelasr.files import no_file
+from pelasr.sound import open_sound, received
 
-ARCHIVE = re.compile(r".+:\d+")
 BLOCK = 1 << 20  # samples of a file that are read at once
 STEEP = 0x40  # libsoxr's SOXR_STEEP_FILTER, for which Python's soxr has no name: 3 dB at 7.6 kHz would be lost without
 
@@ -21,52 +22,39 @@ STEEP = 0x40  # libsoxr's SOXR_STEEP_FILTER, for which Python's soxr has no name
 def read_audio(audio: str, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
     """Samples of a `wav.scp` value, float32 (N,) mono in [-1, 1], and their rate in Hz, from `start` to `end` seconds.
 
-    Raises DataError if the file is missing or cannot be decoded.
+    Raises DataError if the file is missing, cannot be decoded, or has other samples than its header says.
     """
     if fault := audio_fault(audio):
         raise DataError(fault)
-    is_archive = ARCHIVE.fullmatch(audio) is not None
-    path = audio.rpartition(":")[0] if is_archive else audio
-    if not os.path.isfile(path):
+    entry = ENTRY.fullmatch(audio)
+    path = entry[1] if entry else audio
+    if missing := no_file(path):
         where = "" if os.path.isabs(path) else f" (looked for from {os.getcwd()})"
-        raise DataError(f"{path}: no such audio file{where}; cure: correct the path in wav.scp")
-    read: Callable = _read_archive if is_archive else _read_soundfile
+        raise DataError(_no_audio(path, missing, where, "correct the path in wav.scp"))
     try:
-        samples, rate = read(audio, start, end)
-    except Exception as error:  # decoders raise nearly anything on a damaged file, and the file is at fault
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{audio}: unreadable audio ({reason}); cure: convert or fetch the file again") from error
-    return samples.mean(axis=1, dtype=np.float32) if samples.ndim == 2 else samples, rate
+        with (
+            open_audio(path, int(entry[2])) if entry else nullcontext(path) as source,
+            open_sound(source) as sound,
+        ):
+            first = round((start or 0.0) * sound.rate)
+            last = sys.maxsize if end is None else max(first, round(end * sound.rate))
+            return _join(sound.blocks(first, last, BLOCK)), sound.rate
+    except Exception as error:
+        raise _unreadable(audio, error) from error
 
 
-def _span(start: float | None, end: float | None, rate: int, length: int) -> tuple[int, int]:
-    """Sample indices of a segment, within the recording."""
-    first = min(round((start or 0.0) * rate), length)
-    return first, max(first, length if end is None else min(round(end * rate), length))
+def _no_audio(path: str, missing: str, where: str, cure: str) -> str:
+    return f"{brief(path, 300)}: {missing.replace('file', 'audio file', 1)}{where}; cure: {cure}"
 
 
-def _read_soundfile(path: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
-    import soundfile
-
-    with soundfile.SoundFile(openable(path)) as stream:
-        first, last = _span(start, end, stream.samplerate, stream.frames)
-        if first:
-            stream.seek(first)
-        return stream.read(last - first, dtype="float32", always_2d=True), stream.samplerate
+def _join(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
 
 
-def _read_archive(spec: str, start: float | None, end: float | None) -> tuple[np.ndarray, int]:
-    import kaldiio
-
-    content = kaldiio.load_mat(spec)
-    if not isinstance(content, tuple):
-        raise ValueError("the archive holds no audio at this offset")
-    rate, samples = content
-    first, last = _span(start, end, rate, len(samples))
-    samples = samples[first:last]
-    if np.issubdtype(samples.dtype, np.integer):
-        return samples.astype(np.float32) / -float(np.iinfo(samples.dtype).min), rate
-    return samples.astype(np.float32), rate
+def _unreadable(name: str, error: Exception) -> DataError:
+    """What to say of an error: decoders raise nearly anything on a damaged file, and the file is at fault."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{brief(name, 300)}: unreadable audio ({reason}); cure: convert or fetch the file again")
 
 
 def load_audio(utterance: Utterance, rate: int = 16000) -> np.ndarray:
@@ -92,30 +80,21 @@ def read_file(source: str | Path | BinaryIO, rate: int = 16000) -> np.ndarray:
     """All of an audio file, or of a stream of the bytes of one, as float32 (N,) mono in [-1, 1] at `rate` Hz.
 
     The values are those of `load_audio`, but the file is read block by block and never held as it is.
-    Raises DataError if it is missing, cannot be decoded, or holds values that are not finite.
+    Raises DataError if it is missing, cannot be decoded, has other samples than its header says, or holds values that
+    are not finite.
     """
-    import soundfile
-
     is_path = isinstance(source, str | Path)
     name = printable(str(source)) if is_path else "standard input"
-    if is_path and not os.path.isfile(source):
-        raise DataError(f"{name}: no such audio file; cure: correct the path")
+    if is_path and (missing := no_file(source)):
+        raise DataError(_no_audio(name, missing, "", "correct the path"))
     try:
-        with soundfile.SoundFile(openable(str(source)) if is_path else io.BytesIO(source.read())) as stream:
-            blocks = _resampled(_blocks(stream), stream.samplerate, rate)
-            samples = np.concatenate([np.zeros(0, dtype=np.float32), *blocks])
-    except Exception as error:  # as in `read_audio`; libsndfile's own words name what was opened, a buffer too
-        reason = " ".join(str(getattr(error, "error_string", error)).split()) or type(error).__name__
-        raise DataError(f"{name}: unreadable audio ({reason}); cure: convert or fetch the file again") from error
+        with open_sound(str(source) if is_path else received(source.read())) as sound:
+            samples = _join(_resampled(sound.blocks(0, sys.maxsize, BLOCK), sound.rate, rate))
+    except Exception as error:
+        raise _unreadable(name, error) from error
     if not np.isfinite(samples).all():
         raise DataError(f"{name}: holds samples that are no finite numbers; cure: convert or fetch the file again")
     return samples
-
-
-def _blocks(stream) -> Iterator[np.ndarray]:
-    """A soundfile.SoundFile from its beginning to its end, mono, float32 (N,) each."""
-    while len(block := stream.read(BLOCK, dtype="float32", always_2d=True)):
-        yield block.mean(axis=1, dtype=np.float32)
 
 
 def _resampled(blocks: Iterable[np.ndarray], native: int, rate: int) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pelasr import __version__
 from pelasr.errors import PelasrError
-from pelasr.options import TOKENS
+from pelasr.options import TOKENS, split_words
 from pelasr.pack_verbs import add_pack_verbs
 from pelasr.transcribe import add_speech_options, transcribe, translate
 
@@ -187,11 +187,18 @@ def _positive(text: str) -> int:
 
 def _place(known: argparse.Namespace) -> Any:
     from pelasr.experiment import Place
+    from pelasr.pack_format import check_language
 
-    languages = known.langs.split()
+    languages = split_words("--langs", known.langs)
+    for language in languages:
+        check_language(language, "--langs")
     if len({"-" in language for language in languages}) != 1:
         raise PelasrError(f"--langs {known.langs!r}: want languages (hi ur) or pairs (en-de en-fr), not both")
     return Place(known.data_dir, known.dump_dir, known.exp_dir, languages)
+
+
+def _sets(known: argparse.Namespace) -> list[str]:
+    return split_words("--sets", known.sets)
 
 
 def _only(known: argparse.Namespace) -> list[str]:
@@ -199,9 +206,9 @@ def _only(known: argparse.Namespace) -> list[str]:
     from pelasr.config import nearest
 
     place = _place(known)
-    only = known.only.split() if known.only else place.languages
+    only = split_words("--only", known.only) if known.only else place.languages
     for language in only:
-        wanted = [place.folder(name, language) for name in (known.sets.split() if "sets" in known else ["train"])]
+        wanted = [place.folder(name, language) for name in (_sets(known) if "sets" in known else ["train"])]
         if language not in place.languages and not any(folder.is_dir() for folder in wanted):
             raise PelasrError(
                 f"--only: no language {language!r}, and no {wanted[0]}; {nearest(language, place.languages)}"
@@ -222,7 +229,7 @@ def _chosen(known: argparse.Namespace) -> Any:
     if known.exps is None:
         return []
     experiments = _experiments(known)
-    return [find_experiment(experiments, name) for name in known.exps.split()]
+    return [find_experiment(experiments, name) for name in split_words("--exps", known.exps)]
 
 
 def _experiments_of(known: argparse.Namespace, rest: list[str]) -> bool:
@@ -245,7 +252,7 @@ def _data(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.prepare import validate_data
 
     config = _with_ctc(known, rest)
-    return validate_data(_place(known), known.sets.split(), config, known.skip_bad, known.nj)
+    return validate_data(_place(known), _sets(known), config, known.skip_bad, known.nj)
 
 
 def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
@@ -262,24 +269,24 @@ def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.prepare import make_tokens
 
-    return make_tokens(_place(known), _chosen(known), known.sets.split(), known.token_type, known.vocab_size)
+    return make_tokens(_place(known), _chosen(known), _sets(known), known.token_type, known.vocab_size)
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.prepare import make_stats
 
-    return make_stats(_place(known), known.sets.split(), known.nj)
+    return make_stats(_place(known), _sets(known), known.nj)
 
 
 def _add(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.prepare import add_language
 
-    place, config, only = _place(known), _configured(known.config, rest), known.only.split()
+    place, config, only = _place(known), _configured(known.config, rest), split_words("--only", known.only)
     given = {name: getattr(known, f"{name}_dir") for name in ("train", "dev", "test")}
     folders = {name: path for name, path in given.items() if path is not None}
     if folders and len(only) > 1:
         raise PelasrError(f"--{next(iter(folders))}_dir: of which of {known.only}? Add them one by one")
-    sets = list(dict.fromkeys([*known.sets.split(), *folders]))
+    sets = list(dict.fromkeys([*_sets(known), *folders]))
     worked = False
     for language in only:
         if language in place.languages:
@@ -329,7 +336,7 @@ def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import decode
 
     experiment = find_experiment(_experiments(known), known.exp)
-    return decode(_place(known), experiment, known.sets.split(), _only(known), known.ngpu, _decoding(known))
+    return decode(_place(known), experiment, _sets(known), _only(known), known.ngpu, _decoding(known))
 
 
 def _decoding(known: argparse.Namespace) -> Any:
@@ -341,7 +348,7 @@ def _decoding(known: argparse.Namespace) -> Any:
 def _score(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import score
 
-    chosen, sets = _chosen(known), known.sets.split()
+    chosen, sets = _chosen(known), _sets(known)
     return score(_place(known), _experiments(known), chosen, sets, known.recipe, _decoding(known))
 
 
@@ -349,7 +356,7 @@ def _forgetting(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import measure_forgetting
 
     new = [language for language in _only(known) if language not in known.langs.split()]
-    return measure_forgetting(_place(known), _chosen(known), new, known.sets.split(), known.recipe, _decoding(known))
+    return measure_forgetting(_place(known), _chosen(known), new, _sets(known), known.recipe, _decoding(known))
 
 
 def _table(known: argparse.Namespace, rest: list[str]) -> bool:

@@ -13,29 +13,76 @@ from typing import Any
 
 import yaml
 
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, brief
+from pelasr.files import read_bytes
+
+LIMIT = 1 << 20  # bytes of a file
+NODES, DEPTH, LONGEST = 50_000, 10, 10_000  # values and nesting of a file, characters of a value
+BITS = 2000  # of a whole number
+# YAML 1.1 wants a point in a number with an exponent; people write `1e-3`.
+FLOAT = "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 wants a point in a number with an exponent; people write `1e-3`."""
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As in YAML, where a key that comes twice is an error; PyYAML takes the last."""
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+                name = self.construct_object(key)
+                if name in seen:
+                    raise ValueError(f"line {key.start_mark.line + 1}: the key {name!r} comes a second time")
+                seen.add(name)
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """YAML's `1:59:59` makes long numbers of few characters, which Python then refuses to print."""
+        value = super().construct_yaml_int(node)
+        if value.bit_length() > BITS:
+            raise ValueError(f"line {node.start_mark.line + 1}: a number of too many digits")
+        return value
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(*FLOAT)
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text from anywhere.
+
+    Raises ValueError for what is no YAML, and for what no file of ours holds and a hostile one might: keys that come
+    twice, anchors, aliases, tags, deep nesting, too many values or too long ones, values that YAML stumbles over.
+    """
+    try:
+        _check_events(text)
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _check_events(text: str) -> None:
+    """A look at a text's events, which cost no more than it is long."""
+    depth = 0
+    for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
+        line = event.start_mark.line + 1
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if mark := getattr(event, "anchor", None) or getattr(event, "tag", None):
+            raise ValueError(f"line {line}: it has anchors, aliases or tags ({mark})")
+        if depth > DEPTH or count > NODES or len(getattr(event, "value", "")) > LONGEST:
+            raise ValueError(f"line {line}: it has too many values, too long ones, or too deeply nested ones")
 
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise PelasrError(f"{where}: not valid YAML: {' '.join(str(error).split())}") from None
+        return parse_yaml(text)
+    except ValueError as error:
+        raise PelasrError(f"{where}: not valid YAML: {brief(error, 300)}") from None
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML mapping; raises PelasrError with the file and line of a fault."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise PelasrError(f"{path}: no such file") from None
+        text = read_bytes(path, LIMIT).decode("utf-8")
     except UnicodeDecodeError as error:
         raise PelasrError(f"{path}: not UTF-8: {error}") from None
     content = _parse(text, str(path))
@@ -93,7 +140,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(map(str, known))
     alike = difflib.get_close_matches(str(name), known, n=1)
     hint = f"did you mean {alike[0]!r}? " if alike else ""
-    return f"{hint}known: {', '.join(known)}"
+    return f"{hint}known: {brief(', '.join(known), 2000)}"
 
 
 def check_keys(config: Iterable[str], known: Iterable[str], where: str) -> None:
@@ -111,13 +158,32 @@ def require_keys(config: Iterable[str], required: Iterable[str], where: str) -> 
             raise PelasrError(f"{where}: the key {key!r} is missing")
 
 
+VALUES: dict[type, tuple[str, Callable[[Any], bool]]] = {  # by the annotation of an argument: what it takes
+    bool: ("true or false", lambda value: isinstance(value, bool)),
+    int: ("a whole number", lambda value: type(value) is int),
+    float: ("a number", lambda value: type(value) in (int, float) and abs(value) < float("inf")),
+    str: ("a word", lambda value: isinstance(value, str)),
+}
+
+
 def construct(cls: Callable, conf: dict[str, Any] | None, where: str, **given: Any) -> Any:
-    """Call `cls(**given, **conf)`; a key that is no argument of it is an error with the nearest match."""
-    conf = conf or {}
-    check_keys(conf, [name for name in arguments_of(cls) if name not in given], where)
+    """Call `cls(**given, **conf)`.
+
+    Raises PelasrError for a key that is no argument of it, with the nearest match, for a value that cannot be that
+    argument's, and for whatever the call itself raises.
+    """
+    conf = {} if conf is None else conf
+    if not isinstance(conf, dict):
+        raise PelasrError(f"{where}: expected `key: value` lines, found {brief(repr(conf))}")
+    known = {name: argument for name, argument in arguments_of(cls).items() if name not in given}
+    check_keys(conf, known, where)
+    for name, value in conf.items():
+        what, is_kind = VALUES.get(known[name].annotation, ("", lambda value: True))
+        if not is_kind(value):
+            raise PelasrError(f"{where}: {name}: expected {what}, found {brief(repr(value))}")
     try:
         return cls(**given, **conf)
     except PelasrError:
         raise
     except Exception as error:  # a library's own complaint about a value (typeguard raises a class of its own)
-        raise PelasrError(f"{where}: {' '.join(str(error).split())}") from error
+        raise PelasrError(f"{where}: {brief(str(error) or type(error).__name__, 300)}") from error

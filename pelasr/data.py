@@ -15,14 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pelasr.characters import named, strange
-from pelasr.errors import DataError, printable
-from pelasr.files import atomic_write, sha256_file, sha256_json
+from pelasr.errors import DataError, PelasrError, brief, printable
+from pelasr.files import ABSENT, atomic_write, no_file, read_text, sha256_json, sha256_text
 from pelasr.problems import Problem, condense
 from pelasr.tables import Entry, is_utf8, read_table, without_offset
 
 AUDIO_FILES = ("wav.scp", "segments")
 FILES = (*AUDIO_FILES, "text", "utt2spk", "utt2lang")
 TRANSLATION = re.compile(r"text\.(\w+)")
+FOREVER = 1e9  # seconds
+# What Kaldi and kaldiio would run: `command |`, `| command`, with an offset or a range behind it too.
+COMMAND = re.compile(r"^\s*\||\|\s*(:[\s\w+-]*)?(\[[^\]]*\]?)?\s*$")
 WORD = re.compile(r"\S+")  # no white space, no-break spaces and the like included
 QUOTES = "\"'`“”‘’«»"
 EMPTY = "its files are empty; cure: write them again, or take the language from --langs"
@@ -151,11 +154,16 @@ def _translation_files(path: Path) -> list[str]:
 def _read_table(found: DataDir, file: str) -> None:
     """Read lines of `id value` into `found.tables[file]`."""
     path = found.path / file
-    if not path.exists():
+    if no_file(path) == ABSENT:
         if file != "segments" and not (file == "utt2lang" and found.language):
             found.report(file, 0, "", f"missing; cure: {_how_to_write(found, file)}", "missing-file")
         return
-    found.tables[file], faults = read_table(path.read_bytes(), file == "wav.scp", found.quoted(file))
+    try:
+        content = read_text(path, "cure: put a text file there")
+    except PelasrError as error:
+        found.report(file, 0, "", str(error).removeprefix(f"{path}: "), "missing-file")
+        return
+    found.tables[file], faults = read_table(content, file == "wav.scp", found.quoted(file))
     for fault in faults:
         found.report(file, *fault)
 
@@ -249,9 +257,9 @@ def _parse_segment(value: str) -> tuple[str, float | None, float | None]:
     """`recording start end` with end -1 for the end of the recording, as in Kaldi. Raises ValueError."""
     recording, first, last = value.split()
     start, end = float(first), float(last)
-    if end == -1 and start >= 0:
+    if end == -1 and 0 <= start < FOREVER:
         return recording, start or None, None
-    if not 0 <= start < end < float("inf"):
+    if not 0 <= start < end < FOREVER:
         raise ValueError(value)
     return recording, start, end
 
@@ -260,10 +268,10 @@ def audio_fault(audio: str) -> str:
     """What is wrong with a value of `wav.scp` and how to cure it, or an empty string."""
     if not audio:
         return "no audio named; cure: write the path of the audio after the id"
-    if audio.endswith("|") or audio.startswith("|"):
+    if COMMAND.search(audio):
         return (
-            f"{audio!r} is a command: a data directory must not run programs, and what they print cannot be traced; "
-            "cure: run the command once, keep its output as a wav or flac file and write that path"
+            f"{brief(audio, 200)!r} is a command: a data directory must not run programs, and what they print cannot be"
+            " traced; cure: run the command once, keep its output as a wav or flac file and write that path"
         )
     bare = audio.strip(QUOTES)
     if bare != audio and not os.path.exists(without_offset(audio)):
@@ -367,7 +375,7 @@ def _faults(u: Utterance, targets: Sequence[str]) -> list[str]:
 def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
     """Add utterances and the reasons for leaving them out to the `skipped.txt` of a data directory."""
     skipped = Path(path) / "skipped.txt"
-    lines = set(skipped.read_text(encoding="utf-8").split("\n")) if skipped.exists() else set()
+    lines = set(read_text(skipped).decode("utf-8", "replace").split("\n")) if skipped.exists() else set()
     lines = {f"{name} {reason}" for name, reason in reasons.items()} | lines - {""}
     with atomic_write(skipped) as stream:
         stream.writelines(f"{line}\n" for line in sorted(lines))
@@ -376,7 +384,7 @@ def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
 def data_sha256(dirs: Iterable[str | Path], files: Collection[str] | None = None) -> str:
     """Hash of the text files of data directories (not of the audio), wherever the directories lie; `files`: of some."""
     named = [[path / file for file in files or (*FILES, *_translation_files(path))] for path in map(Path, dirs)]
-    return sha256_json([{file.name: sha256_file(file) for file in found if file.exists()} for found in named])
+    return sha256_json([{file.name: sha256_text(file) for file in found if file.exists()} for found in named])
 
 
 def audio_sha256(path: str | Path) -> str | None:

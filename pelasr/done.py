@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.errors import PelasrError
-from pelasr.files import atomic_write, sha256_file, sha256_json
+from pelasr.files import atomic_write, read_bytes, sha256_file, sha256_json
 
 KEYS = {"done": bool, "inputs": dict, "outputs": dict}
 
@@ -31,10 +31,10 @@ class Marker:
         if not self.path.exists():
             return None
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
+            found = json.loads(read_bytes(self.path).decode("utf-8"))
             if not all(isinstance(found[key], kind) for key, kind in KEYS.items()):
                 raise ValueError(f"want the keys {' '.join(KEYS)}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (PelasrError, ValueError, KeyError, TypeError, RecursionError) as error:
             if not strict:
                 return None
             raise PelasrError(

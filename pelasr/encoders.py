@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.backbone_format import settled
 from pelasr.config import construct
 from pelasr.errors import PelasrError, TooShortError
 from pelasr.stateless import make_stateless
@@ -45,15 +46,6 @@ def ctc_loss(logits: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor)
     # Minus infinity (a token that is not the row's) would make gradients NaN.
     log_probs = logits.float().log_softmax(-1).clamp(min=-1e4).transpose(0, 1)
     return F.ctc_loss(log_probs, targets, lens, target_lens, reduction="none", zero_infinity=True)
-
-
-def settled(options: dict[str, Any]) -> dict[str, Any]:
-    """A backbone's options, in which a Conformer's relative positions are never left to ESPnet: by its default,
-    `legacy`, an utterance's output depends on what pads its batch."""
-    conf = options.get("encoder_conf") or {}
-    if options.get("encoder") != "conformer" or not isinstance(conf, dict) or "rel_pos_type" in conf:
-        return options
-    return {**options, "encoder_conf": {**conf, "rel_pos_type": "latest"}}
 
 
 class ESPnetEncoder(nn.Module):

@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pelasr import __version__
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, read_json
 
 
 def _output(command: Sequence[str]) -> str:
@@ -76,7 +76,7 @@ def write_environment(path: str | Path) -> None:
 def read_environment(path: str | Path) -> dict[str, str]:
     """What `write_environment` saved; empty when there is no file."""
     path = Path(path)
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
 
 def record_time(path: Path, stage: str, arguments: Sequence[str], seconds: float, started: str) -> None:

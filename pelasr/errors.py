@@ -1,8 +1,16 @@
 """Errors a user can cure: the command line prints them as one line, without a traceback."""
 
+BEGIN, END = 1200, 700  # characters of a longer message that are shown: it ends with the cure
+
 
 class PelasrError(Exception):
-    """Something the user can mend. The message names the file, line or utterance, and the cure."""
+    """Something the user can mend. The message names the file, line or utterance, and the cure.
+
+    What cannot be printed is escaped: a name or a value of a file from anywhere must not drive a terminal, or fill it.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(_line(message))
 
 
 class TooShortError(PelasrError):
@@ -13,15 +21,20 @@ class DataError(PelasrError):
     """Bad data: `problems` has one line for each thing found, so that all can be mended at once."""
 
     def __init__(self, problems: str | list[str]):
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
-        super().__init__("\n".join(self.problems))
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = ["\n".join(map(_line, problem.split("\n"))) for problem in given]
+        Exception.__init__(self, "\n".join(self.problems))
+
+
+def _line(message: str) -> str:
+    text = printable(message)
+    return text if len(text) <= BEGIN + END else f"{text[:BEGIN]} [...] {text[-END:]}"
 
 
 def brief(value: object, most: int = 40) -> str:
     """A value in a message: one line of at most `most` characters, those that cannot be printed escaped."""
     text = " ".join(str(value).split())
-    text = text if len(text) <= most else f"{text[: most - 3]}..."
-    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return printable(text if len(text) <= most else f"{text[: most - 3]}...")
 
 
 def printable(text: str) -> str:

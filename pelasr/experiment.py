@@ -1,5 +1,6 @@
 """Experiments: named settings of one program (A0 ... A5), and the folders they live in."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 from pelasr.config import check_keys, load_yaml, nearest, override
 from pelasr.data import split_pair
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, brief
 from pelasr.files import sha256_json
+from pelasr.options import split_words
+from pelasr.pack_format import check_language
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,15 @@ DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", 
 LANGS, EACH, ADAPTER, SERVE, TOKENS = "langs", "each", "adapter", "serve", ("token_type", "vocab_size")
 
 
+KINDS = {  # what is expected of an entry's keys
+    DESCRIPTION: (str, "words"),
+    LANGS: (str, "languages in one string"),
+    EACH: (bool, "true or false"),
+    TOKENS[0]: (str, "char or unigram"),
+    TOKENS[1]: (int, "a number of tokens"),
+}
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One entry of an experiments file.
@@ -139,36 +151,62 @@ class Experiment:
 
 def load_experiments(path: str | Path) -> dict[str, Experiment]:
     """Read an experiments file: {name: {description, overrides or read_early or adapt}}."""
-    entries = {str(name): entry for name, entry in load_yaml(path).items()}
-    result = {}
+    entries, result = _read_entries(path), {}
     for name, entry in entries.items():
-        if not isinstance(entry or {}, dict):
-            raise PelasrError(f"{path}: {name}: expected `key: value` lines, found {entry!r}")
-        entry = dict(entry or {})
+        entry = dict(entry)
         for key in (ADAPT, READ_EARLY, COMPARE):
             if key in entry:
                 entry[key] = str(entry[key])  # YAML reads the row 2 as a number
                 if entry[key] not in entries:
-                    raise PelasrError(f"{path}: {name} refers to {entry[key]!r}; {nearest(entry[key], entries)}")
+                    raise PelasrError(f"{path}: {name} refers to {brief(entry[key])!r}; {nearest(entry[key], entries)}")
         source = entry.get(ADAPT) or entry.get(READ_EARLY)
-        if source and {ADAPT, READ_EARLY, EACH} & set(entries[source] or {}):
+        if source and {ADAPT, READ_EARLY, EACH} & set(entries[source]):
             raise PelasrError(f"{path}: {name} refers to {source!r}, which trains no backbone of its own for all")
         if READ_EARLY in entry:
             allowed = [READ_EARLY, DESCRIPTION, COMPARE]
             check_keys(entry, allowed, f"{path}: {name} has the settings of {source}")
         if ADAPT in entry and (own := {LANGS, EACH, *TOKENS} & set(entry)):
             raise PelasrError(f"{path}: {name} has the languages and tokens of {source}, not its own {min(own)}")
-        inherited = (entries[source] or {}) if source else {}
+        inherited = entries[source] if source else {}
         inherited = {key: value for key, value in inherited.items() if key in (LANGS, *TOKENS)}
         result[name] = _experiment(name, inherited | entry, f"{path}: {name}")
     return result
 
 
+def _read_entries(path: str | Path) -> dict[str, dict[str, Any]]:
+    """The entries of an experiments file by name. Raises PelasrError for a name that is none of a folder: experiments
+    are folders, and nothing may lead out of `exp/`."""
+    entries: dict[str, dict[str, Any]] = {}
+    for key, entry in load_yaml(path).items():
+        name = _check_name(key, f"{path}: experiment")
+        if name in entries:
+            raise PelasrError(f"{path}: the experiment {name!r} comes a second time")
+        if not isinstance(entry or {}, dict):
+            raise PelasrError(f"{path}: {name}: expected `key: value` lines, found {brief(repr(entry))}")
+        entries[name] = entry or {}
+    return entries
+
+
+def _check_name(name: Any, where: str) -> str:
+    """A name of a file or folder, as a string (YAML reads the row 2 as a number). Raises PelasrError for what is none,
+    or could not be named among others on the command line."""
+    found = str(name)
+    plain = found.isprintable() and not re.search(r"[\s/\\]", found) and len(found.encode()) <= 100
+    if type(name) not in (str, int) or not plain or found.startswith((".", "-")) or not found:
+        raise PelasrError(f"{where} {brief(found)!r}: want a name of a folder, as A1")
+    return found
+
+
 def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
     """An entry whose references are checked."""
-    for key, kind, what in ((LANGS, str, "languages in one string"), (EACH, bool, "true or false")):
+    for key, (kind, what) in KINDS.items():
         if not isinstance(entry.get(key, kind()), kind):
-            raise PelasrError(f"{where}: {key}: expected {what}, found {entry[key]!r}")
+            raise PelasrError(f"{where}: {key}: expected {what}, found {brief(repr(entry[key]))}")
+    languages = split_words(f"{where}: {LANGS}", entry.pop(LANGS)) if LANGS in entry else None
+    for language in [*(languages or []), *([entry[SERVE]] if SERVE in entry else [])]:
+        check_language(language, where)
+    if ADAPTER in entry:
+        _check_name(entry[ADAPTER], f"{where}: {ADAPTER}")
     adapted, early = entry.pop(ADAPT, None), entry.pop(READ_EARLY, None)
     return Experiment(
         name=name,
@@ -177,7 +215,7 @@ def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
         weights="early" if early else "backbone",
         adapted=adapted is not None,
         compare=entry.pop(COMPARE, None),
-        languages=entry.pop(LANGS).split() if LANGS in entry else None,
+        languages=languages,
         each=entry.pop(EACH, False),
         adapter=entry.pop(ADAPTER, None) if adapted else None,
         serve=entry.pop(SERVE, None) if adapted else None,

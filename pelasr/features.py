@@ -1,6 +1,9 @@
 """Log-mel features: computed once, kept as kaldi archives, and their global mean and deviation."""
 
 import hashlib
+import io
+import re
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,11 +13,12 @@ from threading import Lock
 
 import numpy as np
 
+from pelasr.archive import read_matrix
 from pelasr.audio import load_audio
 from pelasr.data import AUDIO_FILES, Utterance, audio_sha256, data_sha256, read_data_dir
 from pelasr.done import Marker
-from pelasr.errors import PelasrError
-from pelasr.files import atomic_write
+from pelasr.errors import PelasrError, brief
+from pelasr.files import atomic_write, read_bytes, read_text
 from pelasr.parallel import parallel_map
 
 RATE = 16000
@@ -24,6 +28,7 @@ FRAMES_PER_HOUR = 100 * 3600
 FFT = 512
 CHECKSUMS = "utt2checksum"
 INDEX = ("feats.scp", "utt2num_frames", CHECKSUMS)  # of an archive
+CURE = "cure: delete this folder and run stage 3 again"
 MIN_SAMPLES = FFT // 2 + 1  # the first window is centred on the first sample and mirrors what lies before it
 
 
@@ -97,13 +102,11 @@ class Feats:
 
     def load(self) -> np.ndarray:
         """Float32 (T, 80). Raises PelasrError if they are not as they were written."""
-        import kaldiio
-
-        feats = kaldiio.load_mat(f"{self.archive}:{self.offset}")
+        feats = read_matrix(f"{self.archive}:{self.offset}").astype(np.float32, copy=False)
         if checksum(feats) != self.checksum:
             raise PelasrError(
                 f"{self.archive}: the features of utterance {self.utterance} are damaged;"
-                f" delete {Path(self.archive).parent} and run stage 3 again"
+                f" cure: delete {Path(self.archive).parent} and run stage 3 again"
             )
         return feats
 
@@ -179,12 +182,12 @@ def read_feats(dump_dir: str | Path) -> dict[str, Feats]:
     """Where the features of each utterance are. The archive is the one in `dump_dir`, also after that was moved."""
     scp, frames, checksums = (_read_pairs(Path(dump_dir) / file) for file in INDEX)
     if not scp.keys() == frames.keys() == checksums.keys():
-        raise PelasrError(f"{dump_dir}: {' and '.join(INDEX)} name different utterances; delete it and run stage 3")
+        raise PelasrError(f"{dump_dir}: {' and '.join(INDEX)} name different utterances; {CURE}")
     found = {}
     for name, spec in scp.items():
         path, _, offset = spec.rpartition(":")
-        if not (offset.isdecimal() and frames[name].isdecimal()):
-            raise PelasrError(f"{dump_dir}: utterance {name} has no offset or frames; delete it and run stage 3")
+        if not re.fullmatch("[0-9]{1,15}", offset) or not re.fullmatch("[0-9]{1,9}", frames[name]):
+            raise PelasrError(f"{dump_dir}: utterance {brief(name)} has no offset or no number of frames; {CURE}")
         archive = f"{dump_dir}/{path.rpartition('/')[2]}"
         found[name] = Feats(name, archive, int(offset), int(frames[name]), checksums[name])
     return found
@@ -198,8 +201,11 @@ def read_num_frames(dump_dir: str | Path) -> dict[str, int]:
 def _read_pairs(path: Path) -> dict[str, str]:
     if not path.exists():
         raise PelasrError(f"{path}: no features; cure: run stage 3, for a new language stage 5")
-    with open(path, encoding="utf-8", newline="\n") as lines:
-        return {name: value for name, _, value in (line.rstrip("\n").partition(" ") for line in lines)}
+    try:
+        lines = read_text(path, CURE).decode("utf-8").removesuffix("\n").split("\n")
+        return dict(line.split(" ", 1) for line in lines if line)
+    except ValueError as error:
+        raise PelasrError(f"{path}: want lines of `utterance value` ({brief(error, 100)}); {CURE}") from None
 
 
 def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -208,6 +214,8 @@ def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarr
     for dump_dir in dump_dirs:
         for found in read_feats(dump_dir).values():
             feats = found.load().astype(np.float64)
+            if feats.shape[1] != MELS:
+                raise PelasrError(f"{found.archive}: features of {feats.shape[1]} channels, want {MELS}; {CURE}")
             count += len(feats)
             total += feats.sum(0)
             squares += np.square(feats).sum(0)
@@ -229,5 +237,13 @@ def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (80,) of an npz file."""
     if not Path(path).exists():
         raise PelasrError(f"{path}: no statistics; cure: run the statistics stage, 3, first")
-    with np.load(path, allow_pickle=False) as stored:
-        return stored["mean"], stored["std"]
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
+            mean, std = stored["mean"], stored["std"]
+    except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+        raise PelasrError(
+            f"{path}: no statistics ({brief(error, 100)}); cure: delete it, run that stage again"
+        ) from None
+    if mean.shape != (MELS,) or std.shape != (MELS,):
+        raise PelasrError(f"{path}: statistics of {mean.shape} and {std.shape}; cure: delete it, run that stage again")
+    return mean, std

@@ -1,17 +1,18 @@
 """Stage 7, and counting: what the results say of an experiment, and the page that shows them."""
 
-import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pelasr import __version__
+from pelasr.backbone_format import read_backbone
 from pelasr.config import load_yaml
 from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
 from pelasr.experiment import AS_USUAL, Decoding, Experiment, Place
-from pelasr.files import sha256_json
+from pelasr.files import read_json, sha256_json
+from pelasr.pack_format import read_checked
 from pelasr.stages import decoded, features_of, required, say, served_by, split_adapter_options, split_options
 
 
@@ -154,7 +155,7 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], how: Deco
         served = [served_by(place, experiment, language, how) for language in languages]
         served = [experiment.serve] if experiment.serve else list(dict.fromkeys(served))
         folders = [place.exp / experiment.name / "packs" / language for language in served]
-        packs = [load_yaml(folder / "pack.yaml") for folder in folders]
+        packs = [read_checked(folder / "pack.yaml") for folder in folders]
     trained = [pack["training"] for pack in packs] or found
     added = sum(pack["parameters"] for pack in packs)
     total = sum(facts["total_parameters"] for facts in found)
@@ -181,7 +182,7 @@ def _data(place: Place, name: str) -> str:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     required(path, 4)
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _copies(pack: dict[str, Any]) -> bool:
@@ -201,7 +202,7 @@ def _method(
     if not split_pair(place.languages[0])[1]:
         return " ".join([name, *usual])
     folder = next(iter(experiment.backbones(place)))
-    conf = load_yaml(folder / "backbone.yaml")["options"]["encoder_conf"]
+    conf = read_backbone(folder)["options"]["encoder_conf"]
     words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={conf.get('output_size', 256)}"]  # ESPnet's
     if packs:
         words += [f"{side[:3]}={size}" for side, size in _sizes(packs[0]).items()]

@@ -1,13 +1,28 @@
-"""Files that are never half written, and hashes of what a stage read."""
+"""Files that are never half written, files that are none, and hashes of what a stage read."""
 
 import fcntl
 import hashlib
+import io
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
+
+from pelasr.errors import PelasrError, brief
+
+INSTEAD = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+ABSENT = "no such file"
+LINE = 1 << 20  # bytes of a line of text at most
+MOST = 1 << 24  # bytes of a file that is read as a whole, if nothing else is said
 
 
 @contextmanager
@@ -47,10 +62,77 @@ def openable(path: str) -> str | bytes:
     return path
 
 
+def no_file(path: str | Path) -> str:
+    """What keeps a path from being read: `no such file`, or what is there instead, as in `no such file, but a folder`;
+    empty for a file. Nothing is opened: a pipe that nobody writes to would wait for ever, a device may do anything."""
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        return ABSENT
+    except OSError as error:
+        return f"{ABSENT} ({error.strerror})"
+    return "" if kind == stat.S_IFREG else f"{ABSENT}, but {INSTEAD.get(kind, 'something else')}"
+
+
+def check_holes(path: str | Path) -> None:
+    """Raise ValueError for a large file of which most is nowhere on the disk: what costs nothing to send would be read
+    as gigabytes of zeros."""
+    found = os.stat(path)
+    if found.st_size > 1 << 30 and 0 < 512 * found.st_blocks < found.st_size // 16:  # 0: they are not counted
+        raise ValueError(f"{found.st_size:,} bytes, of which most are not there, but holes")
+
+
+def open_file(path: str | Path, cure: str = "correct the path") -> BinaryIO:
+    """A file for reading its bytes. Raises PelasrError for what is no file or may not be read.
+
+    One without a size is empty, and is not opened: some of /proc that call themselves files would be waited at.
+    """
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; {cure}")
+    try:
+        return open(path, "rb") if os.stat(path).st_size else io.BytesIO()
+    except OSError as error:
+        raise PelasrError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_bytes(path: str | Path, most: int = MOST, cure: str = "correct the path") -> bytes:
+    """A file's bytes. Raises PelasrError as `open_file` does, and for a file of more than `most` bytes."""
+    with open_file(path, cure) as stream:
+        content = stream.read(most + 1)
+    if len(content) > most:
+        raise PelasrError(f"{path}: more than {most} bytes, no file of ours; {cure}")
+    return content
+
+
+def read_text(path: str | Path, cure: str = "correct the path") -> bytes:
+    """The bytes of a text file of any length. Raises PelasrError as `open_file` does, and for a line of more than a
+    megabyte: it is no text."""
+    with open_file(path, cure) as stream:
+        lines = []
+        while line := stream.readline(LINE + 1):
+            lines.append(line)
+            if len(line) > LINE:
+                raise PelasrError(f"{path}: line {len(lines)} has more than {LINE} bytes, this is no text file; {cure}")
+    return b"".join(lines)
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file. Raises PelasrError as `read_bytes` does, and for what is no JSON."""
+    try:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise PelasrError(f"{path}: no JSON ({brief(error, 100)}); delete the file to have it made again") from None
+
+
 def sha256_file(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
-    with open(path, "rb") as stream:
+    """Hex digest of a file's bytes. Raises PelasrError for what is no file."""
+    with open_file(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_text(path: str | Path) -> str:
+    """The same of a text file. Raises PelasrError as `read_text` does, before it has read much of what is none."""
+    return hashlib.sha256(read_text(path)).hexdigest()
 
 
 def sha256_json(value: Any) -> str:

@@ -20,6 +20,8 @@ from pelasr.config import check_keys, load_yaml, nearest, require_keys
 from pelasr.data import split_pair
 from pelasr.errors import PelasrError, TooShortError, brief
 from pelasr.experiment import Experiment, Place
+from pelasr.features import MELS
+from pelasr.files import no_file
 from pelasr.finetune import make_bank
 from pelasr.options import TOKENS, TrainingOptions
 from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
@@ -57,7 +59,7 @@ def find_backbone_of(folder: Path) -> tuple[Path, str]:
     if found["weights"] not in WEIGHTS:
         raise PelasrError(f"{path}: weights: expected {' or '.join(WEIGHTS)}, found {brief(found['weights'])}")
     backbone = folder / str(found["backbone"])
-    if not (backbone / "backbone.yaml").is_file():
+    if no_file(backbone / "backbone.yaml"):
         raise PelasrError(f"{path}: backbone: {backbone} has no backbone.yaml; train it with stage 4, or mend the path")
     return backbone, found["weights"]
 
@@ -76,6 +78,8 @@ class Model:
         self.source, self.weights = find_backbone_of(folder)
         self.alone = not adapters or (packs is None and not (folder / "model.yaml").is_file())
         self.backbone = load_backbone(self.source, self.weights)
+        if (mels := self.backbone.facts["options"].get("num_mels", MELS)) != MELS:
+            raise PelasrError(f"{self.source}/backbone.yaml: options: num_mels is {mels}, audio has {MELS}")
         self.backbone.module.to(self.device)
         self._packs = _find_packs(folder, packs) if adapters else {}
         self._added: dict[str, tuple[str, dict[str, Any], str]] = {}
@@ -139,7 +143,7 @@ class Model:
         """Seconds of a piece at most: what is much longer than the utterances of the training is recognised worse."""
         for described in (self._described.get(language, {}), self.backbone.facts):
             training = described.get("training", {})
-            if training.get("utterances"):
+            if training.get("utterances") and "hours" in training:
                 mean = 3600 * training["hours"] / training["utterances"]
                 return min(max(2 * mean, SHORTEST_PIECE), LONGEST_PIECE)
         return LONGEST_PIECE

@@ -8,7 +8,7 @@ from typing import Any
 
 from pelasr.errors import PelasrError
 from pelasr.evaluate import LanguageScores, macro
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, read_bytes
 from pelasr.schedule import metric_of
 
 HISTORY = "history.json"
@@ -28,8 +28,8 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     """The validations of a run, in order, see `entry_of`. Raises PelasrError if they cannot be read."""
     path = folder / HISTORY
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return json.loads(read_bytes(path).decode("utf-8"))
+    except (PelasrError, ValueError) as error:
         raise PelasrError(f"{path}: cannot be read ({error}); restore it, or delete {folder} to start again") from None
 
 

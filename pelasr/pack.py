@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from pelasr.adapter import Bank
-from pelasr.backbones import LoadedBackbone, check_tensors, load_weights, save_weights, state_sha256
+from pelasr.backbones import LoadedBackbone, check_size, check_tensors, load_weights, save_weights, state_sha256
 from pelasr.config import nearest
 from pelasr.errors import PelasrError, brief
 from pelasr.files import sha256_file
 from pelasr.finetune import make_bank
-from pelasr.pack_format import CURE, FORMAT, check_description
+from pelasr.pack_format import CURE, FORMAT, check_description, read_checked
 from pelasr.private import VECTOR, Private
-from pelasr.sealed import LIMIT, read_description, write_description
+from pelasr.sealed import write_description
 
 
 def save_pack(
@@ -60,9 +60,7 @@ def read_pack(folder: Path) -> dict[str, Any]:
         raise PelasrError(
             f"{folder}: no pack of {folder.name!r}; {nearest(folder.name, _beside(folder))} (fit it with stage 5)"
         )
-    description = read_description(path, CURE)
-    check_description(description, path)
-    return description
+    return read_checked(path)
 
 
 def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Bank:
@@ -131,7 +129,7 @@ def open_pack(
     if description["parameters"] != count:
         raise _differs(folder, "parameters", description["parameters"], count)
     path = folder / "pack.safetensors"
-    _check_size(path, sum(tensor.numel() * tensor.element_size() for tensor in expected.values()))
+    check_size(path, expected, CURE)
     tensors = load_weights(path, description["safetensors_sha256"])
     check_tensors(tensors, expected, str(path))
     return description, tensors
@@ -185,19 +183,6 @@ def _differs(folder: Path, key: str, found: Any, expected: Any) -> PelasrError:
         f"{folder}/pack.yaml: {key} is {brief(found)}, this model's is {brief(expected)};"
         " fit it again with the method, backbone and tokens of the others, or load those it was fitted with"
     )
-
-
-def _check_size(path: Path, needed: int) -> None:
-    """Raise PelasrError for a file that is larger than its tensors and a header can be, before it is read."""
-    if not path.is_file():
-        raise PelasrError(f"{path}: no such file; {CURE}")
-    with open(path, "rb") as stream:
-        header = int.from_bytes(stream.read(8), "little")
-    size = path.stat().st_size
-    if header > LIMIT or size > 8 + LIMIT + needed:
-        raise PelasrError(
-            f"{path}: damaged: {size} bytes with a header of {header}, where the tensors need {needed}; {CURE}"
-        )
 
 
 def _beside(folder: Path) -> list[str]:

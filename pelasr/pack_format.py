@@ -2,14 +2,14 @@
 
 import math
 import re
-import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys, require_keys
 from pelasr.errors import PelasrError, brief
-from pelasr.text import SPACE
+from pelasr.sealed import read_description
+from pelasr.text import SPACE, can_be_token
 
 FORMAT = 2
 CURE = "restore it, or fit the language again"
@@ -17,22 +17,22 @@ CODE = r"[A-Za-z][A-Za-z0-9]*(?:[._][A-Za-z0-9]+)*"  # hi, zh.Hant, pa_Guru: not
 LANGUAGE = re.compile(rf"(?=.{{1,40}}$){CODE}(?:-{CODE})?")
 
 
-def _is_hash(value: Any) -> bool:
+def is_hash(value: Any) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-def _is_language(value: Any) -> bool:
+def is_language(value: Any) -> bool:
     return isinstance(value, str) and LANGUAGE.fullmatch(value) is not None
 
 
 def check_language(language: str, where: str) -> None:
     """Raise PelasrError for what is no language key, or might be more than a name of a folder."""
-    if not _is_language(language):
+    if not is_language(language):
         raise PelasrError(f"{where}: {brief(language)!r} is no language; write one such as hi, or a pair such as en-de")
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, dict) and _is_language(value.get("language")) and _is_finite(value.get("weight"))
+    return isinstance(value, dict) and is_language(value.get("language")) and is_finite(value.get("weight"))
 
 
 def _is_count(value: Any) -> bool:
@@ -41,12 +41,12 @@ def _is_count(value: Any) -> bool:
 
 def _is_option(value: Any) -> bool:
     inner = value if isinstance(value, list) else value.values() if isinstance(value, dict) else [value]
-    return all(each is None or isinstance(each, str) or _is_finite(each) for each in inner)
+    return all(each is None or isinstance(each, str) or is_finite(each) for each in inner)
 
 
 def _is_kinds(value: Any) -> bool:
     """Kinds of site: one, several, or by whose they are."""
-    parts = value.values() if isinstance(value, dict) and _has_names(value, lambda each: True) else [value]
+    parts = value.values() if isinstance(value, dict) and has_names(value, lambda each: True) else [value]
     return all(isinstance(each, str) or (isinstance(each, list) and all(map(_is_string, each))) for each in parts)
 
 
@@ -58,46 +58,53 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
 
 
-def _has_names(value: Any, is_value: Callable[[Any], bool]) -> bool:
+def has_names(value: Any, is_value: Callable[[Any], bool]) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) and is_value(each) for key, each in value.items())
 
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a description: what is expected, and whether it is
     "format": (f"{FORMAT}", lambda value: value == FORMAT),
-    "language": ("a language such as hi or en-de", _is_language),
+    "language": ("a language such as hi or en-de", is_language),
     "adapter": ("a method's name", lambda value: isinstance(value, str)),
     "adapter_conf": (
         "options of the method",
         lambda value: (
-            _has_names(value, lambda each: True)
+            has_names(value, lambda each: True)
             and _is_kinds(value.get("sites", ""))
             and all(_is_option(each) for key, each in value.items() if key != "sites")
         ),
     ),
-    "sites": ("widths by path", lambda value: _has_names(value, _is_count)),
+    "sites": ("widths by path", lambda value: has_names(value, _is_count)),
     "own_tokens": ("a list of tokens", lambda value: isinstance(value, list)),
     "own_vector": ("true or false", lambda value: isinstance(value, bool)),
-    "backbone_sha256": ("a hash", _is_hash),
-    "tokens_sha256": ("a hash", _is_hash),
-    "safetensors_sha256": ("a hash", _is_hash),
+    "backbone_sha256": ("a hash", is_hash),
+    "tokens_sha256": ("a hash", is_hash),
+    "safetensors_sha256": ("a hash", is_hash),
     "parameters": ("a count", _is_count),
-    "training": ("facts by name", lambda value: _has_names(value, lambda fact: True)),
+    "training": ("facts by name", lambda value: has_names(value, lambda fact: True)),
 }
 FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of `training`, as far as it has them
     "epoch": ("a count", _is_count),
     "step": ("a count", _is_count),
     "utterances": ("a count", _is_count),
     "seed": ("a whole number", lambda value: type(value) is int),
-    "hours": ("a number", _is_finite),
-    "dev": ("numbers by name", lambda value: _has_names(value, _is_number)),
+    "hours": ("a number", is_finite),
+    "dev": ("numbers by name", lambda value: has_names(value, _is_number)),
     "config_sha256": ("a hash", lambda value: isinstance(value, str)),
-    "fitted_with": ("languages", lambda value: isinstance(value, list) and all(map(_is_language, value))),
+    "fitted_with": ("languages", lambda value: isinstance(value, list) and all(map(is_language, value))),
     "merged": ("languages and weights", lambda value: isinstance(value, list) and all(map(_is_share, value))),
 }
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """The description in a `pack.yaml`. Raises PelasrError if it is not one of this format."""
+    description = read_description(path, CURE)
+    check_description(description, path)
+    return description
 
 
 def check_description(description: dict[str, Any], path: Path) -> None:
@@ -117,9 +124,9 @@ def _check_own(tokens: list[Any], language: str, where: str) -> None:
     """Raise PelasrError for an own token that is neither a character nor the tag of the language's target, or twice."""
     target, seen = language.partition("-")[2], set()
     for token in tokens:
-        character = isinstance(token, str) and len(token) == 1 and unicodedata.category(token) not in ("Cc", "Cs")
+        character = isinstance(token, str) and len(token) == 1 and not token.isspace() and can_be_token(token)
         wanted = [SPACE, f"<lang:{target}>"] if target else [SPACE]
-        if not (character and not token.isspace()) and token not in wanted:
+        if not character and token not in wanted:
             raise PelasrError(f"{where}: {brief(token)!r} is no character and not the tag of {language}; {CURE}")
         if token in seen:
             raise PelasrError(f"{where}: {brief(token)!r} is listed twice; {CURE}")

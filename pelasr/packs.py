@@ -16,6 +16,7 @@ from pelasr.backbones import (
     load_backbone,
     load_weights,
     save_weights,
+    sizes,
     state_sha256,
 )
 from pelasr.card import dev_score, figures_of, make_card
@@ -27,6 +28,7 @@ from pelasr.pack import detached_bank_for, load_pack, open_pack, private_parts, 
 from pelasr.pack_format import check_language
 
 FILES = ("pack.safetensors", "pack.yaml")
+ALONE = 1 << 32  # bytes of a pack's tensors at most, where no model says how many they are
 COLUMNS = ("language", "method", "parameters", "dev", "own tokens", "pack")
 
 
@@ -202,6 +204,8 @@ def _open(folder: Path, backbone: LoadedBackbone | None) -> tuple[dict[str, Any]
     if backbone is not None:
         return open_pack(folder, detached_bank_for(folder, backbone), backbone)
     description, path = read_pack(folder), folder / "pack.safetensors"
+    if sizes(path)[1] > ALONE:
+        raise PelasrError(f"{path}: more than {ALONE} bytes; compare it with the --model that it is for")
     tensors = load_weights(path, description["safetensors_sha256"])
     check_tensors(tensors, tensors, str(path))
     return description, tensors

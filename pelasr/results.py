@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.errors import PelasrError
+from pelasr.files import ABSENT, no_file, read_text
 
 KEYS = [
     "recipe",
@@ -34,13 +35,13 @@ KEYS = [
 def read_results(path: str | Path) -> list[dict[str, Any]]:
     """All lines of a results file. Raises PelasrError when there is none, and with file:line for a bad line."""
     path = Path(path)
-    if not path.is_file():
+    if no_file(path) == ABSENT:
         raise PelasrError(f"{path}: no results yet; `pelasr score` writes them")
     results = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
             result = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             result = None
         if not isinstance(result, dict) or set(result) != set(KEYS):
             raise PelasrError(f"{path}:{number}: not a result with the keys {' '.join(KEYS)}; remove the line")

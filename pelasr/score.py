@@ -18,7 +18,7 @@ from pelasr.bootstrap import Estimate
 from pelasr.data import split_pair
 from pelasr.environment import commit, package_version
 from pelasr.errors import PelasrError
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, no_file
 from pelasr.results import KEYS, append_results
 from pelasr.text import normalise
 from pelasr.wer import Counts, count_errors, error_rate, mean_interval, paired_mean_test
@@ -49,8 +49,8 @@ def read_text(path: str | Path) -> dict[str, str]:
     Raises PelasrError for a missing file, an empty line or an utterance that comes twice.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PelasrError(f"{path}: no such file; references come with the data (stage 1), hypotheses from stage 6")
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; references come with the data (stage 1), hypotheses from stage 6")
     texts: dict[str, str] = {}
     with open(path, encoding="utf-8") as stream:
         for number, line in enumerate(stream, 1):

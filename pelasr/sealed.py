@@ -6,18 +6,20 @@ from typing import Any
 
 import yaml
 
+from pelasr.config import FLOAT, LIMIT, parse_yaml
 from pelasr.errors import PelasrError, brief
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, no_file, open_file, read_bytes
 
 SEAL = b"sha256: "  # begins the last line of a description: the hash of the lines before
-LIMIT = 1 << 20  # bytes of a description
 DIGEST = hashlib.sha256().digest_size  # bytes before a checkpoint
-NODES, DEPTH, LONGEST = 50_000, 10, 1000  # values and nesting of a description, characters of a value
 
 
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+
+_Dumper.add_implicit_resolver(*FLOAT)
 
 
 def write_description(path: Path, description: dict[str, Any]) -> None:
@@ -33,36 +35,21 @@ def read_description(path: Path, cure: str) -> dict[str, Any]:
     Raises PelasrError, which ends in the cure, if the file is not as it was written, and for what no description holds
     and a hostile one might: more than a megabyte, aliases, tags, deep nesting, values that YAML stumbles over.
     """
-    if not path.is_file():
-        raise PelasrError(f"{path}: no such file; run the stage that makes it")
-    with open(path, "rb") as stream:
-        content = stream.read(LIMIT + 1)
-    if len(content) > LIMIT:
-        raise PelasrError(f"{path}: more than {LIMIT} bytes, no description of ours; {cure}")
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; run the stage that makes it")
+    content = read_bytes(path, LIMIT, cure)
     body, _, seal = content.rpartition(SEAL)
     if not body.endswith(b"\n") or seal != hashlib.sha256(body).hexdigest().encode() + b"\n":
         raise PelasrError(
             f"{path}: altered, incomplete or of another version: its last line is not the hash of those before; {cure}"
         )
     try:
-        description = _parse(body.decode("utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+        description = parse_yaml(body.decode("utf-8"))
+    except ValueError as error:
         raise PelasrError(f"{path}: no valid description: {brief(error, 200)}; {cure}") from None
     if not isinstance(description, dict):
         raise PelasrError(f"{path}: expected `key: value` lines, found {type(description).__name__}; {cure}")
     return description
-
-
-def _parse(text: str) -> Any:
-    """The value of a YAML text, after a look at its events, which cost no more than the text is long."""
-    depth = 0
-    for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if getattr(event, "anchor", None) or getattr(event, "tag", None):
-            raise ValueError("it has anchors, aliases or tags")
-        if depth > DEPTH or count > NODES or len(getattr(event, "value", "")) > LONGEST:
-            raise ValueError("it has too many values, too long ones, or too deeply nested ones")
-    return yaml.safe_load(text)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -85,7 +72,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
-    with open(path, "rb") as stream:
+    with open_file(path) as stream:
         digest = stream.read(DIGEST)
         if hashlib.file_digest(stream, "sha256").digest() != digest:
             raise PelasrError(f"{path}: cannot go on from it: altered or incomplete; delete it to start again")

@@ -5,6 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pelasr.backbone_format import read_backbone, settled
 from pelasr.config import check_keys, load_yaml, nearest
 from pelasr.data import data_sha256, split_pair
 from pelasr.done import Marker
@@ -12,7 +13,7 @@ from pelasr.errors import PelasrError
 from pelasr.experiment import AS_USUAL, Decoding, Experiment, Place, label
 from pelasr.files import atomic_write, sha256_file, sha256_json
 from pelasr.options import TrainingOptions
-from pelasr.sealed import read_description
+from pelasr.pack_format import read_checked
 
 
 def say(message: str) -> None:
@@ -26,7 +27,6 @@ WITHOUT_EFFECT = ("num_workers", "checkpoint_seconds")
 def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:
     """Name of the backbone's family, its options, and the training options, of a flat configuration."""
     from pelasr.backbones import backbone_options
-    from pelasr.encoders import settled
 
     if "backbone" not in config:
         raise PelasrError(f"{where}: the key `backbone` is missing")
@@ -236,11 +236,11 @@ def features_of(place: Place, dirs: list[Path]) -> str:
 def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     """Which run made a pack: the hash of its settings, and the languages it fitted; None if there is no whole pack."""
     try:
-        description = read_description(pack / "pack.yaml", "")
+        description = read_checked(pack / "pack.yaml")
         if sha256_file(pack / "pack.safetensors") != description["safetensors_sha256"]:
             return None
         training = description["training"]
-    except (PelasrError, OSError, KeyError):  # it is made again
+    except (PelasrError, OSError):  # it is made again
         return None
     return training.get("config_sha256"), training.get("fitted_with", [])
 
@@ -256,8 +256,7 @@ def weights_sha256(folder: Path, weights: str, cure: str = "") -> str:
     """Hash of a trained backbone's file. Raises PelasrError if it is not there, or not as it was described."""
     path = folder / f"{weights}.safetensors"
     found = required(path, 4, cure)
-    described = read_description(folder / "backbone.yaml", f"restore {folder} from a copy, or train it again")
-    if described.get("weights", {}).get(weights) != found:
+    if read_backbone(folder)["weights"].get(weights) != found:
         raise PelasrError(
             f"{path}: damaged: not the file that stage 4 wrote; restore it from a copy, or train it again"
         )

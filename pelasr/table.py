@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from pelasr import forgetting_table, recognition_table, translation_table
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, read_text
 from pelasr.grid import Grid, select
 from pelasr.page import paper_section, provenance
 
@@ -19,7 +19,7 @@ from pelasr.page import paper_section, provenance
 def read_times(path: str | Path) -> list[dict[str, Any]]:
     """Lines of `times.jsonl` (stage, command, seconds, max_rss_mb, started, host); empty when there is no file."""
     path = Path(path)
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [json.loads(line) for line in read_text(path).splitlines()] if path.exists() else []
 
 
 def _task(grid: Grid) -> ModuleType:

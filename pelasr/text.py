@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pelasr.config import nearest
 from pelasr.errors import PelasrError, brief
-from pelasr.files import atomic_write, sha256_json
+from pelasr.files import atomic_write, read_bytes, sha256_json
 
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 UNKNOWN_ID = 1
@@ -18,6 +18,7 @@ TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins w
 # Scripts without spaces between words, as the names of their letters begin.
 UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI SYLLABLE", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 UNSPACED += ("JAVANESE", "BALINESE", "TAI ", "NEW TAI ")
+JOINERS = "\u200c\u200d"  # zero-width, which the spelling of many languages needs
 PIECE_SPACE = "▁"  # how sentencepiece writes a space
 AGAIN = "cure: delete the folder and run the token stage, 2, again; in a backbone's folder, restore it"
 
@@ -135,7 +136,7 @@ class Tokenizer:
         if not path.exists():
             raise PelasrError(f"{path}: no token list; cure: run the token stage, 2, first")
         try:
-            tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+            tokens = read_bytes(path, cure=AGAIN).decode("utf-8").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
             raise PelasrError(f"{path}: not UTF-8: {error}; {AGAIN}") from None
         for line, token in ((1, BLANK), (2, UNKNOWN), (len(tokens), SOS_EOS)):
@@ -147,10 +148,11 @@ class Tokenizer:
         if not model_path.exists():
             return cls(tokens)
         try:
-            tokenizer = cls(tokens, model_path.read_bytes())
-        except RuntimeError as error:  # sentencepiece's
+            tokenizer = cls(tokens, read_bytes(model_path, cure=AGAIN))
+            pieces = _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)])
+        except (RuntimeError, UnicodeDecodeError) as error:  # sentencepiece's
             raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; {AGAIN}") from None
-        if _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)]) != tokens:
+        if pieces != tokens:
             raise PelasrError(f"{path}: not the pieces of {model_path}; {AGAIN}")
         return tokenizer
 
@@ -215,12 +217,18 @@ def _size_error(message: str, size: int, specials_outside: int) -> PelasrError:
 
 def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
     """What a language needs beside the shared tokens: the tag of its target if that has none, and the code points that
-    are unknown in its texts, control characters aside, sorted."""
+    are unknown in its texts, as far as they can be tokens, sorted."""
     target = language.partition("-")[2]
     tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
     unknown = {character for text in texts for character in tokenizer.unknown(text)}
     space = [SPACE] if " " in unknown else []
-    return tags + space + sorted(c for c in unknown if c != " " and unicodedata.category(c) != "Cc")
+    return tags + space + sorted(c for c in unknown if c != " " and can_be_token(c))
+
+
+def can_be_token(character: str) -> bool:
+    """Whether a code point may be a language's own token: one that is seen, or joins letters; no control, mark of
+    direction, byte-order mark, separator of lines, and none that Unicode gives no meaning."""
+    return character in JOINERS or unicodedata.category(character) not in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
 
 
 def unknown_report(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelasr.errors import DataError, PelasrError, printable
+from pelasr.files import read_text
 from pelasr.tables import encoding_of, iconv
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ def read_languages(path: Path, names: Sequence[str]) -> list[str]:
     """The language of each file, by lines of `name language`. A name is a path as given, a file's name, or that
     without its suffix; the longest counts. Raises PelasrError for lines that are none, and for a file without one."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PelasrError(f"{path}: cannot be read: {error}") from None
+        content = read_text(path)
+    except PelasrError as error:
+        raise PelasrError(f"{path}: cannot be read: {str(error).removeprefix(f'{path}: ')}") from None
     if encoding := encoding_of(content):
         raise PelasrError(f"{path}: {encoding}, not UTF-8; cure: {iconv(encoding, shlex.quote(str(path)))}")
     lines = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").splitlines()

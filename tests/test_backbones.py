@@ -1,5 +1,9 @@
 """Backbones on disk: a round trip is exact, and whatever is not as it was saved is refused."""
 
+import os
+import time
+import tracemalloc
+
 import pytest
 import torch
 
@@ -185,6 +189,102 @@ def test_what_espnet_has_another_default_for_is_saved(tmp_path):
     rewrite(folder, options={**options, "encoder_conf": {**conf, "rel_pos_type": "legacy"}})
     with pytest.raises(PelasrError, match="encoder_conf: rel_pos_type: legacy: .* use `rel_pos_type: latest`"):
         load_backbone(folder)
+
+
+ENCODER = OPTIONS["encoder_conf"]
+HOSTILE = {
+    "languages": [[], ["hi", "hi"], ["hi", 5], ["hi", "../x"], ["hi", "en-de"], [["hi"]], ["hi\n", "ur"]],
+    "tokens_sha256": ["x", "A" * 64],
+    "weights": [{"backbone": 5}, {5: "a" * 64}, {"backbone": "a"}],
+    "backbone": ["../rnnt", "__init__", "", "rnnt\x1b[2J"],
+    "training": [5, {"hours": "x", "utterances": 3}, {"utterances": -1}, {"hours": float("nan")}, {"utterances": True}],
+    "folded": [5],
+    "surplus": [5],
+    "options": [
+        {**OPTIONS, "stride": 0},
+        {**OPTIONS, "stride": -1},
+        {**OPTIONS, "stride": 1.5},
+        {**OPTIONS, "stack": "4"},
+        {**OPTIONS, "stack": 101},
+        {**OPTIONS, "spare_languages": -1},
+        {**OPTIONS, "spare_languages": 10**4},
+        {**OPTIONS, "num_mels": 0},
+        {**OPTIONS, "num_mels": [5]},
+        {**OPTIONS, "ctc_weight": "x"},
+        {**OPTIONS, "encoder": "../lstm"},
+        {**OPTIONS, "encoder": ["lstm"]},
+        {**OPTIONS, "encoder_conf": [1]},
+        {**OPTIONS, "encoder_conf": "words"},
+        {**OPTIONS, "encoder_conf": 5},
+        {**OPTIONS, 5: 5},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "hidden_size": -8}},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "hidden_size": 8.5}},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "hidden_size": 10**300}},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "dropout": float("inf")}},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "num_layers": 10_000}},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "num_layers": 100_000}},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "num_layers": 10**12}},
+        {**OPTIONS, "encoder_conf": {**ENCODER, "hidden_size": 16_000, "output_size": 16_000}},
+        {**OPTIONS, "encoder": "conformer", "encoder_conf": {"num_blocks": 10_000, "output_size": 8}},
+        {**OPTIONS, "encoder": "conformer", "encoder_conf": {"attention_heads": 0}},
+        {**OPTIONS, "decoder_conf": {"num_layers": 16_000}},
+        {**OPTIONS, "decoder": "transducer", "decoder_conf": {"num_layers": 16_000, "hidden_size": 1}},
+        {**OPTIONS, "joint_net_conf": {"joint_space_size": 16_000}},
+        {**OPTIONS, "joint_net_conf": {"joint_activation_type": 5}},
+    ],
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in HOSTILE.items() for value in values])
+def test_hostile_descriptions(saved, key, value):
+    """With the right hash: whoever makes a backbone can write that. It is refused before anything of the size that it
+    asks for is made."""
+    rewrite(saved[0], **{key: value})
+    tracemalloc.start()
+    start = time.monotonic()
+    with pytest.raises(PelasrError, match=r"backbone.yaml: |backbone.safetensors: tensor \S+ is ") as caught:
+        load_backbone(saved[0])
+    assert tracemalloc.get_traced_memory()[1] < 50e6 and time.monotonic() - start < 5
+    tracemalloc.stop()
+    text = str(caught.value)
+    assert text.isprintable() and len(text) < 600 and str(saved[0]) in text
+
+
+def test_weights_that_are_not_there(saved):
+    """Terabytes of holes, of which a consistent header and hash could be made."""
+    path = saved[0] / "backbone.safetensors"
+    with open(path, "r+b") as stream:
+        stream.truncate(1 << 40)
+    with pytest.raises(PelasrError, match="backbone.safetensors: damaged: 1099511627776 bytes"):
+        load_backbone(saved[0])
+    with pytest.raises(PelasrError, match="backbone.safetensors: damaged .*holes"):
+        load_weights(path, "a" * 64)
+
+
+def test_a_model_that_cannot_be_run(saved, monkeypatch):
+    """Whose options fit the weights, but not each other."""
+    monkeypatch.setattr(RNNT, "encode", lambda *args: 1 / 0)
+    with pytest.raises(PelasrError, match="backbone.yaml: options: no model can be run with them .division by zero"):
+        load_backbone(saved[0])
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokens/tokens.txt", "backbone.safetensors", "backbone.yaml"])
+def test_a_pipe_in_the_place_of_a_file(saved, name):
+    path = saved[0] / name
+    path.rename(path.with_name("aside"))
+    os.mkfifo(path)
+    with pytest.raises(PelasrError, match="no such file, but a named pipe|no token list"):
+        load_backbone(saved[0])
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(PelasrError, match="no such file, but a folder|no token list"):
+        load_backbone(saved[0])
+
+
+def test_only_the_tokens_are_copied(saved, tmp_path):
+    os.mkfifo(tmp_path / "tokens/pipe")
+    describe_backbone(tmp_path / "exp", "rnnt", OPTIONS, ["hi", "ur"], tmp_path / "tokens", {})
+    assert [path.name for path in (tmp_path / "exp/tokens").iterdir()] == ["tokens.txt"]
 
 
 def test_weights_are_written_whole_or_not_at_all(tmp_path):

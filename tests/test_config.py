@@ -45,6 +45,43 @@ def test_faults_name_the_file_and_the_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
+HOSTILE = {
+    "a key twice": ("a: 1\nb: 2\na: 3\n", "line 3: the key 'a' comes a second time"),
+    "a key of a mapping twice": ("a:\n  lr: 1\n  lr: 2\n", "line 3: the key 'lr' comes a second time"),
+    "a key twice on a line": ("a: {b: 1, c: {d: 1, 'd': 2}}\n", "line 1: the key 'd' comes a second time"),
+    "an alias": ("a: &x [1]\nb: *x\n", "line 1: it has anchors, aliases or tags"),
+    "laughs": (
+        "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 9) if n else 1}]\n" for n in range(30)),
+        "line 1: it has anchors, aliases or tags",
+    ),
+    "merges": ("a: &a {x: 1}\nb: &b {<<: [*a, *a]}\nc: {<<: [*b, *b]}\n", "anchors, aliases or tags"),
+    "itself": ("a: &a [*a]\n", "anchors, aliases or tags"),
+    "depth": ("a: " + "[" * 100_000 + "\n", "too deeply nested"),
+    "values": ("a: [" + "1, " * 60_000 + "1]\n", "too many values"),
+    "a long word": ("a: " + "b" * 20_000 + "\n", "too long ones"),
+    "a long number": ("a: " + "9" * 5000 + "\n", "not valid YAML"),
+    "a number of hours": ("b: c\na: 1" + ":59" * 3000 + "\n", "line 2: a number of too many digits"),
+    "no date": ("a: 2024-99-99\n", "not valid YAML"),
+    "a megabyte": ("a: b\n" + "# \n" * 400_000, "more than 1048576 bytes"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), HOSTILE.values(), ids=HOSTILE)
+def test_yaml_from_anywhere(tmp_path, content, message):
+    with pytest.raises(PelasrError, match=f"a.yaml: .*{message}") as caught:
+        load_yaml(put(tmp_path / "a.yaml", content))
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+
+
+def test_keys_that_only_look_alike(tmp_path):
+    assert load_yaml(put(tmp_path / "a.yaml", "a: {b: 1}\nc: {b: 2}\n1: x\n'1': y\n")) == {
+        "a": {"b": 1},
+        "c": {"b": 2},
+        1: "x",
+        "1": "y",
+    }
+
+
 def test_no_file(tmp_path):
     with pytest.raises(PelasrError, match="b.yaml: no such file"):
         load_yaml(tmp_path / "b.yaml")
@@ -140,6 +177,31 @@ def test_keys_that_are_not_words(key):
 
 def test_arguments_are_known_from_the_signature():
     assert list(arguments_of(Box)) == ["width", "height", "depth"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "what"),
+    [
+        ("height", "2", "a whole number, found '2'"),
+        ("height", 2.0, "a whole number, found 2.0"),
+        ("depth", True, "a whole number, found True"),
+        ("depth", [1], r"a whole number, found \[1\]"),
+        ("share", "x", "a number, found 'x'"),
+        ("share", float("nan"), "a number, found nan"),
+        ("open", 1, "true or false, found 1"),
+        ("label", 5, "a word, found 5"),
+    ],
+)
+def test_values_have_the_kind_of_their_argument(key, value, what):
+    def make(height: int = 2, depth: int = 3, share: float = 0.5, open: bool = True, label: str = "a"):
+        return height
+
+    assert construct(make, {"height": 5, "share": 1, "open": False, "label": "b"}, "conf") == 5
+    with pytest.raises(PelasrError, match=f"^conf: {key}: expected {what}"):
+        construct(make, {key: value}, "conf")
+    for conf in ("words", [1], 5):
+        with pytest.raises(PelasrError, match="^conf: expected `key: value` lines"):
+            construct(make, conf, "conf")
 
 
 def test_construct():

@@ -93,6 +93,61 @@ def test_an_entry_that_is_no_mapping(tmp_path, entry):
         load_experiments(put(tmp_path, entry))
 
 
+NAMES = [
+    "../x",
+    "a/b",
+    ".",
+    "..",
+    ".done",
+    "-x",
+    "",
+    " ",
+    "a b",
+    "a\\b",
+    '"a\\tb"',
+    '"a\\eb"',
+    '"a\\u202eb"',
+    "a" * 101,
+]
+NAMES += ["'../x'", "true", "no", "null", "1.5", "2024-01-01", "/etc", "[a]"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_is_a_folder_in_exp(tmp_path, name):
+    with pytest.raises(
+        PelasrError, match=r"experiments.yaml: (experiment .*want a name of a folder|not valid|expected)"
+    ):
+        load_experiments(put(tmp_path, f"A1:\n{name or repr('')}:\n  description: x\n"))
+
+
+@pytest.mark.parametrize("name", ["A1", "1", "A-1.b_c+d", "हिंदी", "A=1"])
+def test_names_of_experiments(tmp_path, name):
+    assert list(load_experiments(put(tmp_path, f"{name}:\n"))) == [name]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("2:\n'2':\n", "the experiment '2' comes a second time"),
+        ("A1:\nA1:\n", "line 2: the key 'A1' comes a second time"),
+        ("A5:\n  adapt: A1\nA1: 5\n", "A1: expected `key: value` lines, found 5"),
+        ("A1:\nA5:\n  adapt: ../A1\n", "A5 refers to '../A1'; known"),
+        ("A1:\nA5:\n  adapt: [A1]\n", "A5 refers to"),
+        ("A1:\nA5:\n  adapt: A1\n  adapter: ../../x\n", "A5: adapter '../../x': want a name"),
+        ("A1:\nA5:\n  adapt: A1\n  adapter: {a: b}\n", "A5: adapter .*: want a name"),
+        ("A1:\nA5:\n  adapt: A1\n  serve: ../pa\n", "A5: '../pa' is no language"),
+        ("A1:\nA5:\n  adapt: A1\n  serve: 5\n", "A5: '5' is no language"),
+        ("A1:\n  langs: hi ../x\n", "A1: '../x' is no language"),
+        ("A1:\n  langs: hi ur hi\n", "A1: langs 'hi ur hi': 'hi' comes twice; name it once"),
+        ("A1:\n  description: 5\n", "A1: description: expected words, found 5"),
+        ("A1:\n  vocab_size: x\n", "A1: vocab_size: expected a number of tokens, found 'x'"),
+    ],
+)
+def test_references_stay_within_exp_too(tmp_path, content, message):
+    with pytest.raises(PelasrError, match=f"experiments.yaml: .*{message}"):
+        load_experiments(put(tmp_path, content))
+
+
 def test_find_experiment(tmp_path):
     found = load_experiments(put(tmp_path, "A0:\nA1:\n"))
     assert find_experiment(found, "A1") is found["A1"]

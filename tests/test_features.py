@@ -232,7 +232,7 @@ def test_a_flipped_bit_names_the_utterance(made):
     (dump / "feats.ark").write_bytes(content)
     found = read_feats(dump)
     assert found["utt000"].load().shape == (26, 80)
-    with pytest.raises(PelasrError, match=r"feats.ark: the features of utterance utt001 are damaged; delete .*dump"):
+    with pytest.raises(PelasrError, match=r"feats.ark: the features of utterance utt001 are damaged; cure: delete .*dump"):
         found["utt001"].load()
     with pytest.raises(PelasrError, match="utterance utt001"):
         feature_stats([dump])

@@ -10,12 +10,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pelasr"
 LEAVES = {"config", "errors", "files", "hypothesis", "mixed", "private", "progress", "rows", "sealed", "sites", "text"}
-LEAVES |= {"parts", "stateless"}
+LEAVES |= {"backbone_format", "pack_format", "parts", "stateless"}
 NETWORKS = {"attention", "beam", "encoders", "transducer"}  # what backbones are made of, and their searches
 RUNS = {"batch", "decode", "evaluate", "fit", "train"}
 MODELS = NETWORKS | RUNS | {"adapter", "adapters", "backbones", "finetune", "fold", "model", "pack", "packs"}
-DATA = ["audio", "characters", "data", "overlap", "pieces", "problems", "sampling", "segment", "tables", "text"]
-DATA += ["validate"]
+DATA = ["archive", "audio", "characters", "data", "overlap", "pieces", "problems", "sampling", "segment", "sound"]
+DATA += ["tables", "text", "validate"]
 SCORES = ["bleu", "bootstrap", "results", "score", "wer"]
 PAGE = ["grid", "page", "recognition_table", "table", "translation_table"]
 PACKS = ["card", "pack_format", "pack_verbs"]

@@ -242,7 +242,7 @@ def test_mini_indic(tmp_path, monkeypatch, capsys):
 
 def test_mini_indic_sizes():
     script = script_of("mini_indic/asr1")
-    assert sum(script.SIZES["tiny"].train.values()) == 1570
+    assert sum(script.SIZES["tiny"].train.values()) == 1770
     assert script.SIZES["tiny"].train["hi"] == 600 and script.SIZES["tiny"].train["pa"] == 100
     with pytest.raises(PelasrError, match="no such language: xx"):
         script.make_corpus(Path("nowhere"), ["hi", "xx"], "tiny", seed=0, nj=1)

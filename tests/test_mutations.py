@@ -5,6 +5,7 @@ Some mutations are accidents (a flipped bit, a file cut off), others have all ha
 
 import random
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,11 +16,13 @@ from torch import nn
 from pelasr.backbones import load_backbone, load_weights, save_weights
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
+from pelasr.kept import BestBackbones
+from pelasr.options import TrainingOptions
 from pelasr.pack import load_bank
 from pelasr.sealed import load_checkpoint, read_description, save_checkpoint, write_description
 from pelasr.train import Fit
 
-PACK, BACKBONE, CHECKPOINT = "A5/packs/uk", "A1", "A1/last.ckpt"
+PACK, BACKBONE, CHECKPOINT, KEPT = "A5/packs/uk", "A1", "A1/last.ckpt", "A1/epochs/001.safetensors"
 WEIGHT, EMBED, VECTOR = "encoder.layers.1/down.weight", "prediction.embed/weight", "language_vector/vector"
 BIAS = "joint.lin_out.bias"
 
@@ -142,6 +145,10 @@ MUTATIONS = {
     **{f"checkpoint bit {n}": (CHECKPOINT, flip(n)) for n in range(12)},
     **{f"checkpoint cut {share}": (CHECKPOINT, cut(share)) for share in (0, 0.01, 0.5, 0.9, 1)},
     "checkpoint longer": (CHECKPOINT, longer),
+    **{f"kept bit {n}": (KEPT, flip(n)) for n in range(4)},
+    **{f"kept cut {share}": (KEPT, cut(share)) for share in (0, 0.5, 1)},
+    "kept deleted": (KEPT, Path.unlink),
+    "checkpoint without history": (CHECKPOINT, checkpoint(lambda state: state.pop("history"))),
     "checkpoint renamed": (CHECKPOINT, checkpoint(lambda state: state.update(model=state.pop("trained")))),
     "checkpoint tensor renamed": (CHECKPOINT, checkpoint(lambda state: state["trained"].update(w=torch.ones(1)))),
     "checkpoint shapes": (CHECKPOINT, checkpoint(lambda state: state["trained"].update(weight=torch.ones(3, 3)))),
@@ -156,7 +163,9 @@ def saved(tmp_path_factory):
     fit = training(exp)
     place = {"epoch": 1, "batch": 0, "step": 4, "loss": 0.0, "utterances": 0, "skips": 0}
     state = {name: getattr(fit, name).state_dict() for name in ("trained", "optimizer", "schedule")}
-    save_checkpoint(exp / CHECKPOINT, {**state, "place": place})
+    save_weights(exp / KEPT, {"weight": torch.ones(3, 4)})
+    kept = {"epochs/001.safetensors": sha256_file(exp / KEPT)}
+    save_checkpoint(exp / CHECKPOINT, {**state, "place": place, "first": 0, "history": [], "kept": kept})
     return exp
 
 
@@ -167,9 +176,14 @@ def training(exp):
     trained(torch.ones(2, 4)).sum().backward()
     optimizer.step()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
-    monitor = SimpleNamespace(resume=lambda epoch: None, say=lambda text: None)
     return SimpleNamespace(
-        checkpoint=exp / CHECKPOINT, trained=trained, optimizer=optimizer, schedule=schedule, monitor=monitor
+        checkpoint=exp / CHECKPOINT,
+        trained=trained,
+        optimizer=optimizer,
+        schedule=schedule,
+        monitor=SimpleNamespace(resume=lambda history: None, say=lambda text: None),
+        kept=BestBackbones(exp / "A1", trained, TrainingOptions()),
+        _find_decays=lambda: None,
     )
 
 

@@ -27,7 +27,12 @@ def refused(exp, message):
 
 
 NAMES = ["../../etc", "hi/x", "", "hi\n", ".hi", "hi.", "hi..x", "a" * 41, 5, "hi-", "-hi", "a-b-c", "हि", "C:hi"]
+NO_TOKENS = "\x9b\u00ad\u200b\u200e\u2028\u2029\u202e\u2066\ue000\ufeff\U000e0041\U0010ffff\u0378"
 HOSTILE = [
+    *(("own_tokens", [token]) for token in NO_TOKENS),
+    ("training", {"utterances": -1}),
+    ("adapter_conf", {"bottleneck": True}),
+    ("adapter_conf", {"bottleneck": 4, "shared_ln": "x"}),
     *(("language", name) for name in NAMES),
     *(("own_tokens", tokens) for tokens in ("abc", [5], ["ab"], ["<lang:de>"], ["\x1b"], ["\u00a0"], [""], ["я", "я"])),
     ("own_tokens", ["a"]),
@@ -72,6 +77,12 @@ def test_hostile_descriptions(exp, key, value):
     backbone = load_backbone(exp / "A1")
     with pytest.raises(PelasrError, match="hi/pack.yaml: |hi: holds "):
         load_pack(exp / HI, load_bank(exp / "A5/packs", ["ur"], backbone), backbone, "hi")
+
+
+def test_joiners_may_be_own_tokens(exp):
+    backbone = load_backbone(exp / "A1")
+    rewrite(exp / "A5/packs/uk", own_tokens=["\u200c", "\u200d"])
+    assert load_bank(exp / "A5/packs", ["uk"], backbone).own_tokens("uk") == ["\u200c", "\u200d"]
 
 
 def test_nothing_is_allocated_for_what_a_pack_claims(exp):

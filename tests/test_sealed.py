@@ -88,8 +88,9 @@ def test_every_bit_counts(tmp_path):
         b"\n",
         b"---\na: 1\n---\nb: 2\n",
         b"? [a]\n: b\n? {c: d}\n: e\n",
+        b"a: 1\na: 2\n",
     ],
-    ids=range(20),
+    ids=range(21),
 )
 def test_hostile_descriptions_with_the_right_hash(tmp_path, body):
     path = tmp_path / "a.yaml"

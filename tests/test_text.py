@@ -178,6 +178,17 @@ def test_own_tokens_come_after_the_shared_ones(tmp_path):
     assert own_tokens(shared, ["abc"], "fr-de") == []  # the target has its tag
 
 
+# Controls, a soft hyphen, marks of direction, a byte-order mark, separators, private, unassigned.
+NO_TOKENS = "\x01\x1b\x7f\x9b\u00ad\u061c\u200b\u200e\u200f\u2028\u2029\u202e\u2060\u2066\ue000\ufeff\uffff\U000e0041"
+
+
+def test_own_tokens_are_seen_or_join_letters():
+    shared = Tokenizer(train_graphemes(["a b"]))
+    assert own_tokens(shared, [f"a{NO_TOKENS}b", "क\u200dष\u094d\u200c", "é\U0001f600"], "hi") == sorted(
+        "कष\u094d\u200c\u200dé\U0001f600"
+    )
+
+
 def test_own_tokens_beside_pieces(tmp_path):
     """What no piece has is written by code points, in the midst of pieces."""
     shared = train_unigram(["hello world, the cat sat", "on the mat again"] * 5, 23, tmp_path)

@@ -1,23 +1,25 @@
 """Backbone families, one file each; building, saving and loading them."""
 
 import hashlib
-import shutil
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
+from pelasr.backbone_format import CURE, check_options, read_backbone, settled
 from pelasr.config import arguments_of, construct, nearest
-from pelasr.encoders import settled
-from pelasr.errors import PelasrError, brief
-from pelasr.files import atomic_write, sha256_file
+from pelasr.errors import PelasrError, TooShortError, brief
+from pelasr.files import atomic_write, check_holes, no_file, open_file, sha256_file
 from pelasr.private import install
-from pelasr.sealed import read_description, write_description
+from pelasr.sealed import LIMIT, write_description
 from pelasr.text import Tokenizer
 
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
-KEYS = {"backbone": str, "options": dict, "languages": list, "tokens_sha256": str, "weights": dict}  # of a description
-CURE = "restore it, or delete the folder and train again"
+TENSOR = 50  # bytes of a tensor in the header of a file of weights, at least
+STEPS = 10  # calls of torch to make a tensor and its first values, at most
 
 
 @dataclass
@@ -35,7 +37,7 @@ def find_backbone(name: str) -> type:
     """The class `BACKBONE` of `pelasr/backbones/<name>.py`; an unknown name is an error that lists the folder."""
     known = [path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__"]
     if name not in known:
-        raise PelasrError(f"backbone: no family {name!r}; {nearest(name, known)}")
+        raise PelasrError(f"backbone: no family {brief(name)!r}; {nearest(name, known)}")
     return import_module(f"pelasr.backbones.{name}").BACKBONE
 
 
@@ -47,6 +49,7 @@ def backbone_options(name: str) -> list[str]:
 def build_backbone(name: str, options: dict[str, Any], vocab_size: int, num_languages: int) -> Any:
     """A fresh backbone with random weights."""
     cls = find_backbone(name)
+    check_options(options, f"backbone {name}")
     module = construct(cls, options, f"backbone {name}", vocab_size=vocab_size, num_languages=num_languages)
     install(module)
     return module
@@ -79,11 +82,12 @@ def load_weights(path: Path, sha256: str | None = None) -> dict[str, Any]:
     from safetensors.torch import load_file
 
     cure = "restore it, or delete it and run the stage that makes it"
-    if not path.is_file():
-        raise PelasrError(f"{path}: no such file; run the stage that makes it")
-    if sha256 is not None and sha256_file(path) != sha256:
-        raise PelasrError(f"{path}: not the file that was described: incomplete or altered; {cure}")
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; run the stage that makes it")
     try:
+        check_holes(path)
+        if sha256 is not None and sha256_file(path) != sha256:
+            raise PelasrError(f"{path}: not the file that was described: incomplete or altered; {cure}")
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise PelasrError(f"{path}: damaged ({brief(error, 200)}); {cure}") from None
@@ -93,12 +97,13 @@ def describe_backbone(
     folder: Path, name: str, options: dict[str, Any], languages: list[str], tokens: Path, facts: dict[str, Any]
 ) -> None:
     """Write `backbone.yaml`, which has the hash of each file of weights in the folder, and a copy of the tokens."""
-    shutil.copytree(tokens, folder / "tokens", dirs_exist_ok=True)
+    tokenizer = Tokenizer.load(tokens)
+    tokenizer.save(folder / "tokens")
     description = {
         "backbone": name,
         "options": settled(options),
         "languages": languages,
-        "tokens_sha256": Tokenizer.load(tokens).sha256,
+        "tokens_sha256": tokenizer.sha256,
         "weights": {path.stem: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
         **facts,
     }
@@ -112,35 +117,78 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
     naming the first that differs.
     """
     folder = Path(folder)
-    description = _read_backbone(folder)
+    description = read_backbone(folder)
     tokenizer = Tokenizer.load(folder / "tokens")
     if tokenizer.sha256 != description["tokens_sha256"]:
         raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with; {CURE}")
     path = folder / f"{weights}.safetensors"
+    family, options, languages = (description[key] for key in ("backbone", "options", "languages"))
+    given = family, options, len(tokenizer.tokens), len(languages)
+    bounds = Bounds(path)
+    try:
+        with bounds, torch.device("meta"):
+            expected = build_backbone(*given).state_dict()
+    except PelasrError as error:
+        raise PelasrError(f"{folder}/backbone.yaml: {error}") from None
+    check_size(path, expected, CURE)
     state = _read_weights(path, description)
-    languages = description["languages"]
-    module = build_backbone(description["backbone"], description["options"], len(tokenizer.tokens), len(languages))
-    check_tensors(state, module.state_dict(), str(path))
+    check_tensors(state, expected, str(path))
+    module = build_backbone(*given)
     module.load_state_dict(state)
     module.eval()
+    _try(module, options, len(languages), f"{folder}/backbone.yaml")
     return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
 
 
-def _read_backbone(folder: Path) -> dict[str, Any]:
-    path = folder / "backbone.yaml"
-    description = read_description(path, CURE)
-    for key, kind in KEYS.items():
-        if key not in description:
-            raise PelasrError(f"{path}: the key {key!r} is missing; {CURE}")
-        if not isinstance(description[key], kind):
-            raise PelasrError(f"{path}: {key}: expected a {kind.__name__}, found {brief(description[key])}; {CURE}")
-    if settled(description["options"]) != description["options"]:
+@torch.no_grad()
+def _try(module: torch.nn.Module, options: dict[str, Any], languages: int, where: str) -> None:
+    """Raise PelasrError for a backbone that cannot be run: options may fit the weights and not each other."""
+    feats, frames, label = torch.zeros(1, 200, options.get("num_mels", 80)), torch.tensor([200]), torch.tensor([1])
+    try:
+        enc, enc_lens = module.encode(feats, frames, torch.tensor([languages - 1]))
+        module.logits(enc, enc_lens, label[None], label)
+    except TooShortError:
+        return
+    except Exception as error:  # whatever torch says of it, the options are at fault
+        raise PelasrError(f"{where}: options: no model can be run with them ({brief(error, 200)}); {CURE}") from None
+
+
+class Bounds(TorchFunctionMode):
+    """Inside the block a PelasrError ends what makes more tensors, or larger ones, than a file of weights can hold:
+    options from anywhere may ask for any number of layers of any size. To be used on torch's `meta` device."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        header, size = sizes(path)
+        self.steps = 1000 + STEPS * (min(header, size, LIMIT) // TENSOR)
+        self.elements = (1 << 26) + 4 * size  # tables of positions are in no file
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.steps -= 1
+        if isinstance(made, torch.Tensor):
+            self.elements -= made.numel()
+        if self.steps < 0 or self.elements < 0:
+            raise PelasrError("its options ask for more or larger tensors than its file of weights has")
+        return made
+
+
+def sizes(path: Path) -> tuple[int, int]:
+    """Bytes of the header of a file of weights, as it says, and of the file. Raises PelasrError if there is none."""
+    if missing := no_file(path):
+        raise PelasrError(f"{path}: {missing}; run the stage that makes it")
+    with open_file(path) as stream:
+        return int.from_bytes(stream.read(8), "little"), path.stat().st_size
+
+
+def check_size(path: Path, expected: dict[str, Any], cure: str) -> None:
+    """Raise PelasrError for a file that is larger than its tensors and a header can be, before it is read."""
+    header, size = sizes(path)
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    if header > LIMIT or size > 8 + LIMIT + needed:
         raise PelasrError(
-            f"{path}: options: encoder_conf says no rel_pos_type: the Conformer is of a time when the default were"
-            " ESPnet's old positions, by which an utterance's output depends on what pads its batch; delete the folder"
-            " and train again"
+            f"{path}: damaged: {size} bytes with a header of {header}, where the tensors need {needed}; {cure}"
         )
-    return description
 
 
 def _read_weights(path: Path, description: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +205,7 @@ def load_encoder(module: Any, folder: Path) -> None:
     tensor.
     """
     path = folder / "backbone.safetensors"
-    state = _read_weights(path, _read_backbone(folder))
+    state = _read_weights(path, read_backbone(folder))
     found = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
     own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
     check_tensors(found, own, str(path))

@@ -226,6 +226,13 @@ class RNNT(Parts):
         from espnet2.asr_transducer.joint_network import JointNetwork
 
         super().__init__()
+        for key, value, least, most in (
+            ("stack", stack, 1, 100),
+            ("stride", stride, 1, 100),
+            ("spare_languages", spare_languages, 0, 1000),
+        ):
+            if not least <= value <= most:
+                raise PelasrError(f"{key}: {value} is not between {least} and {most}")
         self.stack, self.stride, self.ctc_weight = stack, stride, ctc_weight
         self.register_buffer("feature_mean", torch.zeros(num_mels))
         self.register_buffer("feature_std", torch.ones(num_mels))

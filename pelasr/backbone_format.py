@@ -1,0 +1,84 @@
+"""What `backbone.yaml` may say: the keys, and what their values must be, whoever wrote them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pelasr.config import check_keys
+from pelasr.errors import PelasrError, brief
+from pelasr.pack_format import FACTS, has_names, is_finite, is_hash, is_language
+from pelasr.sealed import read_description
+
+CURE = "restore it, or delete the folder and train again"
+LARGEST = 1 << 14  # of sizes and counts among the options: layers are at most so wide that a batch has room
+KEYS = {"backbone": str, "options": dict, "languages": list, "tokens_sha256": str, "weights": dict}
+OTHERS = {"training": dict, "folded": dict}  # that need not be there
+
+
+def _are_languages(value: list[Any]) -> bool:
+    """Languages or pairs, not both, each once."""
+    if not value or not all(map(is_language, value)):
+        return False
+    return len(set(value)) == len(value) and len({"-" in language for language in value}) == 1
+
+
+VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, and whether it is
+    "languages": ("languages such as hi, or pairs such as en-de, each once", _are_languages),
+    "tokens_sha256": ("a hash", is_hash),
+    "weights": ("hashes by name", lambda value: has_names(value, is_hash)),
+}
+
+
+def read_backbone(folder: Path) -> dict[str, Any]:
+    """A backbone's description. Raises PelasrError for the first key that is missing, unknown or of another kind."""
+    path = folder / "backbone.yaml"
+    description = read_description(path, CURE)
+    for key in KEYS:
+        if key not in description:
+            raise PelasrError(f"{path}: the key {key!r} is missing; {CURE}")
+    check_keys(description, [*KEYS, *OTHERS], str(path))
+    for key, kind in (KEYS | OTHERS).items():
+        if key in description and not isinstance(description[key], kind):
+            raise _error(path, key, f"a {kind.__name__}", description[key])
+    training = description.get("training", {})
+    for kinds, values, inner in ((VALUES, description, ""), (FACTS, training, "training: ")):
+        for key, (what, is_kind) in kinds.items():
+            if key in values and not is_kind(values[key]):
+                raise _error(path, f"{inner}{key}", what, values[key])
+    if settled(description["options"]) != description["options"]:
+        raise PelasrError(
+            f"{path}: options: encoder_conf says no rel_pos_type: the Conformer is of a time when the default were"
+            " ESPnet's old positions, by which an utterance's output depends on what pads its batch; delete the folder"
+            " and train again"
+        )
+    return description
+
+
+def settled(options: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's options, in which a Conformer's relative positions are never left to ESPnet: by its default,
+    `legacy`, an utterance's output depends on what pads its batch."""
+    conf = options.get("encoder_conf") or {}
+    if options.get("encoder") != "conformer" or not isinstance(conf, dict) or "rel_pos_type" in conf:
+        return options
+    return {**options, "encoder_conf": {**conf, "rel_pos_type": "latest"}}
+
+
+def check_options(options: dict[str, Any], where: str) -> None:
+    """Raise PelasrError for what no option of a backbone is, such as a size that no weights have."""
+    for name, value in _leaves(options, "options"):
+        if value is not None and not isinstance(value, str) and not (is_finite(value) and abs(value) <= LARGEST):
+            raise PelasrError(f"{where}: {name}: expected a value, and no number above {LARGEST}, found {brief(value)}")
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The values in options, with their names."""
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, each in inner:
+            yield from _leaves(each, f"{name}: {brief(key)}")
+    else:
+        yield name, value
+
+
+def _error(path: Path, key: str, what: str, value: Any) -> PelasrError:
+    return PelasrError(f"{path}: {key}: expected {what}, found {brief(value)}; {CURE}")
