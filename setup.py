@@ -5,8 +5,8 @@ setup(
     version="0.1.0",
     description="Multilingual speech recognition and translation with adapters",
     license="Apache-2.0",
-    # With this an editable install is a path entry. Otherwise it is a finder that comes too late: from the clone's parent
-    # folder `import pelasr` would find the clone itself, as an empty namespace.
+    # With this an editable install is a path entry. Otherwise it is a finder that comes too late: seen from the clone's
+    # parent folder the clone itself is `pelasr`, an empty namespace.
     package_dir={"": "."},
     packages=find_packages(include=["pelasr", "pelasr.*"]),
     python_requires=">=3.11",

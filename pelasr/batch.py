@@ -75,7 +75,7 @@ def load_examples(place: Place, name: str, language: str, tokenizer: Tokenizer) 
         dump = place.dump / folder.name
         feats, frames = read_feats(dump), read_num_frames(dump)
         utterances = read_data_dir(folder)
-        missing = [utterance.id for utterance in utterances if utterance.id not in feats]
+        missing = [utterance.id for utterance in utterances if utterance.id not in feats or utterance.id not in frames]
         if missing:
             raise PelasrError(f"{dump}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again")
         for u in utterances:

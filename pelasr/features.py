@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -122,15 +123,24 @@ def read_num_frames(dump_dir: str | Path) -> dict[str, int]:
 def _read_pairs(path: Path) -> dict[str, str]:
     if not path.exists():
         raise PelasrError(f"{path}: no features; cure: run the feature stage first")
-    with open(path, encoding="utf-8", newline="\n") as lines:
-        return dict(line.rstrip("\n").split(" ", 1) for line in lines)
+    try:
+        with open(path, encoding="utf-8", newline="\n") as lines:
+            return dict(line.rstrip("\n").split(" ", 1) for line in lines)
+    except ValueError:  # not UTF-8 is one too
+        raise PelasrError(f"{path}: altered or cut off; cure: delete {path.parent}, and run stage 3 again") from None
 
 
 def load_feats(spec: str) -> np.ndarray:
     """The features (T, 80) float32 at a `file.ark:offset`."""
     import kaldiio
 
-    return kaldiio.load_mat(spec)
+    try:
+        return kaldiio.load_mat(spec)
+    except OSError:
+        raise
+    except Exception as error:  # kaldiio raises nearly anything on a damaged file
+        folder = Path(spec.rpartition(":")[0]).parent
+        raise PelasrError(f"{spec}: altered or cut off; cure: delete {folder}, and run stage 3 again") from error
 
 
 def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarray]:
@@ -160,5 +170,8 @@ def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (80,) of an npz file."""
     if not Path(path).exists():
         raise PelasrError(f"{path}: no statistics; cure: run the statistics stage first")
-    with np.load(path, allow_pickle=False) as stored:
-        return stored["mean"], stored["std"]
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["mean"], stored["std"]
+    except (BadZipFile, EOFError, KeyError, ValueError, TypeError):  # a file of another kind may be no mapping
+        raise PelasrError(f"{path}: altered or cut off; cure: delete it, and run stage 3 again") from None

@@ -110,6 +110,23 @@ def test_a_moved_directory_is_read(tmp_path):
     assert load_feats(read_feats(tmp_path / "moved")["utt000"]).shape == (26, 80)
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\n"])
+def test_damaged_files_are_one_line(tmp_path, content):
+    dump = tmp_path / "dump"
+    list(extract([(make_data(tmp_path / "data", [4000]), dump)]))
+    spec = read_feats(dump)["utt000"]
+    readers = {
+        "feats.scp": lambda: read_feats(dump),
+        "utt2num_frames": lambda: read_num_frames(dump),
+        "feats.ark": lambda: load_feats(spec),
+        "stats.npz": lambda: load_stats(dump / "stats.npz"),
+    }
+    for file, read in readers.items():
+        (dump / file).write_bytes(content)
+        with pytest.raises(PelasrError, match=f"{file}.*: altered or cut off; cure: delete .*, and run stage 3 again"):
+            read()
+
+
 def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
     data = make_data(tmp_path / "data", [2000 + 37 * number for number in range(70)], rate=8000)
     list(extract([(data, tmp_path / "one")], nj=1))
