@@ -1,6 +1,5 @@
 """Stage 7, and counting: what the results say of an experiment, and the page that shows them."""
 
-import json
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,7 @@ from pelasr.config import load_yaml
 from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
 from pelasr.experiment import Experiment, Place
-from pelasr.files import sha256_json
+from pelasr.files import read_json, sha256_json
 from pelasr.stages import decoded, required, say, split_adapter_options, split_options
 
 
@@ -28,11 +27,14 @@ def score(
 
     Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
     """
+    from pelasr.corpus import write_corpus
     from pelasr.environment import write_environment
     from pelasr.score import compare
     from pelasr.score import score as score_set
 
     write_environment(place.exp / "environment.json")
+    added = {new for experiment, name in product(chosen, sets) for new in new_languages(place, experiment, name)}
+    write_corpus(place, ["train", "dev", *sets], sorted(added))
     for experiment in chosen:
         if experiment.languages and experiment.languages != place.languages:
             raise PelasrError(
@@ -159,7 +161,8 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], beam_size
 
 def _read_facts(path: Path) -> dict[str, Any]:
     required(path, 4)
-    return json.loads(path.read_text(encoding="utf-8"))
+    keys = ("total_parameters", "seed", "config_sha256")
+    return read_json(path, "restore it, or delete the folder and train again", keys)
 
 
 def _copies(pack: dict[str, Any]) -> bool:
@@ -207,6 +210,7 @@ def write_page(
 
     `forgetting`: on the terminal only what the page says of languages that were added later.
     """
+    from pelasr.corpus import read_corpus
     from pelasr.environment import read_environment
     from pelasr.files import atomic_write
     from pelasr.results import read_results
@@ -224,6 +228,7 @@ def write_page(
         title=recipe,
         note=extra.get("note", ""),
         environment=read_environment(place.exp / "environment.json"),
+        corpus=read_corpus(place.exp),
         times=read_times(place.exp / "times.jsonl"),
         paper=extra.get("paper"),
         chart=chart.name,
