@@ -123,6 +123,8 @@ class Bank(nn.Module):
             check_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
             require_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
             kinds = kinds[which]
+        if not kinds:
+            raise PelasrError(f"adapter_conf: sites is empty: name at least one; known: {', '.join(sorted(there))}")
         sites: dict[str, int] = {}
         for kind in [kinds] if isinstance(kinds, str) else kinds:
             if kind not in there:
@@ -260,6 +262,12 @@ class Bank(nn.Module):
         x, y = _tensor_of(args[0]), _tensor_of(output)
         if isinstance(host, CHANNELS_FIRST):
             return self._adapt(path, x.movedim(1, -1), y.movedim(1, -1)).movedim(-1, 1)
+        width = self._sites[KNOWN].get(path) or self._sites[NEW][path]
+        if not isinstance(y, Tensor) or y.shape[-1] != width:
+            raise PelasrError(
+                f"site {path}: {self.method} adapts an output of {width} channels, and this module's is none:"
+                " name others in adapter_conf.sites"
+            )
         return _with_tensor(output, self._adapt(path, x, y))
 
     def _adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:

@@ -171,7 +171,7 @@ def fit_bank(
     )
     if not marker.done:
         trained = f"training {report['trainable']:,} parameters of {report['total']:,}"
-        fit.monitor.say(f"{folder}: {trained}, the backbone is frozen")
+        fit.monitor.say(f"{folder}: {trained}{'' if bank.cls.copies else ', the backbone is frozen'}")
         fit.run()
     if first:
         for language in languages:

@@ -69,7 +69,9 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
         stream.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 
-def load_weights(path: Path, sha256: str | None = None) -> dict[str, Any]:
+def load_weights(
+    path: Path, sha256: str | None = None, cure: str = "restore it, or delete it and run the stage that makes it"
+) -> dict[str, Any]:
     """Read tensors from safetensors.
 
     Raises PelasrError if the file is absent or damaged, or its bytes do not have the hash that is asked for.
@@ -77,7 +79,6 @@ def load_weights(path: Path, sha256: str | None = None) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    cure = "restore it, or delete it and run the stage that makes it"
     if not path.is_file():
         raise PelasrError(f"{path}: no such file; run the stage that makes it")
     if sha256 is not None and sha256_file(path) != sha256:
