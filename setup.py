@@ -20,6 +20,7 @@ setup(
         "kaldiio",
         "soundfile",
         "librosa",
+        "soxr",
         "sentencepiece",
         "sacrebleu",
         "jiwer>=4",
@@ -37,8 +38,10 @@ setup(
     extras_require={
         # espeakng-loader bundles espeak-ng, which is GPL-3: only the built-in corpora use it.
         "corpora": ["babel", "espeakng-loader==0.2.4"],
+        # uroman writes letters of any script in Latin ones: where the tokens of a new language start from.
+        "translit": ["uroman"],
         # peft is what LoRA is compared with, in tests and bench.
-        "test": ["peft", "pytest", "ruff"],
+        "test": ["peft", "pytest", "ruff", "uroman"],
     },
     entry_points={"console_scripts": ["pelasr = pelasr.cli:main"]},
 )

@@ -3,6 +3,7 @@
 # and may set init, token_type, vocab_size, beam_size, and add to `options` (lines of "name: help"), with a default for
 # each; those of them that are paths are named in `paths`.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+threads_given=${OMP_NUM_THREADS:-}
 . "$here/path.sh"
 . "$here/cmd.sh"
 
@@ -12,12 +13,14 @@ token_type=${token_type:-char}
 vocab_size=${vocab_size:-1000}
 init=${init:-none}
 beam_size=${beam_size:-}
+decode_as=
 rows=
 experiments=conf/experiments.yaml
 train_dir=
 dev_dir=
 test_dir=
 tokens=auto
+continue=false
 forgetting=false
 skip_bad=false
 sets="test"
@@ -30,7 +33,9 @@ if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
 else
   ngpu=$({ nvidia-smi -L 2>/dev/null || true; } | grep -c '^GPU' || true)
 fi
-nj=$(env -u OMP_NUM_THREADS nproc)
+cores=$(env -u OMP_NUM_THREADS nproc)
+nj=$cores
+jobs=
 seed=
 dry_run=false
 recipe_langs=$langs
@@ -46,6 +51,7 @@ train_dir: with --stage 5 and one new language in langs: its data directory, if 
 dev_dir: the same for dev
 test_dir: the same for test
 tokens: of a new language: own, keep (the shared ones), or auto: own if many of its characters are unknown
+continue: true: stage 5 trains further what is fitted already, by the options of this call
 config: YAML file of the backbone
 adapter: YAML file of the adapters, or a name in conf/adapter; experiments that name one have their own
 init: experiment whose encoder the backbones start from, or none
@@ -54,12 +60,14 @@ vocab_size: tokens, for unigram
 skip_bad: true: drop bad utterances and list them
 sets: test sets
 beam_size: of the search; default: the backbone's
+decode_as: language of the backbone's as which new ones are decoded that have no pack; default: the mean of all vectors
 data_dir: data directories
 dump_dir: features
 exp_dir: models and results
 results: page to write, its chart beside it; default: RESULTS.md in exp_dir
 ngpu: GPUs
 nj: processes of the data stages
+jobs: experiments that run side by side, each with its share of the cores or GPUs; default: a core each, or all GPUs for one
 seed: of everything random; default: the one in the YAML files, or 0
 forgetting: true: with new languages in langs, measure in stage 7 what they changed for the others
 dry_run: true: print the commands only
@@ -80,6 +88,10 @@ made_with() { # the recipe's own options, as they were when the data were made
   while IFS=: read -r name _; do
     [ -z "$name" ] || [ -z "${!name}" ] || echo "--$name ${!name@Q}"
   done <<<"$recipe_options"
+}
+. "$here/side_by_side.sh"
+which_of() { # which_of backbones|adapted: the experiments that train a backbone for those that are wanted, or have adapters
+  if [ "$dry_run" = true ]; then echo "$exps"; else pelasr experiments "${what[@]}" --exps "$exps" --which "$1"; fi
 }
 starts() { # starts N "what": is this stage wanted?
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] && log "stage $1: $2"
@@ -156,13 +168,23 @@ fi
 if starts 3 "features and statistics"; then
   run pelasr stats "${place[@]}" --sets "train dev $sets" --nj "$nj"
 fi
+train_one() { # train_one EXPERIMENT: the backbone that it owns
+  local from=$first
+  [ "$1" != "$first" ] || from=
+  run $train_cmd pelasr train "${place[@]}" "${what[@]}" --exp "$1" --config "$config" --ngpu "$ngpu" \
+    ${from:+--init "$from"} ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
+}
+adapt_one() {
+  run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$1" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
+    --tokens "$tokens" --continue "$continue" "${adapter_overrides[@]}"
+}
+decode_one() {
+  run $decode_cmd pelasr decode "${place[@]}" "${what[@]}" --exp "$1" --sets "$sets" --only "$only" \
+    --ngpu "$((ngpu > 0))" ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"}
+}
 if starts 4 "backbone"; then
-  for exp in $first $exps; do
-    from=$first
-    [ "$exp" != "$first" ] || from=
-    run $train_cmd pelasr train "${place[@]}" "${what[@]}" --exp "$exp" --config "$config" --ngpu "$ngpu" \
-      ${from:+--init "$from"} ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
-  done
+  [ -z "$first" ] || train_one "$first"
+  side_by_side train_one $(which_of backbones)
 fi
 if starts 5 "adapters"; then
   if [ -n "$new" ]; then
@@ -170,16 +192,10 @@ if starts 5 "adapters"; then
       ${train_dir:+--train_dir "$train_dir"} ${dev_dir:+--dev_dir "$dev_dir"} ${test_dir:+--test_dir "$test_dir"} \
       "${backbone_overrides[@]}"
   fi
-  for exp in $exps; do
-    run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$exp" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
-      --tokens "$tokens" "${adapter_overrides[@]}"
-  done
+  side_by_side adapt_one $(which_of adapted)
 fi
 if starts 6 "decoding"; then
-  for exp in $exps; do
-    run $decode_cmd pelasr decode "${place[@]}" "${what[@]}" --exp "$exp" --sets "$sets" --only "$only" --ngpu "$((ngpu > 0))" \
-      ${beam_size:+--beam_size "$beam_size"}
-  done
+  side_by_side decode_one $exps
 fi
 if starts 7 "scores and table"; then
   if [ -n "$new" ] && [ "$forgetting" = true ]; then
@@ -187,7 +203,7 @@ if starts 7 "scores and table"; then
       ${beam_size:+--beam_size "$beam_size"}
   fi
   run pelasr score "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
-    ${beam_size:+--beam_size "$beam_size"}
+    ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"}
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
     page=$results
     [ "$name" = test ] || page=${results%.md}_$name.md

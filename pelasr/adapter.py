@@ -5,8 +5,9 @@ the backbone's code and the names of its weights never change. A `Bank` holds th
 sites and knows, while a batch is processed, which language each row of it is in.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -17,9 +18,9 @@ from torch import Tensor, nn
 
 from pelasr.config import arguments_of, check_keys, construct, nearest, require_keys
 from pelasr.errors import PelasrError
-from pelasr.mixed import Stack
+from pelasr.mixed import Route
+from pelasr.parts import instead
 from pelasr.private import Private, routed
-from pelasr.rows import remaining
 
 KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have private parts
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
@@ -84,7 +85,11 @@ class Routes(Protocol):
         """Whether anything differs between languages in `encoder` or in `decoder`."""
 
     def route(self, languages: list[str]) -> AbstractContextManager[None]:
-        """Inside the block row b of every batch belongs to `languages[b]`."""
+        """Inside the block, and in this thread, row b of every batch belongs to `languages[b]`. Of several blocks the
+        innermost counts."""
+
+
+_route: ContextVar[Route | None] = ContextVar("route", default=None)
 
 
 class Bank(nn.Module):
@@ -97,7 +102,9 @@ class Bank(nn.Module):
             of languages that the backbone was trained on, and of others, which have private parts.
         backbone: where the adapters are to hang (`attach` hangs them), whose `sites()` is a map {kind: {path: width}}.
 
-    Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself.
+    Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself. What a block
+    says is for its thread alone, so that several may use one backbone and its banks at a time. A copy of a bank is a
+    bank of a copy of its backbone.
     """
 
     mixes_languages = True
@@ -111,9 +118,7 @@ class Bank(nn.Module):
         self._sites = {which: self._find_sites(which) for which in (KNOWN, NEW)}
         self.adapters = nn.ModuleDict()
         self.private = nn.ModuleDict()
-        self._rows: tuple[list[str], Tensor] | None = None
-        self._stacks: dict[str, Stack] = {}
-        self._fired: set[str] = set()
+        self._fired: set[str] = set()  # sites that have been seen at work
 
     def _find_sites(self, which: str) -> dict[str, int]:
         """{path: width} for known or new languages."""
@@ -175,7 +180,7 @@ class Bank(nn.Module):
 
     @property
     def languages(self) -> list[str]:
-        return [key.removesuffix("/").replace("/", ".") for key in self.adapters]
+        return [key.removesuffix("/").replace("/", ".") for key in list(self.adapters)]
 
     def add(self, language: str, share: bool = True, private: Private | None = None) -> None:
         """Give a language fresh adapters, and the private parts that it comes with.
@@ -183,16 +188,21 @@ class Bank(nn.Module):
         Submodules named in `Adapter.shared` are those of the first language, so that languages fitted in one run train
         them together. A saved pack holds its own copy, to be loaded with `share=False`, so packs stay independent.
         """
-        if language in self.languages:
+        if _key(language) in self.adapters:
             raise PelasrError(f"language {language!r} has adapters already")
         made = {_key(path): self._make(path, width) for path, width in self.sites_for(private).items()}
         for first in list(self.adapters.values())[:1] if share else ():
             for path, adapter in made.items():
                 for name in getattr(adapter, "shared", ()) if path in first else ():  # a copied module has none
                     setattr(adapter, name, getattr(first[path], name))
-        self.adapters[_key(language)] = nn.ModuleDict(made)
         if private is not None:
             self.private[_key(language)] = private
+        self.adapters[_key(language)] = nn.ModuleDict(made)
+
+    def take(self, other: "Bank") -> None:
+        """Take the languages of a bank of the same method, options and backbone, as they are."""
+        self.private.update(other.private)
+        self.adapters.update(other.adapters)
 
     def private_of(self, language: str) -> Private | None:
         """A language's private parts, if it has any."""
@@ -215,7 +225,7 @@ class Bank(nn.Module):
 
     def of(self, language: str) -> dict[str, nn.Module]:
         """A language's adapters by site. Raises PelasrError if it has none."""
-        if language not in self.languages:
+        if _key(language) not in self.adapters:
             raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
         adapters = self.adapters[_key(language)]
         return {path: adapters[_key(path)] for path in self.sites if _key(path) in adapters}
@@ -230,75 +240,26 @@ class Bank(nn.Module):
         private = self.private_of(language)
         return tensors | (private.tensors() if private is not None else {})
 
-    def __deepcopy__(self, memo: dict) -> "Bank":
-        """Itself: the copies of modules that fine-tuning makes keep the hooks of the bank that hangs on them."""
-        return self
-
     def attach(self, backbone: nn.Module) -> None:
-        """Hang the bank on the backbone's sites."""
+        """Hang the bank on the backbone's sites, where no other one hangs yet: the hooks ask the route."""
         for path in self.sites:
-            backbone.get_submodule(path).register_forward_hook(partial(self._hook, path))
+            hooks = backbone.get_submodule(path)._forward_hooks.values()
+            if not any(isinstance(hook, partial) and hook.func is _adapt and hook.args == (path,) for hook in hooks):
+                backbone.get_submodule(path).register_forward_hook(partial(_adapt, path))
 
     @contextmanager
     def route(self, languages: list[str]) -> Iterator[None]:
-        """Inside the block row b of every batch belongs to `languages[b]`."""
+        """See `Routes.route`."""
         present = list(dict.fromkeys(languages))
-        for language in present:
-            self.of(language)
-        device = next(self.parameters()).device
+        found = [self.of(language) for language in present]
+        parameters = (tensor for adapters in found for adapter in adapters.values() for tensor in adapter.parameters())
+        device = next((tensor.device for tensor in parameters), None)
         position = {language: n for n, language in enumerate(present)}
-        index = torch.tensor([position[language] for language in languages], device=device)
-        self._rows, self._stacks = (present, index), {}
-        try:
-            with routed([self.private_of(language) for language in present], index if len(present) > 1 else None):
-                yield
-        finally:
-            self._rows, self._stacks = None, {}
-
-    def _hook(self, path: str, host: nn.Module, args: tuple, output: Any) -> Any:
-        if self._rows is None:
-            return output
-        self._fired.add(path)
-        x, y = _tensor_of(args[0]), _tensor_of(output)
-        if isinstance(host, CHANNELS_FIRST):
-            return self._adapt(path, x.movedim(1, -1), y.movedim(1, -1)).movedim(-1, 1)
-        width = self._sites[KNOWN].get(path) or self._sites[NEW][path]
-        if not isinstance(y, Tensor) or y.shape[-1] != width:
-            raise PelasrError(
-                f"site {path}: {self.method} adapts an output of {width} channels, and this module's is none:"
-                " name others in adapter_conf.sites"
-            )
-        return _with_tensor(output, self._adapt(path, x, y))
-
-    def _adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
-        """Adapt every row by its own language: (B, T, D_in), (B, T, D) to (B, T, D), without a loop over languages."""
-        languages, index = self._rows
-        found = [self._at(language, path) for language in languages]
-        there = [adapter for adapter in found if adapter is not None]
-        if not there:
-            return y
-        # A search goes by row even then, so that a row's numbers do not depend on which languages the others are in.
-        if len(languages) == 1 and torch.is_grad_enabled():
-            return there[0](x, y)
-        rows = remaining()
-        index = index if rows is None else index.index_select(0, rows)
-        if len(index) != len(y):
-            raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
-        stack = self._stacks.get(path)
-        if stack is None:
-            stack = Stack([there[0] if adapter is None else adapter for adapter in found])
-            if not torch.is_grad_enabled():  # a search comes here at every step
-                self._stacks[path] = stack
-        adapted = stack(index, x, y)
-        if len(there) == len(found):
-            return adapted
-        has = torch.tensor([adapter is not None for adapter in found], device=index.device)[index]
-        return torch.where(has.reshape(-1, *[1] * (y.dim() - 1)), adapted, y)
-
-    def _at(self, language: str, path: str) -> nn.Module | None:
-        """A language's adapter at a site, if it has one there."""
-        adapters, key = self.adapters[_key(language)], _key(path)
-        return adapters[key] if key in adapters else None  # noqa: SIM401 - a ModuleDict has no `get`
+        index = torch.tensor([position[language] for language in languages], dtype=torch.long, device=device)
+        private = [self.private_of(language) for language in present]
+        adapters = Route(found, index, self._fired, self.sites)
+        with routed_by(adapters), routed(private, index if len(present) > 1 else None):
+            yield
 
     def check_gradients(self, languages: Iterable[str]) -> None:
         """After a backward pass: every site must have fired, and every adapter of these languages have a gradient.
@@ -314,18 +275,46 @@ class Bank(nn.Module):
                         raise PelasrError(f"site {path}: {name} of {language!r} got no gradient from the loss")
 
 
+@contextmanager
+def routed_by(route: Route, copies: Mapping[str, nn.Module] | None = None) -> Iterator[None]:
+    """Inside the block, and in this thread, the hooks ask this route, and the backbone has these parts."""
+    token = _route.set(route)
+    try:
+        # A backward pass in here, which may compute modules again (checkpoints), must be in this thread too.
+        with instead(copies), torch.autograd.set_multithreading_enabled(False):
+            yield
+    finally:
+        _route.reset(token)
+
+
+def _adapt(path: str, host: nn.Module, args: tuple, output: Any) -> Any:
+    """The hook at a site."""
+    route = _route.get()
+    if route is None and torch._C._current_graph_task_id() != -1:
+        raise PelasrError(
+            f"site {path}: computed again in a backward pass (activation checkpointing) outside of `route`, which"
+            " would leave its adapters out of the gradients; call backward() inside the block"
+        )
+    if route is None or path not in route.sites:
+        return output
+    x, y = _tensor_of(args[0]), _tensor_of(output)
+    if isinstance(host, CHANNELS_FIRST):
+        return route.adapt(path, x.movedim(1, -1), y.movedim(1, -1)).movedim(-1, 1)
+    return _with_tensor(output, route.adapt(path, x, y))
+
+
 def freeze(backbone: nn.Module) -> None:
     """No gradients, and evaluation mode (dropout off, BatchNorm's statistics fixed) that `train()` does not end."""
     backbone.requires_grad_(False)
+    backbone.train = partial(_stay_frozen, backbone)  # not a function in here, which could not be pickled
+    backbone.train()
 
-    def stay_frozen(mode: bool = True) -> nn.Module:
-        for module in backbone.modules():
-            # cuDNN refuses a recurrent layer's backward pass in evaluation mode; it has no dropout of its own here.
-            module.training = isinstance(module, nn.RNNBase)
-        return backbone
 
-    backbone.train = stay_frozen
-    stay_frozen()
+def _stay_frozen(backbone: nn.Module, mode: bool = True) -> nn.Module:
+    for module in backbone.modules():
+        # cuDNN refuses a recurrent layer's backward pass in evaluation mode; it has no dropout of its own here.
+        module.training = isinstance(module, nn.RNNBase)
+    return backbone
 
 
 def check_frozen(backbone: nn.Module) -> None:

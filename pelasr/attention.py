@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from pelasr.encoders import within
 from pelasr.errors import PelasrError
 from pelasr.rows import only
+from pelasr.stateless import for_one_pass
 
 ROOM = 64  # entries of the cache at least
 
@@ -37,12 +38,13 @@ class CachedDecoder:
         self._memory_mask = self._mask(within(memory_lens, memory.shape[1]))[:, None, None]  # (B, 1, 1, T)
         self._cache = torch.empty_like(self._memory[:, :, :0])  # (2 * layers, B, room, heads, d)
         self._own = self._memory_mask[:, 0, :, :0]  # (B, K, entries): 0 for those of a hypothesis's past, else -inf
+        self._positions = for_one_pass(decoder.embed[1], memory.device)  # extended by steps
         self._position = 0
         self._rows: Tensor | None = None
 
     def step(self, tokens: Tensor) -> Tensor:
         """The next token of every hypothesis (B, K) to log probabilities (B, K, V) of the one after it, float32."""
-        embedding, positions = self._decoder.embed
+        embedding, positions = self._decoder.embed[0], self._positions
         with only(self._rows):
             x = embedding(tokens)
         positions.extend_pe(x.new_empty(1, self._position + 1))

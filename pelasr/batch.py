@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.data import read_data_dir, split_pair, text_of
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, counted
 from pelasr.experiment import Place
-from pelasr.features import load_feats, read_feats, read_num_frames
+from pelasr.features import Feats, read_feats
 from pelasr.text import Tokenizer
 
 
@@ -19,18 +19,22 @@ from pelasr.text import Tokenizer
 class Example:
     """An utterance and what it is to become in `language`, a language or a pair (`en-de`).
 
-    `source` is the set with the language (`test_en-de`), `feats` says where the features are, `frames` how many,
-    `prefix` are the tokens that every hypothesis begins with, `targets` those that follow.
+    `source` is the set with the language (`test_en-de`), `feats` says where the features are, `prefix` are the tokens
+    that every hypothesis begins with, `targets` those that follow.
     """
 
     id: str
     source: str
-    feats: str
-    frames: int
+    feats: Feats
     targets: list[int]
     language: str
     text: str
     prefix: list[int] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """Feature frames."""
+        return self.feats.frames
 
 
 @dataclass
@@ -67,23 +71,28 @@ class Batch:
         return replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
-def load_examples(place: Place, name: str, language: str, tokenizer: Tokenizer) -> list[Example]:
-    """The utterances of a set, as examples of a language or a pair. Raises PelasrError where features are missing."""
-    prefix, source = tokenizer.prefix(language), f"{name}_{language}"
+def load_examples(
+    place: Place, name: str, language: str, tokenizer: Tokenizer, like: str | None = None
+) -> list[Example]:
+    """The utterances of a set, as examples of a language or a pair; `like`: another one, as which they are processed.
+    Raises PelasrError where features are missing."""
+    prefix, source = tokenizer.prefix(like or language), f"{name}_{language}"
     examples = []
     for folder in place.folders(name, language):
         dump = place.dump / folder.name
-        feats, frames = read_feats(dump), read_num_frames(dump)
-        utterances = read_data_dir(folder)
-        missing = [utterance.id for utterance in utterances if utterance.id not in feats or utterance.id not in frames]
+        feats = read_feats(dump)
+        utterances = read_data_dir(folder, language)
+        missing = [utterance.id for utterance in utterances if utterance.id not in feats]
         if missing:
-            raise PelasrError(f"{dump}: no features of {missing[0]} and {len(missing) - 1} others; run stage 3 again")
+            what = f"no features of {counted(len(missing), 'utterance')}, as {missing[0]}"
+            raise PelasrError(f"{dump}: {what}; cure: run stage 3, for a new language stage 5")
         for u in utterances:
             if u.language != split_pair(language)[0]:
-                raise PelasrError(f"{folder}/utt2lang: utterance {u.id} is {u.language!r}, not {language!r}; mend it")
+                source = split_pair(language)[0]
+                raise PelasrError(f"{folder}/utt2lang: utterance {u.id} is {u.language!r}, not {source!r}; mend it")
             text = text_of(u, language)
             labels = tokenizer.encode(text)
-            examples.append(Example(u.id, source, feats[u.id], frames[u.id], labels, language, text, prefix))
+            examples.append(Example(u.id, source, feats[u.id], labels, like or language, text, prefix))
     return examples
 
 
@@ -100,13 +109,13 @@ class Collate:
                 known = ", ".join(self.slots)
                 raise PelasrError(f"utterance {example.id}: the backbone has no language {example.language!r}: {known}")
         # Audio is shared between languages; an utterance that was drawn twice is augmented twice.
-        times: Counter[tuple[str, str]] = Counter()
+        times: Counter[tuple[Feats, str]] = Counter()
         sources = []
         for example in examples:
             sources.append((example.feats, times[example.feats, example.language]))
             times[example.feats, example.language] += 1
         position = {source: row for row, source in enumerate(dict.fromkeys(sources))}
-        feats = [torch.tensor(load_feats(path)) for path, _ in position]
+        feats = [torch.tensor(source.load()) for source, _ in position]
         rows = [position[source] for source in sources] if len(feats) < len(examples) else None
         targets = [torch.tensor(example.targets, dtype=torch.long) for example in examples]
         return Batch(

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +13,7 @@ from pelasr import __version__
 from pelasr.errors import PelasrError
 from pelasr.options import TOKENS
 from pelasr.pack_verbs import add_pack_verbs
-from pelasr.terminal import at_terminal
+from pelasr.terminal import at_terminal, with_underscores
 from pelasr.transcribe import add_speech_options, transcribe, translate
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
@@ -32,22 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run["outcome"] = "done"
 
 
-def with_underscores(arguments: Sequence[str]) -> list[str]:
-    """The same with underscores for the dashes in names of options: `--exp-dir` is `--exp_dir`."""
-    found = list(arguments)
-    end = found.index("--") if "--" in found else len(found)
-    for number, argument in enumerate(found[:end]):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            found[number] = f"--{name.replace('-', '_')}{equals}{value}"
-    return found
-
-
 def _recorded(known: argparse.Namespace, given: Sequence[str]) -> AbstractContextManager[dict[str, str]]:
-    """Record the run where results pages look for it, if it is that of a stage and of the first process."""
-    # Under torchrun, srun or Lightning's own launcher there are several.
-    first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
-    if not first or "exp_dir" not in known or known.verb == "table":
+    """Record the run where results pages look for it, if it is that of a stage."""
+    if "exp_dir" not in known or known.verb == "table":
         return nullcontext({})
     from pelasr.environment import recorded
 
@@ -119,22 +105,29 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--only", help="languages to fit, also such as the backbone was not trained on; default: --langs")
     tokens = "of a new language: its own where the shared ones lack, keep the shared, or auto: own if many are unknown"
     sub.add_argument("--tokens", choices=TOKENS, default="auto", help=tokens)
+    more = "true: train further what is fitted already, by the options of this call"
+    sub.add_argument("--continue", dest="go_on", type=_boolean, default=False, help=more)
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
     def beam_size(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--beam_size", type=_positive, help="of the search; default: the backbone's")
+
+    def decode_as(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--decode_as", help="of --langs, as which new languages are decoded that have no pack")
 
     sub = verb("decode", _decode, "Stage 6: recognise or translate test sets.")
     experiment(sub)
     sets(sub, "test")
     beam_size(sub)
     sub.add_argument("--only", help="languages to decode, also new ones; default: all of --langs")
+    decode_as(sub)
     sub.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
 
     sub = verb("score", _score, "Stage 7: error rates or BLEU with intervals, into results.jsonl.")
     experiment(sub, several=True)
     sets(sub, "test")
     beam_size(sub)
+    decode_as(sub)
     sub.add_argument("--recipe", required=True, help="name of the recipe in the results")
 
     sub = verb("forgetting", _forgetting, "Stage 7: measure whether added languages changed anything for the others.")
@@ -151,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--page", type=Path, default=Path("conf/results.yaml"), help="note and paper's figures, if any")
     sub.add_argument("--output", type=Path, metavar="FILE", help="the page; default: RESULTS.md in exp_dir")
     sub.add_argument("--forgetting", action="store_true", help="print what is said of languages added later")
+
+    sub = verb("experiments", _experiments_of, "Print names of experiments: what may run side by side.", place=False)
+    experiment(sub, several=True)
+    kinds = "those that train a backbone for the ones that are named, or of these those that have adapters"
+    sub.add_argument("--which", choices=["backbones", "adapted"], required=True, help=kinds)
 
     sub = verb("params", _params, "Count parameters, on the live modules.", overridable=True, place=False)
     config(sub)
@@ -224,6 +222,16 @@ def _chosen(known: argparse.Namespace) -> Any:
         return []
     experiments = _experiments(known)
     return [find_experiment(experiments, name) for name in known.exps.split()]
+
+
+def _experiments_of(known: argparse.Namespace, rest: list[str]) -> bool:
+    chosen = _chosen(known)
+    if known.which == "backbones":
+        names = list(dict.fromkeys(experiment.backbone for experiment in chosen))
+    else:
+        names = [experiment.name for experiment in chosen if experiment.adapted]
+    print(*names)
+    return False
 
 
 def _configured(path: Path, rest: list[str]) -> dict[str, Any]:
@@ -303,7 +311,7 @@ def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
     experiment = find_experiment(_experiments(known), known.exp)
     only = _only(known)
     config, path = _adapter_of(experiment, known.adapter, parse_overrides(rest)) if experiment.adapted else ({}, "")
-    return fit_adapters(_place(known), experiment, config, path, only, known.ngpu, known.tokens)
+    return fit_adapters(_place(known), experiment, config, path, only, known.ngpu, known.tokens, known.go_on)
 
 
 def _adapter_of(experiment: Any, default: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -320,21 +328,27 @@ def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.stages import decode
 
     experiment = find_experiment(_experiments(known), known.exp)
-    return decode(_place(known), experiment, known.sets.split(), _only(known), known.ngpu, known.beam_size)
+    return decode(_place(known), experiment, known.sets.split(), _only(known), known.ngpu, _decoding(known))
+
+
+def _decoding(known: argparse.Namespace) -> Any:
+    from pelasr.experiment import Decoding
+
+    return Decoding(known.beam_size, getattr(known, "decode_as", None))
 
 
 def _score(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import score
 
     chosen, sets = _chosen(known), known.sets.split()
-    return score(_place(known), _experiments(known), chosen, sets, known.recipe, known.beam_size)
+    return score(_place(known), _experiments(known), chosen, sets, known.recipe, _decoding(known))
 
 
 def _forgetting(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import measure_forgetting
 
     new = [language for language in _only(known) if language not in known.langs.split()]
-    return measure_forgetting(_place(known), _chosen(known), new, known.sets.split(), known.recipe, known.beam_size)
+    return measure_forgetting(_place(known), _chosen(known), new, known.sets.split(), known.recipe, _decoding(known))
 
 
 def _table(known: argparse.Namespace, rest: list[str]) -> bool:

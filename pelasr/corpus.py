@@ -51,7 +51,7 @@ def _name(languages: Sequence[str]) -> str:
 def _count(place: Place, name: str, language: str) -> dict[str, Any] | None:
     """Of a set in a language; None if it has none."""
     folders = [path for path in place.folders(name, language) if path.is_dir()]
-    utterances = [utterance for path in folders for utterance in read_data_dir(path)]
+    utterances = [utterance for path in folders for utterance in read_data_dir(path, language)]
     if not utterances:
         return None
     dumps = [place.dump / path.name for path in folders]

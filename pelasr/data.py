@@ -1,26 +1,31 @@
 """Kaldi data directories: one parser, one writer.
 
 A data directory has `wav.scp`, `text`, `utt2spk`, `utt2lang` and, where recordings hold several utterances, `segments`.
-Speech that is translated has a `text.<target>` for each target language besides, such as `text.de`.
+Speech that is translated has a `text.<target>` for each target language besides, such as `text.de`. `utt2lang` may be
+missing where the reader knows the language.
 
 A *language key* is a language, `hi`, or a pair of source and target, `en-de`.
 """
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import shlex
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from pelasr.errors import DataError
+from pelasr.characters import named, strange
+from pelasr.errors import DataError, printable
 from pelasr.files import atomic_write, sha256_file, sha256_json
+from pelasr.problems import Problem, condense
+from pelasr.tables import Entry, is_utf8, read_table, without_offset
 
-FILES = ("wav.scp", "segments", "text", "utt2spk", "utt2lang")
-# Faults of a file as a whole: dropping utterances does not mend them.
-STRUCTURAL = frozenset({"missing-file", "not-utf8", "line-format", "duplicate", "unsorted"})
+AUDIO_FILES = ("wav.scp", "segments")
+FILES = (*AUDIO_FILES, "text", "utt2spk", "utt2lang")
 TRANSLATION = re.compile(r"text\.(\w+)")
 WORD = re.compile(r"\S+")  # no white space, no-break spaces and the like included
+QUOTES = "\"'`“”‘’«»"
+EMPTY = "its files are empty; cure: write them again, or take the language from --langs"
 
 
 @dataclass(frozen=True)
@@ -63,46 +68,25 @@ def text_of(utterance: Utterance, key: str) -> str:
     return utterance.translations[target]
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One fault: `where` is `file:line`, `utterance` may be empty, `what` says what is wrong and how to cure it."""
-
-    directory: str
-    where: str
-    utterance: str
-    what: str
-    kind: str
-
-    @property
-    def droppable(self) -> bool:
-        """Whether leaving out the utterance mends it."""
-        return bool(self.utterance) and self.kind not in STRUCTURAL
-
-    def __str__(self) -> str:
-        name = f"utterance {self.utterance}: " if self.utterance else ""
-        return f"{self.where}: {name}{self.what} [{self.kind}]"
-
-
-class Entry(NamedTuple):
-    """The value of an id in a file, and its line number from 1."""
-
-    line: int
-    value: str
-
-
 @dataclass
 class DataDir:
-    """What could be read of a data directory: the entries of each file present, the utterances, the problems found."""
+    """What could be read of a data directory: the entries of each file present, the utterances, the problems found.
+
+    `language` is that of all utterances if there is no `utt2lang`, where it is known."""
 
     path: Path
+    language: str = ""
     tables: dict[str, dict[str, Entry]] = field(default_factory=dict)
     utterances: list[Utterance] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def report(self, file: str, line: int, utterance: str, what: str, kind: str) -> None:
         """Add a problem found at a line (0: the whole file)."""
-        where = f"{self.path / file}:{line}" if line else str(self.path / file)
-        self.problems.append(Problem(str(self.path), where, utterance, what, kind))
+        self.problems.append(Problem(str(self.path), file, line, utterance, what, kind))
+
+    def quoted(self, file: str) -> str:
+        """A file's path for the shell."""
+        return printable(shlex.quote(str(self.path / file)))
 
     @property
     def audio_file(self) -> str:
@@ -131,19 +115,27 @@ class DataDir:
         return set().union(*(self.tables[file] for file in self.utterance_files))
 
 
-def read_data_dir(path: str | Path) -> list[Utterance]:
-    """The utterances of a data directory, sorted by id. Raises DataError with every fault of its text files."""
-    parsed = parse(path)
+def read_data_dir(path: str | Path, language: str | None = None) -> list[Utterance]:
+    """The utterances of a data directory, sorted by id. If it has no `utt2lang` they are in `language`, or in the
+    source language of that pair. Raises DataError with every fault of its text files, and where there is no utterance.
+    """
+    parsed = parse(path, language)
+    if not parsed.problems and not parsed.utterances:
+        parsed.report("", 0, "", f"no utterances: {EMPTY}", "empty")
     if parsed.problems:
-        raise DataError([str(problem) for problem in parsed.problems])
+        raise DataError(condense(parsed.problems))
     return parsed.utterances
 
 
-def parse(path: str | Path) -> DataDir:
-    """Read a data directory as far as possible, noting every fault of its text files; raises nothing."""
-    found = DataDir(Path(path))
+def parse(path: str | Path, language: str | None = None) -> DataDir:
+    """Read a data directory as far as possible, noting every fault of its text files; raises nothing.
+
+    `language`: as for `read_data_dir`.
+    """
+    found = DataDir(Path(path), split_pair(language)[0] if language else "")
     if not found.path.is_dir():
-        found.report("", 0, "", "no such data directory; cure: correct the path, or run the data stage", "missing-file")
+        cure = "cure: correct the path or --langs, or let the recipe's local/data.py write it"
+        found.report("", 0, "", f"no such data directory; {cure}", "missing-file")
         return found
     for file in (*FILES, *_translation_files(found.path)):
         _read_table(found, file)
@@ -160,79 +152,58 @@ def _read_table(found: DataDir, file: str) -> None:
     """Read lines of `id value` into `found.tables[file]`."""
     path = found.path / file
     if not path.exists():
-        if file != "segments":
-            found.report(file, 0, "", f"missing; cure: {_how_to_write(found.path, file)}", "missing-file")
+        if file != "segments" and not (file == "utt2lang" and found.language):
+            found.report(file, 0, "", f"missing; cure: {_how_to_write(found, file)}", "missing-file")
         return
-    content = path.read_bytes()
-    if content.startswith(b"\xef\xbb\xbf"):
-        what = f"byte-order mark at the start; cure: sed -i '1s/^\\xEF\\xBB\\xBF//' {path}"
-        found.report(file, 1, "", what, "line-format")
-        content = content[3:]
-    table = found.tables[file] = {}
-    last, is_sorted, is_unix = "", True, True
-    # Bytes are split at newlines alone: str.splitlines would also cut at U+2028 and the like within a text.
-    for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], 1):
-        if is_unix and raw.endswith(b"\r"):
-            is_unix = False
-            found.report(file, number, "", f"Windows line ends; cure: sed -i 's/\\r$//' {path}", "line-format")
-        raw = raw.strip(b" \t\r")
-        if not raw:
-            found.report(file, number, "", f"empty line; cure: sed -i '{number}d' {path}", "line-format")
-            continue
-        line, is_utf8 = _decode(raw)
-        name, value = (re.split("[ \t]+", line, maxsplit=1) + [""])[:2]
-        if not is_utf8:
-            cure = f"cure: iconv -f ENCODING -t UTF-8 {path} > {path}.new && mv {path}.new {path}"
-            found.report(file, number, name, f"not UTF-8; {cure}", "not-utf8")
-        if name in table:
-            what = f"id is already on line {table[name].line}; cure: keep one of the two lines"
-            found.report(file, number, name, what, "duplicate")
-            continue
-        if is_sorted and name < last:  # code point order of str is the byte order of UTF-8, that of LC_ALL=C
-            is_sorted = False
-            what = f"not sorted: comes after {last}; cure: LC_ALL=C sort -o {path} {path}"
-            found.report(file, number, name, what, "unsorted")
-        table[name] = Entry(number, value)
-        last = name
+    found.tables[file], faults = read_table(path.read_bytes(), file == "wav.scp", found.quoted(file))
+    for fault in faults:
+        found.report(file, *fault)
 
 
-def _decode(raw: bytes) -> tuple[str, bool]:
-    """The text of a line, and whether it was UTF-8."""
-    try:
-        return raw.decode("utf-8"), True
-    except UnicodeDecodeError:
-        return raw.decode("utf-8", "replace"), False
-
-
-def _how_to_write(path: Path, file: str) -> str:
-    """The cure for a missing file."""
-    return {
-        "wav.scp": "write lines of `utterance path-of-the-audio`",
-        "text": "write lines of `utterance transcript`",
-        "utt2spk": f"write lines of `utterance speaker`; with unknown speakers: "
-        f"awk '{{print $1, $1}}' {path}/text > {path}/utt2spk",
-        "utt2lang": f"write lines of `utterance language`; if all are one language, say hi: "
-        f"awk '{{print $1, \"hi\"}}' {path}/utt2spk > {path}/utt2lang",
-    }[file]
+def _how_to_write(found: DataDir, file: str) -> str:
+    """The cure for a missing or empty file."""
+    values = {"wav.scp": "path-of-the-audio", "text": "transcript", "utt2spk": "speaker", "utt2lang": "language"}
+    values["segments"] = "recording start end"
+    cure = f"write lines of `utterance {values.get(file, 'translation')}`"
+    quoted, speakers = found.quoted(file), found.quoted("utt2spk")
+    if file == "utt2spk" and found.tables.get("text"):
+        return f"{cure}; with unknown speakers: awk '{{print $1, $1}}' {found.quoted('text')} > {quoted}"
+    if file == "utt2lang" and found.language:
+        return f"{cure}; if all are in {found.language}: rm {quoted}"
+    if file == "utt2lang":
+        return f"{cure}; if all are one language, say hi: awk '{{print $1, \"hi\"}}' {speakers} > {quoted}"
+    return f"{cure}; if every recording is an utterance: rm {quoted}" if file == "segments" else cure
 
 
 def _compare_ids(found: DataDir) -> None:
-    """Report ids that are in one file and not in another, ids with white space, and ids without a value."""
-    files = found.utterance_files
-    for name in sorted(found.ids):
+    """Report ids that are in one file and not in another, ids that are no words, and ids without a value."""
+    ids, files = found.ids, [file for file in found.utterance_files if found.tables[file]]
+    for file in found.utterance_files:
+        if ids and not found.tables[file]:
+            found.report(file, 0, "", f"empty; cure: {_how_to_write(found, file)}", "empty")
+    for name in sorted(ids):
         missing = [file for file in files if name not in found.tables[file]]
         present = next(file for file in files if name in found.tables[file])
         line = found.tables[present][name].line
-        if not WORD.fullmatch(name):
-            found.report(present, line, name, f"white space within the id {name!r}; cure: rename it", "id")
+        if fault := _word_fault(name):
+            found.report(present, line, name, f"{fault} within the id {name!r}; cure: rename it", "id")
         if missing:
             what = f"not in {', '.join(missing)}; cure: add it there, or take it out of the other files"
             found.report(present, line, name, what, "missing-id")
         for file, noun in (("utt2spk", "speaker"), ("utt2lang", "language")):
             entry = found.tables.get(file, {}).get(name)
-            if entry and not WORD.fullmatch(entry.value):
-                what = f"{noun} is {entry.value!r}, want one word; cure: write `{name} {noun}`"
+            if entry and _word_fault(entry.value):
+                what = f"{noun} is {entry.value!r}, want one word; cure: write `{printable(name)} {noun}`"
                 found.report(file, entry.line, name, what, "missing-value")
+
+
+def _word_fault(word: str) -> str:
+    """What makes an id, a speaker or a language no word, or an empty string."""
+    if not WORD.fullmatch(word):
+        return "white space"
+    if word.isascii() and word.isprintable():
+        return ""
+    return ", ".join(map(named, strange(word)))
 
 
 def _build_utterances(found: DataDir) -> None:
@@ -251,22 +222,25 @@ def _build_utterances(found: DataDir) -> None:
             try:
                 recording, start, end = _parse_segment(entry.value)
             except ValueError:
-                what = (
-                    f"segment is {entry.value!r}; cure: write `{name} recording start end` in seconds, 0 <= start < end"
-                )
-                found.report("segments", entry.line, name, what, "segment")
+                form = f"`{printable(name)} recording start end` in seconds, 0 <= start < end"
+                found.report("segments", entry.line, name, f"segment is {entry.value!r}; cure: write {form}", "segment")
                 continue
             if recording not in recordings:
                 if "wav.scp" in found.tables:
-                    what = f"recording {recording} is not in wav.scp; cure: add it there, or take out the segment"
-                    found.report("segments", entry.line, name, what, "missing-id")
+                    fault = f"recording {printable(recording)} is not in wav.scp"
+                    cure = "cure: add it there, or take out the segment"
+                    found.report("segments", entry.line, name, f"{fault}; {cure}", "missing-id")
                 continue
+            if fault := _word_fault(recording):
+                what = f"{fault} within the id of the recording {recording!r}; cure: rename it"
+                found.report("segments", entry.line, name, what, "id")
         audio = recordings[recording].value
         fault = audio_fault(audio)
         if fault:
             found.report("wav.scp", recordings[recording].line, name, fault, "wav-scp")
             continue
-        text, speaker, language = (value(file, name) for file in ("text", "utt2spk", "utt2lang"))
+        text, speaker = value("text", name), value("utt2spk", name)
+        language = value("utt2lang", name) if "utt2lang" in found.tables else found.language
         translations = {target: value(f"text.{target}", name) for target in targets}
         found.utterances.append(Utterance(name, recording, audio, start, end, text, speaker, language, translations))
 
@@ -291,6 +265,12 @@ def audio_fault(audio: str) -> str:
             f"{audio!r} is a command: a data directory must not run programs, and what they print cannot be traced; "
             "cure: run the command once, keep its output as a wav or flac file and write that path"
         )
+    bare = audio.strip(QUOTES)
+    if bare != audio and not os.path.exists(without_offset(audio)):
+        return f"the path is in quotes: {printable(audio)}; cure: take the quotes out: {printable(bare)}"
+    if not is_utf8(audio) and not os.path.exists(without_offset(audio)):
+        cure = "cure: correct the path, or if wav.scp is in another encoding, convert it with iconv"
+        return f"no audio file {printable(audio)}, whose name is not UTF-8; {cure}"
     return ""
 
 
@@ -307,7 +287,7 @@ def write_data_dir(path: str | Path, utterances: Iterable[Utterance]) -> None:
         speakers.setdefault(utterance.speaker, []).append(utterance.id)
     _write_table(path / "wav.scp", {(u.recording if segmented else u.id): u.audio for u in utterances})
     if segmented:
-        _write_table(path / "segments", {u.id: _format_segment(u) for u in utterances})
+        _write_table(path / "segments", {u.id: f"{u.recording} {_times(u)}" for u in utterances})
     else:
         (path / "segments").unlink(missing_ok=True)
     _write_table(path / "text", {u.id: u.text for u in utterances})
@@ -326,65 +306,88 @@ def _targets(utterances: Iterable[Utterance]) -> list[str]:
     return sorted({target for utterance in utterances for target in utterance.translations})
 
 
-def _format_segment(utterance: Utterance) -> str:
+def _times(utterance: Utterance) -> str:
     start = 0.0 if utterance.start is None else utterance.start
     end = -1 if utterance.end is None else utterance.end
-    return f"{utterance.recording} {start} {end}"
+    return f"{start} {end}"
 
 
 def _write_table(path: Path, table: dict[str, str]) -> None:
-    with atomic_write(path) as stream:
-        stream.writelines(f"{name} {value}".rstrip(" ") + "\n" for name, value in sorted(table.items()))
+    lines = (f"{name} {value}".rstrip(" ") + "\n" for name, value in sorted(table.items()))
+    with atomic_write(path, "wb") as stream:  # the name of an audio file may be any bytes
+        stream.writelines(line.encode("utf-8", "surrogateescape") for line in lines)
 
 
 def _check_writable(path: Path, utterances: Sequence[Utterance], segmented: bool) -> None:
     problems, seen, audio_of = [], set(), {}
     targets = _targets(utterances)
+    if not utterances:
+        problems.append(f"{path}: no utterances to write; cure: check what they are made from")
     for target in targets:
         if not TRANSLATION.fullmatch(f"text.{target}"):
             problems.append(f"{path}: target {target!r} is no language; cure: name it by letters and digits, as de")
     for u in utterances:
-        for noun, word in (("id", u.id), ("recording", u.recording), ("speaker", u.speaker), ("language", u.language)):
-            if not WORD.fullmatch(word):
-                problems.append(f"{path}: utterance {u.id!r}: {noun} {word!r} must be one word; cure: rename it")
-        for text in (u.text, *u.translations.values()):
-            if "\n" in text or "\r" in text:
-                problems.append(f"{path}: utterance {u.id}: text has a line end; cure: replace it with a space")
-        if lacking := [target for target in targets if target not in u.translations]:
-            what = f"no translation into {' '.join(lacking)}, which others have; cure: add it, or drop the utterance"
-            problems.append(f"{path}: utterance {u.id}: {what}")
-        if "\n" in u.audio or audio_fault(u.audio):
-            problems.append(f"{path}: utterance {u.id}: {audio_fault(u.audio) or 'line end in the audio path'}")
+        problems += [f"{path}: utterance {printable(u.id)}: {fault}" for fault in _faults(u, targets)]
         if u.id in seen:
             problems.append(f"{path}: utterance {u.id}: given twice; cure: make ids unique")
         if segmented and audio_of.setdefault(u.recording, u.audio) != u.audio:
-            other = audio_of[u.recording]
-            problems.append(
-                f"{path}: utterance {u.id}: recording {u.recording} is both {other} and {u.audio}; "
-                "cure: give each recording its own id"
-            )
+            both = f"{printable(audio_of[u.recording])} and {printable(u.audio)}"
+            cure = "cure: give each recording its own id"
+            problems.append(f"{path}: utterance {u.id}: recording {u.recording} is both {both}; {cure}")
         seen.add(u.id)
     if problems:
         raise DataError(problems)
 
 
+def _faults(u: Utterance, targets: Sequence[str]) -> list[str]:
+    """What of an utterance could not be read back."""
+    faults = []
+    for noun, word in (("id", u.id), ("recording", u.recording), ("speaker", u.speaker), ("language", u.language)):
+        if fault := _word_fault(word) or ("" if is_utf8(word) else "bytes that are not UTF-8"):
+            faults.append(f"{noun} {word!r} must be one word, without {fault}; cure: rename it")
+    for text in (u.text, *u.translations.values()):
+        if "\n" in text or "\r" in text:
+            faults.append("text has a line end; cure: replace it with a space")
+        if not is_utf8(text):
+            faults.append("text is not UTF-8; cure: read it in the encoding that it has")
+    if lacking := [target for target in targets if target not in u.translations]:
+        what = f"no translation into {' '.join(lacking)}, which others have"
+        faults.append(f"{what}; cure: add it, or drop the utterance")
+    if fault := audio_fault(u.audio):
+        faults.append(fault)
+    if "\n" in u.audio or u.audio.strip(" \t\r") != u.audio:
+        faults.append(f"line end, or space at an end, in the audio path {u.audio!r}; cure: rename the file")
+    try:
+        _parse_segment(f"recording {_times(u)}")
+    except ValueError:
+        faults.append(f"from {u.start} to {u.end} s is no segment; cure: 0 <= start < end")
+    return faults
+
+
 def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
     """Add utterances and the reasons for leaving them out to the `skipped.txt` of a data directory."""
     skipped = Path(path) / "skipped.txt"
-    lines = set(skipped.read_text(encoding="utf-8").splitlines()) if skipped.exists() else set()
-    lines |= {f"{name} {reason}" for name, reason in reasons.items()}
+    lines = set(skipped.read_text(encoding="utf-8").split("\n")) if skipped.exists() else set()
+    lines = {f"{name} {reason}" for name, reason in reasons.items()} | lines - {""}
     with atomic_write(skipped) as stream:
         stream.writelines(f"{line}\n" for line in sorted(lines))
 
 
-def data_sha256(dirs: Iterable[str | Path]) -> str:
-    """Hash of the text files of data directories (not of the audio), wherever the directories lie."""
-    files = [[path / file for file in (*FILES, *_translation_files(path))] for path in map(Path, dirs)]
-    return sha256_json([{file.name: sha256_file(file) for file in named if file.exists()} for named in files])
+def data_sha256(dirs: Iterable[str | Path], files: Collection[str] | None = None) -> str:
+    """Hash of the text files of data directories (not of the audio), wherever the directories lie; `files`: of some."""
+    named = [[path / file for file in files or (*FILES, *_translation_files(path))] for path in map(Path, dirs)]
+    return sha256_json([{file.name: sha256_file(file) for file in found if file.exists()} for found in named])
 
 
-def audio_sha256(path: str | Path) -> str:
-    """Hash of a data directory's text files, and of size and time of every audio file that it names."""
-    files = {re.sub(r":\d+$", "", utterance.audio) for utterance in parse(path).utterances}
-    stamps = {file: (os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files if os.path.exists(file)}
-    return sha256_json([data_sha256([path]), stamps])
+def audio_sha256(path: str | Path) -> str | None:
+    """Hash of size and time of every audio file that a data directory names; None where one of them is missing."""
+    files = sorted({without_offset(utterance.audio) for utterance in parse(path).utterances})
+    try:
+        return sha256_json([(file, *_stamp(file)) for file in files])
+    except OSError:
+        return None
+
+
+def _stamp(file: str) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns

@@ -1,5 +1,6 @@
 """Decoding test sets: Kaldi text of the hypotheses, and their scores."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +28,27 @@ def decode_sets(
     ngpu: int,
     beam_size: int | None = None,
     serve: str | None = None,
+    like: Mapping[str, str] | None = None,
 ) -> None:
     """Write `<output>/<set>_<language>/{text,scores,limited}` for (set, language), in batches that mix languages.
 
-    `packs`: None decodes with the backbone alone. `serve`: the language whose pack serves them all. `limited` names the
-    utterances whose hypothesis was ended by the length limit.
+    `packs`: None decodes with the backbone alone. `serve`: the language whose pack serves them all. `like`: as which
+    language each is decoded. `limited` names the utterances whose hypothesis was ended by the length limit.
     """
     if ngpu and not torch.cuda.is_available():
         raise PelasrError(f"--ngpu {ngpu}: torch {torch.__version__} sees no GPU; use --ngpu 0")
     backbone = load_backbone(source, weights)
-    languages = list(dict.fromkeys(language for _, language in wanted))
+    served = {language: (like or {}).get(language, language) for _, language in wanted}
+    languages = list(dict.fromkeys(served.values()))
     device = torch.device("cuda" if ngpu else "cpu")
     backbone.module.to(device)
     bank, tokenizers = _routes(backbone, packs, languages, serve)
     bank.to(device)
-    examples = [example for name, key in wanted for example in load_examples(place, name, key, tokenizers[key])]
+    examples = [
+        example
+        for name, key in wanted
+        for example in load_examples(place, name, key, tokenizers[served[key]], served[key])
+    ]
     beam_size = beam_size or backbone.module.beam_size
     found = recognise(backbone.module, bank, examples, Collate(backbone.languages, new=languages), beam_size)
     written: dict[str, list[Recognised]] = {f"{name}_{language}": [] for name, language in wanted}

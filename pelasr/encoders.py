@@ -2,8 +2,11 @@
 
 import io
 from contextlib import redirect_stdout
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
+from math import prod
+from threading import Lock
 from typing import Any
 
 import torch
@@ -11,14 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.config import construct
-from pelasr.errors import TooShortError
+from pelasr.errors import PelasrError, TooShortError
+from pelasr.stateless import make_stateless
 
 ESPNET_ENCODERS = {
     "transformer": "TransformerEncoder",
     "conformer": "ConformerEncoder",
     "e_branchformer": "EBranchformerEncoder",
 }
-CONVOLUTIONS_OVER_TIME = ("depthwise_conv", "depthwise_conv_fusion", "csgu.conv")
+
+_importing = Lock()
+_frames: ContextVar[Tensor] = ContextVar("frames")  # those of utterances (B, 1, T), as the layer at work was told
 
 
 @dataclass
@@ -41,47 +47,84 @@ def ctc_loss(logits: Tensor, lens: Tensor, targets: Tensor, target_lens: Tensor)
     return F.ctc_loss(log_probs, targets, lens, target_lens, reduction="none", zero_infinity=True)
 
 
+def settled(options: dict[str, Any]) -> dict[str, Any]:
+    """A backbone's options, in which a Conformer's relative positions are never left to ESPnet: by its default,
+    `legacy`, an utterance's output depends on what pads its batch."""
+    conf = options.get("encoder_conf") or {}
+    if options.get("encoder") != "conformer" or not isinstance(conf, dict) or "rel_pos_type" in conf:
+        return options
+    return {**options, "encoder_conf": {**conf, "rel_pos_type": "latest"}}
+
+
 class ESPnetEncoder(nn.Module):
-    """One of ESPnet's encoders, whose outputs do not depend on what an utterance is batched with, unless ESPnet's own
-    convolutions subsample (`input_layer: conv2d...`): those see what pads the batch.
+    """One of ESPnet's encoders, whose outputs do not depend on what an utterance is batched with.
 
     Args:
         name: a key of ESPNET_ENCODERS.
         input_size: width of the frames that come in.
-        conf: arguments of ESPnet's class; without its `input_layer` ESPnet's subsampling (conv2d, a quarter) is used.
+        conf: arguments of ESPnet's class; without its `input_layer` ESPnet's subsampling (conv2d, a quarter) is used,
+            without its `rel_pos_type` `latest`.
     """
 
     def __init__(self, name: str, input_size: int, conf: dict[str, Any]):
         super().__init__()
-        with redirect_stdout(io.StringIO()):  # ESPnet prints that there is no flash attention, which is not used
+        conf = settled({"encoder": name, "encoder_conf": conf})["encoder_conf"]
+        for key, value in conf.items():
+            if str(value).startswith("legacy"):
+                raise PelasrError(
+                    f"encoder_conf: {key}: {value}: with ESPnet's old positions an utterance's output depends on what"
+                    " pads its batch; use `rel_pos_type: latest`"
+                )
+        # ESPnet prints that there is no flash attention, which is not used. All threads have one standard output.
+        with _importing, redirect_stdout(io.StringIO()):
             cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), ESPNET_ENCODERS[name])
         self.encoder = construct(cls, {"use_flash_attn": False, **conf}, "encoder_conf", input_size=input_size)
         self.output_size = self.encoder.output_size()
-        factors = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}
-        self.subsampling = factors.get(conf.get("input_layer", "conv2d"), 1)
-        self._within: Tensor | None = None
-        for path, module in self.encoder.named_modules():
-            if path.endswith(CONVOLUTIONS_OVER_TIME):
-                module.register_forward_pre_hook(self._hide_padding)
+        make_stateless(self.encoder)
+        # The subsampling, if there is any: kernel and stride over time of convolutions that add nothing at the ends.
+        convolutions = [part for part in getattr(self.encoder.embed, "conv", ()) if not isinstance(part, nn.ReLU)]
+        self._kernels = [(part.kernel_size[0], part.stride[0]) for part in convolutions]
+        self.subsampling = prod(stride for _, stride in self._kernels)
+        if self._kernels:
+            self.encoder.embed.register_forward_hook(self._mend_mask)
+        for layer in self.encoder.encoders:
+            layer.register_forward_pre_hook(_remember_frames)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.Conv1d) and module.padding[0]:
+                module.register_forward_pre_hook(_hide_padding)
 
-    def _hide_padding(self, conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        """ESPnet's convolution over time would see what pads the batch: (B, D, T) with zeros there."""
-        x = args[0]
-        if self._within is None or x.shape[-1] != self._within.shape[-1]:
-            return args
-        return (x * self._within[:, None],)
+    def _frames_of(self, lens: Tensor | int) -> Tensor | int:
+        """Frames after the subsampling, of which each saw none but the utterance's own."""
+        for kernel, stride in self._kernels:
+            lens = (lens - kernel) // stride + 1
+        return lens
+
+    def _mend_mask(self, subsampling: nn.Module, args: tuple[Tensor, Tensor], output: tuple[Any, Tensor]) -> tuple:
+        """ESPnet's mask (B, 1, T') has frames more in it, that saw what pads the batch."""
+        x, mask = output
+        return x, within(self._frames_of(args[1].sum((1, 2))), mask.shape[-1])[:, None]
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, input), (B,) to (B, T', output), (B,)."""
-        from espnet.nets.pytorch_backend.transformer.subsampling import TooShortUttError
-
-        size = int(lens.max())  # ESPnet makes its masks from the lengths alone
-        self._within = within(lens, size) if self.subsampling == 1 else None
-        try:
-            x, lens, _ = self.encoder(x[:, :size], lens)
-        except TooShortUttError as error:
-            raise TooShortError(f"an utterance is too short for encoder_conf.input_layer: {error}") from None
+        """(B, T, input), (B,) to (B, T', output), (B,). Raises TooShortError if an utterance has no frames left."""
+        shortest, longest = (int(size) for size in lens.aminmax())
+        if self._frames_of(shortest) < 1:
+            needed = 1
+            for kernel, stride in reversed(self._kernels):
+                needed = (needed - 1) * stride + kernel
+            raise TooShortError(f"{shortest} frames are too short for encoder_conf.input_layer, which needs {needed}")
+        _frames.set(within(self._frames_of(lens), self._frames_of(longest))[:, None])
+        x, lens, _ = self.encoder(x[:, :longest], lens)  # ESPnet makes its masks from the lengths alone
         return x, lens
+
+
+def _remember_frames(layer: nn.Module, args: tuple) -> None:
+    """When a checkpointed layer is computed again, no `forward` of the encoder's has come before."""
+    _frames.set(args[1])
+
+
+def _hide_padding(conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    """ESPnet's convolution over time would see what pads the batch: (B, D, T) with zeros there."""
+    return (args[0] * _frames.get(),)
 
 
 class ConvSubsampler(nn.Module):

@@ -92,14 +92,15 @@ def recorded(path: Path, stage: str, arguments: Sequence[str]) -> Iterator[dict[
     one with time, peak memory and `outcome` when it ends, unless it is killed.
 
     The outcome is that which the block puts into what it is given, such as `done`; or `error` or `interrupted`. A
-    folder that is not there is not made.
+    folder that is not there is not made. Of several processes, as torchrun, srun and Lightning start, the first writes.
     """
+    first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     started = {"started": datetime.now().astimezone().isoformat(timespec="seconds"), "host": socket.gethostname()}
     line = {"stage": stage, "command": shlex.join(["pelasr", *arguments]), **started}
     start, outcome = time.monotonic(), {"outcome": "nothing to do"}
 
     def write(facts: dict[str, Any]) -> None:
-        if path.parent.is_dir():
+        if first and path.parent.is_dir():
             append(path, json.dumps(line | facts) + "\n")
 
     def end() -> None:

@@ -22,3 +22,24 @@ def brief(value: object, most: int = 40) -> str:
     text = " ".join(str(value).split())
     text = text if len(text) <= most else f"{text[: most - 3]}..."
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def printable(text: str) -> str:
+    """A text in a message or a line of output: what cannot be printed is escaped, bytes of a file's name that are not
+    UTF-8 too. Joiners, which names in some scripts have, are left."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\u200c\u200d" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    is_byte = 0xDC80 <= code <= 0xDCFF  # how Python holds a byte that is not UTF-8
+    return f"\\x{code - 0xDC00:02x}" if is_byte else ascii(character)[1:-1]
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 problem`, `2 problems`, `3 data directories`."""
+    if number == 1:
+        return f"1 {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"

@@ -1,7 +1,7 @@
 """A backbone, with or without adapters, run over many utterances of many languages."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,9 @@ from pelasr.adapter import Routes
 from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.bleu import WIDTHS, figure, statistics
 from pelasr.data import split_pair
+from pelasr.errors import TooShortError
 from pelasr.sampling import sorted_batches
-from pelasr.text import Tokenizer
+from pelasr.text import Tokenizer, is_unspaced
 from pelasr.wer import count_errors
 
 BATCH_SIZE = 64
@@ -23,7 +24,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class LanguageScores:
-    """Loss in nats per utterance, and WER or BLEU in percent (`metric`: wer, bleu)."""
+    """Loss in nats per utterance, and WER, CER or BLEU in percent (`metric`: wer, cer, bleu; of several: error)."""
 
     loss: float
     value: float
@@ -54,8 +55,22 @@ def encode(
 ) -> tuple[Tensor, Tensor]:
     """Encoder output (B, T', D) and its frames (B,) of a batch.
 
-    An utterance with several targets is encoded once, unless the encoder or its adapters look at the language.
+    An utterance with several targets is encoded once, unless the encoder or its adapters look at the language. Raises
+    TooShortError naming the shortest utterance if it is too short.
     """
+    try:
+        return _encode(backbone, bank, batch, augment)
+    except TooShortError as error:
+        lens = batch.lens if batch.rows is None else batch.lens[batch.rows]
+        raise TooShortError(f"utterance {batch.ids[int(lens.argmin())]}: {error}; cure: drop it") from None
+
+
+def _encode(
+    backbone: nn.Module,
+    bank: Routes | None,
+    batch: Batch,
+    augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+) -> tuple[Tensor, Tensor]:
     feats, lens, rows = batch.feats, batch.lens, batch.rows
     if rows is None:
         return backbone.encode(feats, lens, batch.language_ids, augment)
@@ -110,44 +125,56 @@ def evaluate(
     tokenizers: Mapping[str, Tokenizer],
     fabric: Any,
 ) -> dict[str, LanguageScores]:
-    """Loss, and WER or for a pair BLEU, of each language by greedy search, over all processes.
+    """Loss, and WER, CER (of writing without spaces) or for a pair BLEU, of each language by greedy search, over all
+    processes.
 
     `tokenizers`: of each language.
     """
     found: dict[str, list[Recognised]] = defaultdict(list)
     for item in recognise(backbone, bank, examples, collate, rank=fabric.global_rank, world_size=fabric.world_size):
         found[item.example.language].append(item)
-    languages = sorted({example.language for example in examples})
+    references: dict[str, list[str]] = defaultdict(list)
+    for example in examples:
+        references[example.language].append(example.text)
+    languages = sorted(references)
+    metrics = {language: _metric(language, references[language]) for language in languages}
     sums = torch.zeros(len(languages), 2 + WIDTHS["bleu"], dtype=torch.float64)  # WER needs fewer
     for row, language in zip(sums, languages, strict=True):
         items = found[language]
         texts = [item.example.text for item in items], [tokenizers[language].decode(item.tokens) for item in items]
-        numbers = [sum(item.loss for item in items), len(items), *_statistics(language, *texts)]
+        numbers = [sum(item.loss for item in items), len(items), *_statistics(metrics[language], *texts)]
         row[: len(numbers)] = torch.tensor(numbers)
     if fabric.world_size > 1:
         sums = fabric.all_reduce(sums.to(fabric.device), reduce_op="sum").cpu()
     return {
-        language: _scores(language, loss / utterances, rest)
+        language: _scores(metrics[language], loss / utterances, rest)
         for language, (loss, utterances, *rest) in zip(languages, sums.tolist(), strict=True)
     }
 
 
-def _statistics(language: str, references: list[str], hypotheses: list[str]) -> list[float]:
+def _metric(language: str, references: Sequence[str]) -> str:
     if split_pair(language)[1]:
+        return "bleu"
+    return "cer" if is_unspaced(references) else "wer"
+
+
+def _statistics(metric: str, references: list[str], hypotheses: list[str]) -> list[float]:
+    if metric == "bleu":
         return statistics("bleu", references, hypotheses).sum(0).tolist()
-    counts = count_errors(references, hypotheses)
+    counts = count_errors(references, hypotheses, "char" if metric == "cer" else "word")
     return [sum(c.edits for c in counts), sum(c.reference for c in counts)]
 
 
-def _scores(language: str, loss: float, sums: list[float]) -> LanguageScores:
-    if split_pair(language)[1]:
-        return LanguageScores(loss, float(figure("bleu", np.array(sums).round().astype(int))), "bleu")
+def _scores(metric: str, loss: float, sums: list[float]) -> LanguageScores:
+    if metric == "bleu":
+        return LanguageScores(loss, float(figure("bleu", np.array(sums).round().astype(int))), metric)
     edits, reference = sums[:2]
-    return LanguageScores(loss, 100 * edits / max(reference, 1))
+    return LanguageScores(loss, 100 * edits / max(reference, 1), metric)
 
 
 def macro(scores: dict[str, LanguageScores]) -> LanguageScores:
     """Unweighted mean over the languages."""
     parts = list(scores.values())
     loss, value = (sum(getattr(part, name) for part in parts) / len(parts) for name in ("loss", "value"))
-    return LanguageScores(loss, value, parts[0].metric)
+    metrics = {part.metric for part in parts}
+    return LanguageScores(loss, value, metrics.pop() if len(metrics) == 1 else "error")

@@ -1,7 +1,5 @@
 """Experiments: named settings of one program (A0 ... A5), and the folders they live in."""
 
-import fcntl
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 from pelasr.config import check_keys, load_yaml, nearest, override
 from pelasr.data import split_pair
 from pelasr.errors import PelasrError
-from pelasr.files import atomic_write, sha256_json
+from pelasr.files import sha256_json
 
 
 @dataclass(frozen=True)
@@ -62,6 +60,15 @@ class Place:
         found = [path for name in sets for language in self.languages for path in self.folders(name, language)]
         return list(dict.fromkeys(found))
 
+    def sets(self, *sets: str) -> dict[Path, tuple[str, str]]:
+        """Data directories with the names of their sets, and the languages that their utterances are in."""
+        return {
+            path: (name, split_pair(language)[0])
+            for name in sets
+            for language in self.languages
+            for path in self.folders(name, language)
+        }
+
     def targets(self, *sets: str) -> dict[Path, list[str]]:
         """Target languages that data directories must have translations into."""
         found: dict[Path, list[str]] = {}
@@ -71,6 +78,18 @@ class Place:
                     for path in self.folders(name, language):
                         found.setdefault(path, []).append(target)
         return found
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How sets are decoded, where it is not as usual. `beam_size`: of the search. `decode_as`: the language of the
+    backbone's as which new languages are decoded that have no pack."""
+
+    beam_size: int | None = None
+    decode_as: str | None = None
+
+
+AS_USUAL = Decoding()
 
 
 def label(languages: Sequence[str]) -> str:
@@ -177,68 +196,3 @@ def find_experiment(experiments: dict[str, Experiment], name: str) -> Experiment
 def resolve(config: dict[str, Any], experiment: Experiment, overrides: dict[str, Any]) -> dict[str, Any]:
     """The configuration file, then the experiment's settings, then the command line's."""
     return override(override(config, experiment.overrides), overrides)
-
-
-class Marker:
-    """A stage's done-file: it holds what the stage read, and whether the stage came to its end.
-
-    Args:
-        path: the file.
-        inputs: names and hashes (or values) of everything that decides the stage's output.
-        outputs: files that the stage makes; without them it is not done.
-    """
-
-    def __init__(self, path: Path, inputs: dict[str, Any], outputs: Sequence[Path] = ()):
-        self.path, self.outputs = path, outputs
-        self.inputs = json.loads(json.dumps(inputs))  # as it will be read back: tuples are lists
-        self.found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-    @property
-    def done(self) -> bool:
-        if self.found is None or not self.found["done"] or self.changed:
-            return False
-        return all(path.exists() for path in self.outputs)
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the inputs."""
-        return sha256_json(self.inputs)
-
-    @property
-    def changed(self) -> list[str]:
-        """What differs from the run that wrote the file, as `key: before -> now`."""
-        if self.found is None:
-            return []
-        before = self.found["inputs"]
-        keys = [key for key in {**before, **self.inputs} if before.get(key) != self.inputs.get(key)]
-        return [f"{key}: {_brief(before.get(key))} -> {_brief(self.inputs.get(key))}" for key in keys]
-
-    def write(self, done: bool) -> None:
-        with atomic_write(self.path) as stream:
-            json.dump({"done": done, "inputs": self.inputs}, stream, indent=1, ensure_ascii=False)
-
-    def check_unchanged(self) -> None:
-        """Raise PelasrError if a run with other inputs is in the folder already."""
-        if self.changed:
-            raise PelasrError(
-                f"{self.path.parent} holds a run with other settings ({'; '.join(self.changed)}):"
-                " delete it, or use another --exp_dir"
-            )
-
-    def claim(self) -> None:
-        """Begin a long stage in its folder, which is this process's own until it ends.
-
-        Raises PelasrError if another process works in it.
-        """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.path.with_suffix(".lock"), "w")  # noqa: SIM115 - held until the process ends
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PelasrError(f"{self.path.parent}: another process is training here; wait for it or end it") from None
-        self.write(done=False)
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:50]}..."

@@ -1,15 +1,19 @@
 """Log-mel features: computed once, kept as kaldi archives, and their global mean and deviation."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from zipfile import BadZipFile
 
 import numpy as np
 
 from pelasr.audio import load_audio
-from pelasr.data import Utterance, read_data_dir
+from pelasr.data import AUDIO_FILES, Utterance, audio_sha256, data_sha256, read_data_dir
+from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.parallel import parallel_map
@@ -19,12 +23,17 @@ MELS = 80
 HOP = 160  # 10 ms
 FRAMES_PER_HOUR = 100 * 3600
 FFT = 512
+CHECKSUMS = "utt2checksum"
+INDEX = ("feats.scp", "utt2num_frames", CHECKSUMS)  # of an archive
 MIN_SAMPLES = FFT // 2 + 1  # the first window is centred on the first sample and mirrors what lies before it
 
 
 def num_frames(samples: int) -> int:
     """Feature frames of 10 ms of an audio of so many samples at 16 kHz."""
     return 1 + samples // HOP
+
+
+_counted = Lock()  # torch has one number of threads for all: who sets it must be the one that sets it back
 
 
 @cache
@@ -55,12 +64,13 @@ def _extract_batch(utterances: list[Utterance]) -> list[np.ndarray]:
     """Features of some utterances, in one thread: the bytes must not depend on how many there are."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [_extract_one(utterance) for utterance in utterances]
-    finally:
-        torch.set_num_threads(threads)
+    with _counted:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [_extract_one(utterance) for utterance in utterances]
+        finally:
+            torch.set_num_threads(threads)
 
 
 def _extract_one(utterance: Utterance) -> np.ndarray:
@@ -75,80 +85,138 @@ def _extract_one(utterance: Utterance) -> np.ndarray:
     return feats
 
 
+@dataclass(frozen=True)
+class Feats:
+    """Where the features of an utterance are: at a byte of an archive, so many frames, with a checksum of their bytes
+    that is compared whenever they are read."""
+
+    utterance: str
+    archive: str
+    offset: int
+    frames: int
+    checksum: str
+
+    def load(self) -> np.ndarray:
+        """Float32 (T, 80). Raises PelasrError if they are not as they were written."""
+        import kaldiio
+
+        try:
+            feats = kaldiio.load_mat(f"{self.archive}:{self.offset}")
+        except OSError:
+            raise
+        except Exception:  # kaldiio raises nearly anything on a damaged file
+            feats = None
+        if feats is None or checksum(feats) != self.checksum:
+            raise PelasrError(
+                f"{self.archive}: the features of utterance {self.utterance} are damaged;"
+                f" delete {Path(self.archive).parent} and run stage 3 again"
+            )
+        return feats
+
+
+def checksum(feats: np.ndarray) -> str:
+    """Of the bytes of features (T, 80): 16 hexadecimal digits."""
+    return hashlib.blake2b(np.ascontiguousarray(feats, dtype="<f4"), digest_size=8).hexdigest()
+
+
+def marker_of(data_dir: Path, dump_dir: Path) -> Marker:
+    """The done-file of a directory of features, for the data directory as it is now.
+
+    Audio that is gone cannot be compared: features that were made of it stay what they are.
+    """
+    inputs = {"data": data_sha256([data_dir], files=AUDIO_FILES), "audio": audio_sha256(data_dir)}
+    marker = Marker(dump_dir / "done.json", inputs)
+    if inputs["audio"] is None and marker.found is not None:
+        return Marker(dump_dir / "done.json", inputs | {"audio": marker.found["inputs"].get("audio")})
+    return marker
+
+
+def features_sha256(data_dir: Path, dump_dir: Path) -> str:
+    """Hash of the features of a data directory. Raises PelasrError if there are none, or of other audio than now."""
+    marker = marker_of(data_dir, dump_dir)
+    if not marker.done:
+        what = (
+            "incomplete" if marker.finished else "not made" if marker.found is None else f"not of {data_dir} as it is"
+        )
+        raise PelasrError(f"{dump_dir}: features are {what}; run stage 3")
+    return marker.found["outputs"][CHECKSUMS]
+
+
 def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> Iterator[Path]:
     """Write the features of data directories: pairs (data directory, directory of its features); yields what is done.
 
-    A directory of features holds `feats.ark`, `feats.scp` and, last, `utt2num_frames`. The bytes do not depend on `nj`.
-    Raises PelasrError naming the utterance if its audio cannot be read, is too short or gives features that are not
-    finite; the directory then holds no features.
+    A directory of features holds `feats.ark`, `feats.scp`, `utt2num_frames` and `utt2checksum`, and last `done.json`.
+    The bytes do not depend on `nj`. Raises PelasrError naming the utterance if its audio cannot be read, is too short
+    or gives features that are not finite; the directory then holds no features.
     """
-    contents = [(read_data_dir(data_dir), Path(dump_dir)) for data_dir, dump_dir in pairs]
-    utterances = [utterance for content, _ in contents for utterance in content]
+    # Features are the same in any language, `und` is none in particular.
+    contents = [(Path(data_dir), read_data_dir(data_dir, "und"), Path(dump_dir)) for data_dir, dump_dir in pairs]
+    utterances = [utterance for _, content, _ in contents for utterance in content]
     feats = parallel_map(_extract_batch, utterances, nj, "features")
-    for content, dump_dir in contents:
-        _write_archive(dump_dir, content, islice(feats, len(content)))
+    for data_dir, content, dump_dir in contents:
+        # An index must never point into another archive than its own, whenever the run is killed.
+        for file in ("done.json", *INDEX):
+            (dump_dir / file).unlink(missing_ok=True)
+        marker = marker_of(data_dir, dump_dir)
+        write_archive(dump_dir, zip([u.id for u in content], islice(feats, len(content)), strict=True))
+        marker.write(done=True, outputs=[dump_dir / file for file in ("feats.ark", *INDEX)])
         yield dump_dir
 
 
-def _write_archive(dump_dir: Path, utterances: list[Utterance], feats: Iterable[np.ndarray]) -> None:
+def write_archive(dump_dir: Path, feats: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Write utterances and their features, float32 (T, 80) each, and the index of them."""
     import kaldiio
 
-    # An index must never point into another archive than its own, whenever the run is killed.
-    for file in ("utt2num_frames", "feats.scp"):
-        (dump_dir / file).unlink(missing_ok=True)
-    index, frames = [], []
+    lines: dict[str, list[str]] = {file: [] for file in INDEX}
     with atomic_write(dump_dir / "feats.ark", "wb") as stream:
-        for utterance, array in zip(utterances, feats, strict=True):
+        for name, array in feats:
             # kaldiio points past the id and the space behind it.
-            offset = stream.tell() + len(utterance.id.encode()) + 1
-            kaldiio.save_ark(stream, {utterance.id: array})
-            index.append(f"{utterance.id} {dump_dir}/feats.ark:{offset}\n")
-            frames.append(f"{utterance.id} {len(array)}\n")
-    for file, lines in (("feats.scp", index), ("utt2num_frames", frames)):
+            offset = stream.tell() + len(name.encode()) + 1
+            kaldiio.save_ark(stream, {name: array})
+            values = f"{dump_dir}/feats.ark:{offset}", len(array), checksum(array)
+            for file, value in zip(INDEX, values, strict=True):
+                lines[file].append(f"{name} {value}\n")
+    for file in INDEX:
         with atomic_write(dump_dir / file) as stream:
-            stream.writelines(lines)
+            stream.writelines(lines[file])
 
 
-def read_feats(dump_dir: str | Path) -> dict[str, str]:
-    """Utterance to `file.ark:offset`. The archive is the one in `dump_dir`, also after the directory was moved."""
-    pairs = _read_pairs(Path(dump_dir) / "feats.scp")
-    return {name: f"{dump_dir}/{spec.rpartition('/')[2]}" for name, spec in pairs.items()}
+def read_feats(dump_dir: str | Path) -> dict[str, Feats]:
+    """Where the features of each utterance are. The archive is the one in `dump_dir`, also after that was moved."""
+    scp, frames, checksums = (_read_pairs(Path(dump_dir) / file) for file in INDEX)
+    if not scp.keys() == frames.keys() == checksums.keys():
+        raise PelasrError(f"{dump_dir}: {' and '.join(INDEX)} name different utterances; delete it and run stage 3")
+    found = {}
+    for name, spec in scp.items():
+        path, _, offset = spec.rpartition(":")
+        if not (offset.isdecimal() and frames[name].isdecimal()):
+            raise PelasrError(f"{dump_dir}: utterance {name} has no offset or frames; delete it and run stage 3")
+        archive = f"{dump_dir}/{path.rpartition('/')[2]}"
+        found[name] = Feats(name, archive, int(offset), int(frames[name]), checksums[name])
+    return found
 
 
 def read_num_frames(dump_dir: str | Path) -> dict[str, int]:
     """Utterance to its number of feature frames."""
-    return {name: int(value) for name, value in _read_pairs(Path(dump_dir) / "utt2num_frames").items()}
+    return {name: feats.frames for name, feats in read_feats(dump_dir).items()}
 
 
 def _read_pairs(path: Path) -> dict[str, str]:
     if not path.exists():
-        raise PelasrError(f"{path}: no features; cure: run the feature stage first")
+        raise PelasrError(f"{path}: no features; cure: run stage 3, for a new language stage 5")
     try:
         with open(path, encoding="utf-8", newline="\n") as lines:
-            return dict(line.rstrip("\n").split(" ", 1) for line in lines)
-    except ValueError:  # not UTF-8 is one too
+            return {name: value for name, _, value in (line.rstrip("\n").partition(" ") for line in lines)}
+    except UnicodeDecodeError:
         raise PelasrError(f"{path}: altered or cut off; cure: delete {path.parent}, and run stage 3 again") from None
-
-
-def load_feats(spec: str) -> np.ndarray:
-    """The features (T, 80) float32 at a `file.ark:offset`."""
-    import kaldiio
-
-    try:
-        return kaldiio.load_mat(spec)
-    except OSError:
-        raise
-    except Exception as error:  # kaldiio raises nearly anything on a damaged file
-        folder = Path(spec.rpartition(":")[0]).parent
-        raise PelasrError(f"{spec}: altered or cut off; cure: delete {folder}, and run stage 3 again") from error
 
 
 def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation (80,) float64 over all frames of the features in some directories."""
     count, total, squares = 0, np.zeros(MELS), np.zeros(MELS)
     for dump_dir in dump_dirs:
-        for spec in read_feats(dump_dir).values():
-            feats = load_feats(spec).astype(np.float64)
+        for found in read_feats(dump_dir).values():
+            feats = found.load().astype(np.float64)
             count += len(feats)
             total += feats.sum(0)
             squares += np.square(feats).sum(0)
@@ -169,7 +237,7 @@ def save_stats(path: str | Path, mean: np.ndarray, std: np.ndarray) -> None:
 def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (80,) of an npz file."""
     if not Path(path).exists():
-        raise PelasrError(f"{path}: no statistics; cure: run the statistics stage first")
+        raise PelasrError(f"{path}: no statistics; cure: run the statistics stage, 3, first")
     try:
         with np.load(path, allow_pickle=False) as stored:
             return stored["mean"], stored["std"]

@@ -9,9 +9,9 @@ from pelasr import __version__
 from pelasr.config import load_yaml
 from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
-from pelasr.experiment import Experiment, Place
+from pelasr.experiment import AS_USUAL, Decoding, Experiment, Place
 from pelasr.files import read_json, sha256_json
-from pelasr.stages import decoded, required, say, split_adapter_options, split_options
+from pelasr.stages import decoded, features_of, required, say, served_by, split_adapter_options, split_options
 
 
 def score(
@@ -20,7 +20,7 @@ def score(
     chosen: list[Experiment],
     sets: list[str],
     recipe: str,
-    beam_size: int | None = None,
+    how: Decoding = AS_USUAL,
 ) -> bool:
     """Stage 7: error rates or BLEU, and paired comparisons where an experiment names another, into
     `<exp>/results.jsonl`.
@@ -42,29 +42,40 @@ def score(
             )
         other = experiments[experiment.compare] if experiment.compare else None
         for name in sets:
-            new = new_languages(place, experiment, name)
-            # The mean is over the recipe's languages; one that came later is scored by itself.
-            for languages in [place.languages, *([language] for language in new)]:
-                if stale := _not_decoded(place, experiment, name, languages, beam_size):
+            for languages in _rows(place, experiment, name, how):
+                if stale := _not_decoded(place, experiment, name, languages, how):
                     if languages == place.languages:
                         raise PelasrError(f"{experiment.name}: {stale}")
                     say(f"{experiment.name}: {languages[0]} is left out: {stale} with --langs {languages[0]}")
                     continue
                 facts = {"recipe": recipe, "experiment": experiment.name}
-                facts["data_sha256"] = data_sha256(replace(place, languages=languages).dirs("train", "dev", name))
-                facts |= _facts(place, experiment, languages, beam_size)
+                facts["data_sha256"] = _data(replace(place, languages=languages), name)
+                facts |= _facts(place, experiment, languages, how)
                 folders = {language: place.folder(name, language) for language in languages}
                 hours = {language: _training_hours(place, language) for language in languages if "-" in language}
                 score_set(facts, name, folders, place.exp, hours)
-                if other and (stale := _not_decoded(place, other, name, languages, beam_size)):
+                if other and (stale := _not_decoded(place, other, name, languages, how)):
                     say(f"{experiment.name} is not compared with {other.name}: {stale}")
                 elif other:
                     compare(facts, other.name, name, folders, place.exp)
     return True
 
 
+def _rows(place: Place, experiment: Experiment, name: str, how: Decoding) -> list[list[str]]:
+    """Which languages of an experiment are scored together: the recipe's, over which the mean is. One that came later
+    is scored by itself; so are the recipe's where only some of them are fitted, and no mean is taken."""
+    new = [[language] for language in new_languages(place, experiment, name)]
+    packs = place.exp / experiment.name / "packs"
+    fitted = [language for language in place.languages if (packs / language / "pack.yaml").exists()]
+    if experiment.serve or not fitted or fitted == place.languages:
+        return [place.languages, *new]
+    missing = [language for language in place.languages if language not in fitted]
+    say(f"{experiment.name}: {' '.join(missing)} have no packs, so there are gaps in its row, and no mean")
+    return [*([language] for language in fitted), *new]
+
+
 def measure_forgetting(
-    place: Place, chosen: list[Experiment], new: list[str], sets: list[str], recipe: str, beam_size: int | None = None
+    place: Place, chosen: list[Experiment], new: list[str], sets: list[str], recipe: str, how: Decoding = AS_USUAL
 ) -> bool:
     """Stage 7, after languages were added: whether anything changed for the others, as lines of results with the
     metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
@@ -81,12 +92,12 @@ def measure_forgetting(
             say(f"{experiment.name}: every language has a model of its own, so nothing can change for another")
             continue
         for name, language in product(sets, new):
-            changes = measure(place, experiment, language, name, beam_size)
+            changes = measure(place, experiment, language, name, how.beam_size)
             facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
-            facts |= _facts(place, experiment, place.languages, beam_size) | {"commit": commit()}
-            facts["data_sha256"] = data_sha256(place.dirs("train", "dev", name))
+            facts |= _facts(place, experiment, place.languages, how) | {"commit": commit()}
+            facts["data_sha256"] = _data(place, name)
             for old, change in changes.items():
-                words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old)))
+                words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old), old))
                 facts |= {"language": old, "utterances": change.utterances, "reference_words": words}
                 for metric, value in (("changed_by", change.hypotheses), ("logits_changed_by", change.logits)):
                     facts |= dict.fromkeys(("value", "lo", "hi"), value) | {"metric": f"{metric}_{language}"}
@@ -103,22 +114,26 @@ def measure_forgetting(
 
 def new_languages(place: Place, experiment: Experiment, name: str) -> list[str]:
     """Languages beyond the recipe's that an experiment has decoded a set of, sorted."""
-    folder = place.exp / experiment.name / "decode"
-    found = (path.parent.name.removeprefix(f"{name}_") for path in folder.glob(f"{name}_*/text"))
-    return sorted(key for key in found if key not in place.languages and _is_in(place.folder(name, key), key))
+    folder = place.exp / experiment.name
+    found = (path.parent.name.removeprefix(f"{name}_") for path in folder.glob(f"decode/{name}_*/text"))
+    return sorted(key for key in found if key not in place.languages and _is_in(place, folder, name, key))
 
 
-def _is_in(folder: Path, language: str) -> bool:
-    """Whether a data directory is in a language: `test_clean_hi` is not the set `test` in a language `clean_hi`."""
-    return folder.is_dir() and {u.language for u in read_data_dir(folder)} == {language.partition("-")[0]}
+def _is_in(place: Place, experiment: Path, name: str, language: str) -> bool:
+    """Whether a set is in a language: `test_clean_hi` is not the set `test` in a language `clean_hi`. Where no
+    `utt2lang` tells, it is if there are training data or a pack of the language."""
+    folder = place.folder(name, language)
+    if not folder.is_dir():
+        return False
+    if not (folder / "utt2lang").exists():
+        return any(path.is_dir() for path in (*place.folders("train", language), experiment / "packs" / language))
+    return {u.language for u in read_data_dir(folder)} == {split_pair(language)[0]}
 
 
-def _not_decoded(
-    place: Place, experiment: Experiment, name: str, languages: list[str], beam_size: int | None
-) -> str | None:
+def _not_decoded(place: Place, experiment: Experiment, name: str, languages: list[str], how: Decoding) -> str | None:
     """What is missing or stale of a decoded set, if anything."""
     try:
-        markers = decoded(place, experiment, [name], languages, beam_size)
+        markers = decoded(place, experiment, [name], languages, how)
     except PelasrError as error:
         return str(error)
     done = {language for (_, language), marker in markers.items() if marker.done}
@@ -133,12 +148,13 @@ def _training_hours(place: Place, language: str) -> float:
     return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR
 
 
-def _facts(place: Place, experiment: Experiment, languages: list[str], beam_size: int | None) -> dict[str, Any]:
+def _facts(place: Place, experiment: Experiment, languages: list[str], how: Decoding) -> dict[str, Any]:
     """What the results say of an experiment's training: of its backbones, or of the packs that were decoded."""
     found = [_read_facts(folder / "facts.json") for folder in experiment.backbones(place)]
     packs = []
     if experiment.adapted:
-        served = [experiment.serve] if experiment.serve else languages
+        served = [served_by(place, experiment, language, how) for language in languages]
+        served = [experiment.serve] if experiment.serve else list(dict.fromkeys(served))
         folders = [place.exp / experiment.name / "packs" / language for language in served]
         packs = [load_yaml(folder / "pack.yaml") for folder in folders]
     trained = [pack["training"] for pack in packs] or found
@@ -151,12 +167,18 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], beam_size
     # Packs may come from several fits: one hash of them all.
     hashes = sorted({training.get("config_sha256", "imported") for training in trained})
     return {
-        "method": _method(place, experiment, packs, beam_size),
+        "method": _method(place, experiment, languages, packs, how),
         "trainable_parameters": added if packs else total,
         "total_parameters": total,
         "seed": trained[0].get("seed"),
         "config_sha256": hashes[0] if len(hashes) == 1 else sha256_json(hashes),
     }
+
+
+def _data(place: Place, name: str) -> str:
+    """Hash of the texts and features of train, dev and a test set."""
+    dirs = place.dirs("train", "dev", name)
+    return sha256_json([data_sha256(dirs), features_of(place, dirs)])
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -171,17 +193,22 @@ def _copies(pack: dict[str, Any]) -> bool:
     return find_method(pack["adapter"]).copies
 
 
-def _method(place: Place, experiment: Experiment, packs: list[dict[str, Any]], beam_size: int | None) -> str:
+def _method(
+    place: Place, experiment: Experiment, languages: list[str], packs: list[dict[str, Any]], how: Decoding
+) -> str:
     """The method's name; for translation with facts, as in `houlsby dict=multi D=256 enc=64 dec=0 beam=5`."""
     name = packs[0]["adapter"] if packs else "backbone"
+    usual = [f"beam={how.beam_size}"] if how.beam_size else []
+    if any(served_by(place, experiment, language, how) != language for language in languages):
+        usual.append(f"as={how.decode_as}")
     if not split_pair(place.languages[0])[1]:
-        return name
+        return " ".join([name, *usual])
     folder = next(iter(experiment.backbones(place)))
     conf = load_yaml(folder / "backbone.yaml")["options"]["encoder_conf"]
     words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={conf.get('output_size', 256)}"]  # ESPnet's
     if packs:
         words += [f"{side[:3]}={size}" for side, size in _sizes(packs[0]).items()]
-    return " ".join([*words, *([f"beam={beam_size}"] if beam_size else [])])
+    return " ".join([*words, *usual])
 
 
 def _sizes(pack: dict[str, Any]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Files that are never half written, what is said of files that are, and hashes of what a stage read."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -85,6 +86,24 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
             yield number, None
 
 
+@contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Inside the block no other process is inside one with the same file; waits for that."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def openable(path: str) -> str | bytes:
+    """A path for a library that encodes it by itself: one that is not UTF-8 as its bytes."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as stream:
@@ -92,5 +111,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def sha256_json(value: Any) -> str:
-    """Hex digest of a JSON-like value, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    """Hex digest of a JSON-like value, independent of the order of its keys. Strings may hold the bytes of file names
+    that are not UTF-8."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()

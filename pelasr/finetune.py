@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
-from pelasr.adapter import Bank, find_method
+from pelasr.adapter import Bank, find_method, routed_by
 from pelasr.errors import PelasrError
+from pelasr.mixed import Route
+from pelasr.parts import Parts
 from pelasr.private import routed
 
 
@@ -22,6 +25,10 @@ class FineTuned(Bank):
 
     def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
         super().__init__(method, options, backbone)
+        if not isinstance(backbone, Parts) or any("." in path for path in self.sites):
+            raise PelasrError(
+                f"{method} fine-tuning needs whole parts (`sites()`) of a backbone, whose class is a `Parts`"
+            )
         self._hosts = {path: backbone.get_submodule(path) for path in self.sites}
 
     def _make(self, path: str, width: int) -> nn.Module:
@@ -32,7 +39,7 @@ class FineTuned(Bank):
         return len(self.languages) * sum(parameter.numel() for parameter in backbone.parameters())
 
     def attach(self, backbone: nn.Module) -> None:
-        """Nothing hangs on the backbone: `route` puts the copies in its modules' place."""
+        """Nothing hangs on the backbone: inside `route` it has the copies in the place of its parts."""
 
     @contextmanager
     def route(self, languages: list[str]) -> Iterator[None]:
@@ -40,18 +47,10 @@ class FineTuned(Bank):
         if len(set(languages)) > 1:
             raise PelasrError(f"{self.method} fine-tuning takes one language a batch, not {' '.join(set(languages))}")
         copies = self.of(languages[0])
-        self._put(copies)
         self._fired.update(self.sites)
-        try:
-            with routed([self.private_of(languages[0])], None):
-                yield
-        finally:
-            self._put(self._hosts)
-
-    def _put(self, modules: dict[str, nn.Module]) -> None:
-        for path, module in modules.items():
-            parent, _, name = path.rpartition(".")
-            setattr(self._backbone[0].get_submodule(parent), name, module)
+        nothing = Route([], torch.zeros(0), set(), {})  # no bank's adapters, either
+        with routed_by(nothing, copies), routed([self.private_of(languages[0])], None):
+            yield
 
 
 def make_bank(method: str, options: dict[str, Any] | None, backbone: nn.Module) -> Bank:

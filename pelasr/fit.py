@@ -1,33 +1,36 @@
 """Fitting a backbone, and fitting the adapters of its languages: what the two add to the training engine."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pelasr.adapter import Bank, check_frozen, count_parameters, freeze
+from pelasr.adapter import check_frozen, count_parameters, freeze
 from pelasr.backbones import (
     build_backbone,
     describe_backbone,
     load_backbone,
     load_encoder,
-    load_weights,
     save_weights,
 )
 from pelasr.batch import Collate, Example, load_examples
+from pelasr.done import Marker
 from pelasr.errors import PelasrError
-from pelasr.evaluate import LanguageScores
-from pelasr.experiment import Marker, Place
+from pelasr.evaluate import macro
+from pelasr.experiment import Place
 from pelasr.features import FRAMES_PER_HOUR, load_stats
 from pelasr.files import atomic_write
 from pelasr.finetune import make_bank
-from pelasr.monitor import read_history
+from pelasr.kept import BestBackbones, BestSnapshots
+from pelasr.monitor import HISTORY, read_history
 from pelasr.newcomer import make_private
 from pelasr.options import TrainingOptions
 from pelasr.pack import identical, save_pack
+from pelasr.schedule import best_entry, decay_start, metric_of, rank
 from pelasr.text import Tokenizer
-from pelasr.train import Fit, Objective
+from pelasr.train import CHECKPOINT, Fit, Objective
 
 
 def fit_backbone(
@@ -68,60 +71,39 @@ def fit_backbone(
         fabric,
         best,
     )
-    fit.monitor.say(f"{folder}: training {report['trainable']:,} parameters of {report['total']:,}")
+    fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
     fit.run()
+    state, averaged = _average(fit, best)
     if first:
-        best.average()
-        facts = {"epochs": training.max_epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}
-        facts |= _amount(train)
+        save_weights(folder / "backbone.safetensors", state)
+        facts = {"epochs": fit.place.epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}
+        facts |= _amount(train) | averaged
         describe_backbone(folder, family, options, place.languages, place.tokens, {"training": facts})
         _write_facts(folder, report, training, marker)
-        marker.write(done=True)
+        made = [folder / name for name in ("backbone.yaml", "facts.json", HISTORY)]
+        marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
         fit.checkpoint.unlink()
     fabric.barrier()
 
 
-class BestBackbones:
-    """Keeps the weights of the validations with the best macro-averaged dev WER or BLEU (ties: the lower loss), or of
-    the last ones."""
-
-    def __init__(self, folder: Path, backbone: torch.nn.Module, training: TrainingOptions):
-        self.folder, self.backbone, self.training = folder, backbone, training
-
-    def __call__(self, epoch: int, scores: dict[str, LanguageScores]) -> None:
-        if epoch == 0:
-            return
-        if epoch == self.training.early_epoch:
-            save_weights(self.folder / "early.safetensors", self.backbone.state_dict())
-        best = self._best()
-        if epoch in best:
-            save_weights(self._path(epoch), self.backbone.state_dict())
-        for path in self._path(0).parent.glob("*.safetensors"):
-            if path not in [self._path(number) for number in best]:
-                path.unlink()
-
-    def average(self) -> None:
-        """Write the mean of the kept weights, in float64, as `backbone.safetensors`."""
-        states = [load_weights(self._path(epoch)) for epoch in self._best()]
-        mean = {name: sum(s[name].double() for s in states) / len(states) for name in states[0]}
-        state = {name: tensor.to(states[0][name].dtype) for name, tensor in mean.items()}
-        save_weights(self.folder / "backbone.safetensors", state)
-
-    def _best(self) -> list[int]:
-        entries = [entry for entry in read_history(self.folder) if entry["epoch"] > 0]
-        if self.training.keep_last_models:
-            return [entry["epoch"] for entry in entries[-self.training.keep_last_models :]]
-        entries.sort(key=_rank)
-        return [entry["epoch"] for entry in entries[: self.training.keep_nbest_models]]
-
-    def _path(self, epoch: int) -> Path:
-        return self.folder / "epochs" / f"{epoch:03d}.safetensors"
-
-
-def _rank(entry: dict[str, Any]) -> tuple[float, float]:
-    """Sorts validations, the best first."""
-    mean = entry["mean"]
-    return mean["wer"] if "wer" in mean else -mean["bleu"], mean["loss"]
+def _average(fit: Fit, best: BestBackbones) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The mean of the kept weights, or the best of them where that is better on dev, and what is known of it."""
+    best.hashes = fit.fabric.broadcast(best.hashes)
+    best.check()
+    chosen, single = best.averaged(fit.history), best_entry(fit.history[1:], None)
+    if chosen == [single]:
+        return best.average(fit.history), {"averaged": [single["epoch"]], "dev": single["mean"]}
+    state = best.average(fit.history)
+    best.backbone.load_state_dict(state)
+    mean = macro(fit.evaluate()).facts()
+    metric, epochs = metric_of(mean), [entry["epoch"] for entry in chosen]
+    what = f"dev {metric.upper()} {mean[metric]:.1f} of the average of the epochs {' '.join(map(str, epochs))}"
+    if rank(mean) <= rank(single["mean"]):
+        fit.monitor.say(what)
+        return state, {"averaged": epochs, "dev": mean}
+    alone = f"{single['mean'][metric]:.1f} of epoch {single['epoch']} alone, which is taken"
+    fit.monitor.say(f"{what}, worse than {alone}")
+    return best.load(best.name(single)), {"averaged": [single["epoch"]], "dev": single["mean"]}
 
 
 def fit_bank(
@@ -137,27 +119,33 @@ def fit_bank(
     training: TrainingOptions,
     tokens: str = "auto",
 ) -> None:
-    """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev loss.
+    """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev error.
 
     A language that the backbone was not trained on gets private parts too; `tokens`: see `newcomer.make_private`. A fit
-    that is done is not made again; its packs are, from its snapshots, if another fit has replaced them.
+    that is done is not made again; its packs are, from its snapshots, if another fit has replaced them. One that is
+    `continued`, by its marker, starts from the snapshots.
     """
     first = fabric.global_rank == 0
-    if not marker.done:
+    if not marker.finished:
         _claim(marker, fabric)
     backbone = load_backbone(source, weights)
     freeze(backbone.module)
     torch.manual_seed(training.seed)
     bank = make_bank(method, options, backbone.module)
+    history = _earlier(marker, folder)
     for language in languages:
         new = language not in backbone.languages
-        bank.add(language, private=make_private(backbone, place, language, tokens, say=first) if new else None)
+        say = first and not history and not (folder / CHECKPOINT).exists()
+        bank.add(language, private=make_private(backbone, place, language, tokens, say) if new else None)
     bank.attach(backbone.module)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
     train = _examples(place, "train", tokenizers)
     report = count_parameters(backbone.module, bank)
     best = BestSnapshots(folder, bank)
+    best.hashes = marker.made(best.part)
+    if history:
+        best.restore(history)
     fit = Fit(
         Objective(backbone.module, bank, training.specaug_conf),
         train,
@@ -168,51 +156,52 @@ def fit_bank(
         folder,
         fabric,
         best,
+        history,
     )
-    if not marker.done:
+    if not marker.finished:
         trained = f"training {report['trainable']:,} parameters of {report['total']:,}"
-        fit.monitor.say(f"{folder}: {trained}{'' if bank.cls.copies else ', the backbone is frozen'}")
+        fit.monitor.say(f"{trained}{'' if bank.cls.copies else ', the backbone is frozen'}")
         fit.run()
     if first:
         for language in languages:
-            entry = best.entry(language)
+            entry = best_entry(fit.history, language)
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
             facts |= {"seed": training.seed, "config_sha256": marker.sha256, "fitted_with": languages}
             facts |= _amount([example for example in train if example.language == language])
-            save_pack(folder.parent / "packs" / language, bank, language, best.load(language), backbone, facts)
-        _report_alike({language: best.load(language) for language in languages}, best)
-        marker.write(done=True)
+            tensors = best.best(language, fit.history)
+            save_pack(folder.parent / "packs" / language, bank, language, tensors, backbone, facts)
+        _report(languages, best, fit.history, training, fit.first)
+        marker.write(done=True, outputs=[*best.paths, folder / HISTORY])
         fit.checkpoint.unlink(missing_ok=True)
     fabric.barrier()
 
 
-class BestSnapshots:
-    """Keeps, for each language by itself, the adapters of its lowest dev loss, the untrained ones included."""
-
-    def __init__(self, folder: Path, bank: Bank):
-        self.folder, self.bank = folder, bank
-
-    def __call__(self, epoch: int, scores: dict[str, LanguageScores]) -> None:
-        for language in scores:
-            if self.entry(language)["epoch"] == epoch:
-                save_weights(self._path(language), self.bank.tensors(language))
-
-    def entry(self, language: str) -> dict[str, Any]:
-        """The validation that was the language's best."""
-        return min(read_history(self.folder), key=lambda entry: entry["dev"][language]["loss"])
-
-    def load(self, language: str) -> dict[str, torch.Tensor]:
-        return load_weights(self._path(language))
-
-    def _path(self, language: str) -> Path:
-        return self.folder / "snapshots" / f"{language}.safetensors"
+def _earlier(marker: Marker, folder: Path) -> list[dict[str, Any]]:
+    """The validations of a fit that is done, or to be continued; none of one that begins, or goes on from a checkpoint.
+    Raises PelasrError if what it left is not as it was left."""
+    if not marker.made(HISTORY) or (not marker.finished and (folder / CHECKPOINT).exists()):
+        return []
+    marker.check_outputs()
+    return read_history(folder)
 
 
-def _report_alike(tensors: dict[str, dict[str, torch.Tensor]], best: BestSnapshots) -> None:
-    """Say which languages are served alike after fitting: something is wrong with their data, or the training."""
-    for one, other in identical(tensors):
+def _report(
+    languages: list[str], best: BestSnapshots, history: list[dict[str, Any]], training: TrainingOptions, first: int
+) -> None:
+    """Say how the training of each language ended, and which languages are served alike after it: something is wrong
+    with their data, or the training."""
+    for language in languages:
+        entry, last = best_entry(history, language), history[-1]["epoch"]
+        scores = entry["dev"][language]
+        metric = metric_of(scores)
+        found = f"{language}: dev {metric.upper()} {scores[metric]:.1f} after epoch {entry['epoch']} of {last}"
+        endless = replace(training, max_epoch=10**9)
+        if training.patience and decay_start(history, language, endless, first) is None:
+            found += "; it was still improving when max_epoch ended it: go on with --continue true"
+        print(found, flush=True)
+    for one, other in identical({language: best.best(language, history) for language in languages}):
         print(f"warning: {one} and {other} have identical adapters: are they trained on the same data?", flush=True)
-    if unfitted := [language for language in tensors if best.entry(language)["epoch"] == 0]:
+    if unfitted := [language for language in languages if best_entry(history, language)["epoch"] == 0]:
         print(
             f"warning: {' '.join(unfitted)}: no validation was better than the one before training, so the packs hold"
             " fresh adapters: train longer, or with another optim_conf.lr",
@@ -225,7 +214,10 @@ def _claim(marker: Marker, fabric: Any) -> None:
     error = None
     if fabric.global_rank == 0:
         try:
-            marker.claim()
+            marker.lock()
+            if marker.found is not None and marker.found["done"]:  # by a run that was killed at its very end
+                (marker.path.parent / CHECKPOINT).unlink(missing_ok=True)
+            marker.write(done=False)
         except PelasrError as refused:
             error = str(refused)
     error = fabric.broadcast(error)

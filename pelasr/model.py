@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from threading import Lock, RLock
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ from pelasr.text import Tokenizer
 
 KEYS = ("backbone", "weights")  # of model.yaml
 WEIGHTS = ("backbone", "early")
+LOADING = RLock()  # held while what a model has is changed; one of all models, which can be copied then
+FITTING = Lock()  # one fit at a time: torch's random numbers are drawn from one source
+Routed = tuple[Routes, Tokenizer]  # what routes a language, and its tokenizer
 SHORTEST_PIECE, LONGEST_PIECE = 1.0, 20.0  # seconds, of audio that is cut
 
 
@@ -62,7 +66,7 @@ class Model:
     """A backbone and what packs add to it; `pelasr.load` makes one and has the arguments.
 
     Languages of several methods are in several banks on the one backbone, and a batch is divided among these. Where
-    there are no packs to look for, a language is served by the backbone alone.
+    there are no packs to look for, a language is served by the backbone alone. Threads may share a model.
     """
 
     def __init__(self, folder: Path, packs: Path | None, adapters: bool, device: str):
@@ -76,7 +80,7 @@ class Model:
         self._packs = _find_packs(folder, packs) if adapters else {}
         self._added: dict[str, tuple[str, dict[str, Any], str]] = {}
         self._banks: list[Bank] = []
-        self._routes: dict[str, tuple[Routes, Tokenizer]] = {}  # of the languages that were asked for
+        self._routes: dict[str, Routed] = {}  # of the languages that were asked for
         self._described: dict[str, dict[str, Any]] = {}  # the descriptions of those that have packs
         self._unadapted = Unadapted(self.backbone.module, self.backbone.languages).to(self.device)
 
@@ -93,7 +97,7 @@ class Model:
     def params(self) -> dict[str, Any]:
         """Numbers of parameters: {"backbone": ..., "languages": {language: ...}, "total": ...}. Loads all packs."""
         size = count_parameters(self.backbone.module)["total"]
-        languages = {language: self._bank(language).size(language) for language in self._packs}
+        languages = {language: self._bank(language).size(language) for language in list(self._packs)}
         return {"backbone": size, "languages": languages, "total": size + sum(languages.values())}
 
     def decode(
@@ -119,14 +123,13 @@ class Model:
 
         Audios are asked for one by one, after all languages are loaded. Raises PelasrError as `decode` does.
         """
-        for language in dict.fromkeys(languages):
-            self._route(language)
+        routes = {language: self._route(language) for language in dict.fromkeys(languages)}
         longest = {language: self._longest(language) for language in languages}
         for window in windows(audio, languages, longest):
-            for batch in self._batches(window):
+            for batch in _batches(window, routes):
                 start = time.monotonic()
                 frames = sum(len(piece.feats) for piece in batch)
-                self._search(batch, beam_size or self.backbone.module.beam_size)
+                self._search(batch, routes, beam_size or self.backbone.module.beam_size)
                 for piece in batch:
                     piece.seconds += (time.monotonic() - start) * len(piece.feats) / frames
                     piece.feats = None
@@ -141,21 +144,11 @@ class Model:
                 return min(max(2 * mean, SHORTEST_PIECE), LONGEST_PIECE)
         return LONGEST_PIECE
 
-    def _batches(self, window: list[Piece]) -> Iterator[list[Piece]]:
-        """A batch has one bank, and one language where that takes no more."""
-        groups: dict[Any, list[Piece]] = defaultdict(list)
-        for piece in window:
-            if piece.feats is not None:
-                routes, _ = self._route(piece.language)
-                groups[id(routes) if routes.mixes_languages else piece.language].append(piece)
-        for group in groups.values():
-            yield from batches(group)
-
     @torch.no_grad()
-    def _search(self, batch: list[Piece], beam_size: int) -> None:
+    def _search(self, batch: list[Piece], routes: dict[str, Routed], beam_size: int) -> None:
         """Give the pieces their texts and scores."""
         languages = [piece.language for piece in batch]
-        routes, tokenizers = self._route(languages[0])[0], [self._route(language)[1] for language in languages]
+        bank, tokenizers = routes[languages[0]][0], [routes[language][1] for language in languages]
         slots = {language: slot for slot, language in enumerate(self.backbone.languages)}
         lens = torch.tensor([len(piece.feats) for piece in batch], device=self.device)
         feats = pad_sequence([torch.tensor(piece.feats) for piece in batch], batch_first=True).to(self.device)
@@ -164,10 +157,12 @@ class Model:
         tags = [tokenizer.prefix(language) for tokenizer, language in zip(tokenizers, languages, strict=True)]
         prefix = torch.tensor(tags, device=self.device) if self.translates else None
         module = self.backbone.module
-        with routes.route(languages):
+        with bank.route(languages):
             try:
                 enc, enc_lens = module.encode(feats, lens, ids)
-            except TooShortError:  # not even the longest of them can be encoded
+            except TooShortError:  # one of them, which has no text; the others are searched by themselves
+                for piece in batch if len(batch) > 1 else ():
+                    self._search([piece], routes, beam_size)
                 return
             found = module.search(enc, enc_lens, prefix, beam_size)
         for piece, tokenizer, hypothesis in zip(batch, tokenizers, found, strict=True):
@@ -178,16 +173,23 @@ class Model:
 
         `tokens`: of a language that is new to the backbone, `own`, `keep` or `auto`, see `newcomer.make_private`.
         """
-        self._check_new(language)
-        if tokens not in TOKENS:
-            raise PelasrError(f"tokens: {tokens!r}; {nearest(tokens, TOKENS)}")
-        with torch.device("meta"):  # a trial, for the sake of the errors
-            make_bank(adapter, options, self.backbone.module).add(language)
-        self._added[language] = adapter, options, tokens
-        self._routes.pop(language, None)  # the backbone alone may have served it
+        with LOADING:
+            self._check_new(language)
+            if tokens not in TOKENS:
+                raise PelasrError(f"tokens: {tokens!r}; {nearest(tokens, TOKENS)}")
+            with torch.device("meta"):  # a trial, for the sake of the errors
+                make_bank(adapter, options, self.backbone.module).add(language)
+            self._added[language] = adapter, options, tokens
+            self._routes.pop(language, None)  # the backbone alone may have served it
 
     def fit(
-        self, language: str, train: str | Path, dev: str | Path, folder: str | Path | None = None, **training: Any
+        self,
+        language: str,
+        train: str | Path,
+        dev: str | Path,
+        folder: str | Path | None = None,
+        go_on: bool = False,
+        **training: Any,
     ) -> dict[str, float]:
         """Fit a language that was added, as stage 5 does, and load its pack; returns its best dev figures.
 
@@ -195,8 +197,16 @@ class Model:
             train, dev: Kaldi data directories.
             folder: where data, features, the run and the pack go, an experiment of its own; default:
                 `<model>/fit_<language>_api`. Called again after an interruption, the fit goes on there.
+            go_on: train further what an earlier fit, finished in the same folder, has left.
             training: keys of `TrainingOptions`.
         """
+        with FITTING:
+            return self._fit(language, {"train": Path(train), "dev": Path(dev)}, folder, go_on, training)
+
+    def _fit(
+        self, language: str, data: dict[str, Path], folder: str | Path | None, go_on: bool, training: dict[str, Any]
+    ) -> dict[str, float]:
+        """See `fit`."""
         if language not in self._added:
             raise PelasrError(f"fit: {language!r} was not added; m.add_language({language!r}, ...) comes first")
         check_keys(training, [field.name for field in fields(TrainingOptions)], f"fit of {language}")
@@ -205,7 +215,7 @@ class Model:
         folder = Path(folder or self.folder / f"fit_{language}_api").resolve()
         place = Place(folder / "data", folder / "dump", folder, languages=[])
         facts = self.backbone.facts
-        data, config = {"train": Path(train), "dev": Path(dev)}, {"backbone": facts["backbone"], **facts["options"]}
+        config = {"backbone": facts["backbone"], **facts["options"]}
         add_language(place, language, data, list(data), config, skip_bad=False, nj=1)
         experiment = Experiment(
             name=folder.name,
@@ -218,18 +228,19 @@ class Model:
         )
         config = {"adapter": method, "adapter_conf": options, **training}
         ngpu = int(self.device.type == "cuda")
-        fit_adapters(replace(place, exp=folder.parent), experiment, config, language, [language], ngpu, tokens)
-        del self._added[language]
-        self.load_language(folder / "packs" / language)
+        fit_adapters(replace(place, exp=folder.parent), experiment, config, language, [language], ngpu, tokens, go_on)
+        with LOADING:
+            self._load(folder / "packs" / language, language)
+            del self._added[language]
         return self._described[language]["training"]["dev"]
 
     def load_language(self, folder: str | Path) -> str:
         """Load a pack from anywhere; returns its language. Raises PelasrError if there is one of the language already,
         or the pack does not belong to this model."""
         language = read_pack(Path(folder))["language"]
-        self._check_new(language)
-        self._load(Path(folder), language)
-        self._packs[language] = Path(folder)
+        with LOADING:
+            self._check_new(language)
+            self._load(Path(folder), language)
         return language
 
     def save(self, language: str, folder: str | Path) -> None:
@@ -260,10 +271,18 @@ class Model:
             raise PelasrError(f"{language!r} has no pack: the backbone alone serves it")
         return routes
 
-    def _route(self, language: str) -> tuple[Routes, Tokenizer]:
-        """What routes a language, and its tokenizer; its pack is loaded if it was not asked for before."""
-        if language in self._routes:
-            return self._routes[language]
+    def _route(self, language: str) -> Routed:
+        """A language's; its pack is loaded if it was not asked for before."""
+        found = self._routes.get(language)
+        if found is None:
+            with LOADING:
+                self._find_route(language)
+                found = self._routes[language]
+        return found
+
+    def _find_route(self, language: str) -> None:
+        if language in self._routes:  # another thread was first
+            return
         self._check_kind(language)
         if language in self._packs:
             self._load(self._packs[language], language)
@@ -275,21 +294,35 @@ class Model:
         else:
             there = nearest(language, self.languages) if self._packs else "there are none yet: stage 5 fits them"
             raise PelasrError(f"{self.folder}: no pack of {language!r}; {there}")
-        return self._routes[language]
 
     def _load(self, folder: Path, language: str) -> None:
-        """Load a pack into the bank of its method, or a bank of its own."""
+        """Load a pack into the bank of its method, or a bank of its own. What can go wrong comes first: a model whose
+        pack could not be loaded is as it was."""
         pack = read_pack(folder)
-        kind = pack["adapter"], pack["adapter_conf"]
-        bank = next((bank for bank in self._banks if (bank.method, bank.options) == kind), None)
-        made = bank if bank is not None else detached_bank_for(folder, self.backbone)
-        load_pack(folder, made, self.backbone, language)
-        made.to(self.device)
+        with torch.inference_mode(False):  # whatever the thread is in that asks first
+            made = detached_bank_for(folder, self.backbone)
+            load_pack(folder, made, self.backbone, language)
+            made.to(self.device)
+        tokenizer = self.backbone.tokenizer.with_own(made.own_tokens(language))
+        bank = next((bank for bank in self._banks if (bank.method, bank.options) == (made.method, made.options)), None)
         if bank is None:
             made.attach(self.backbone.module)
-            self._banks.append(made)
-        self._described[language] = pack
-        self._routes[language] = made, self.backbone.tokenizer.with_own(made.own_tokens(language))
+            self._banks.append(bank := made)
+        else:
+            bank.take(made)
+        self._packs[language], self._described[language] = folder, pack
+        self._routes[language] = bank, tokenizer
+
+
+def _batches(window: list[Piece], routes: dict[str, Routed]) -> Iterator[list[Piece]]:
+    """A batch has one bank, and one language where that takes no more."""
+    groups: dict[Any, list[Piece]] = defaultdict(list)
+    for piece in window:
+        if piece.feats is not None:
+            bank, _ = routes[piece.language]
+            groups[id(bank) if bank.mixes_languages else piece.language].append(piece)
+    for group in groups.values():
+        yield from batches(group)
 
 
 def _find_packs(folder: Path, packs: Path | None) -> dict[str, Path]:

@@ -6,20 +6,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pelasr.errors import PelasrError
 from pelasr.evaluate import LanguageScores, macro
 from pelasr.events import Events
 from pelasr.files import atomic_write
+from pelasr.schedule import metric_of
 
+HISTORY = "history.json"
 SECONDS_BETWEEN_LINES = 15.0
 
 
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """The validations of a run, in order: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}.
+def entry_of(epoch: int, step: int, train_loss: float | None, scores: dict[str, LanguageScores]) -> dict[str, Any]:
+    """A validation as a history has it: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}; with
+    `cer` or `bleu` in the place of `wer` where that is what is measured."""
+    dev = {language: score.facts() for language, score in scores.items()}
+    return {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": macro(scores).facts()}
 
-    A pair has `bleu` in the place of `wer`.
-    """
-    path = folder / "history.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """The validations of a run, in order, see `entry_of`. Raises PelasrError if they cannot be read."""
+    path = folder / HISTORY
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PelasrError(f"{path}: cannot be read ({error}); restore it, or delete {folder} to start again") from None
 
 
 class Monitor:
@@ -27,7 +37,6 @@ class Monitor:
 
     def __init__(self, folder: Path, total_steps: int, active: bool):
         self.folder, self.total, self.active = folder, total_steps, active
-        self.history = read_history(folder)
         self.bar = self.task = self.writer = None
         self.start: tuple[float, int] | None = None
         self.shown = 0.0
@@ -53,17 +62,28 @@ class Monitor:
             self.writer.close()
 
     def say(self, message: str) -> None:
-        """A line for the log."""
+        """A line for the log, which says whose it is: several runs may write to one terminal."""
         if not self.active:
             return
+        message = f"{self.folder}: {message}"
         if self.bar is not None:
             self.bar.console.print(message, highlight=False)
         else:
             print(message, file=sys.stderr, flush=True)
 
-    def resume(self, epoch: int) -> None:
-        """Forget validations after `epoch`: the run goes on from there and makes them again."""
-        self.history = [entry for entry in self.history if entry["epoch"] <= epoch]
+    def resume(self, history: list[dict[str, Any]]) -> None:
+        """Write the validations of a checkpoint again; say so where what is there is not they."""
+        if not self.active:
+            return
+        path = self.folder / HISTORY
+        # A run may have been killed between its last validation and the checkpoint.
+        if not path.is_file() or not path.read_bytes().startswith(_text(history)[:-2].encode()):
+            self.say(f"{HISTORY} was deleted or altered; it is written again, from the checkpoint")
+        self._write(history)
+
+    def _write(self, history: list[dict[str, Any]]) -> None:
+        with atomic_write(self.folder / HISTORY) as stream:
+            stream.write(_text(history))
 
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """An optimizer step was made; `loss` is the mean of the epoch so far."""
@@ -82,24 +102,27 @@ class Monitor:
             self.writer.add_scalar("train/loss", loss, step)
             self.writer.add_scalar("train/lr", learning_rate, step)
 
-    def validated(self, epoch: int, step: int, train_loss: float | None, scores: dict[str, LanguageScores]) -> None:
-        """Record a validation."""
-        mean = macro(scores)
-        dev = {language: score.facts() for language, score in scores.items()}
-        facts = {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": mean.facts()}
-        self.history.append(facts)
-        with atomic_write(self.folder / "history.json") as stream:
-            json.dump(self.history, stream, indent=1)
-        train = f"train loss {train_loss:.2f}, " if train_loss is not None else ""
-        values = " ".join(f"{language} {score.value:.1f}" for language, score in scores.items())
-        label = mean.metric.upper()
-        self.say(f"epoch {epoch}: {train}dev loss {mean.loss:.2f}, dev {label} {mean.value:.1f} ({values})")
+    def validated(self, history: list[dict[str, Any]]) -> None:
+        """Record the last validation of a history."""
+        self._write(history)
+        entry = history[-1]
+        dev = {**entry["dev"], "mean": entry["mean"]}
+        metrics = {name: metric_of(scores) for name, scores in dev.items()}
+        train = f"train loss {entry['train_loss']:.2f}, " if entry["train_loss"] is not None else ""
+        values = [f"{name} {scores[metrics[name]]:.1f}" for name, scores in dev.items()]
+        loss, mean = f"{entry['mean']['loss']:.2f}", values.pop().removeprefix("mean ")
+        label = metrics["mean"].upper()
+        self.say(f"epoch {entry['epoch']}: {train}dev loss {loss}, dev {label} {mean} ({' '.join(values)})")
         if self.writer is not None:
-            for language, score in {**scores, "mean": mean}.items():
-                self.writer.add_scalar(f"dev_loss/{language}", score.loss, step)
-                self.writer.add_scalar(f"dev_{score.metric}/{language}", score.value, step)
+            for name, scores in dev.items():
+                self.writer.add_scalar(f"dev_loss/{name}", scores["loss"], entry["step"])
+                self.writer.add_scalar(f"dev_{metrics[name]}/{name}", scores[metrics[name]], entry["step"])
             self.writer.flush()
-        plot_curves(self.history, self.folder / "curves.png")
+        plot_curves(history, self.folder / "curves.png")
+
+
+def _text(history: list[dict[str, Any]]) -> str:
+    return json.dumps(history, indent=1)
 
 
 def plot_curves(history: list[dict[str, Any]], path: Path) -> None:

@@ -1,13 +1,16 @@
 """What a language that the backbone was not trained on starts from."""
 
+from collections.abc import Sequence
+
 import torch
 
+from pelasr.alike import alike, ordinary, romaniser
 from pelasr.backbones import LoadedBackbone
 from pelasr.batch import Batch, Collate, load_examples
 from pelasr.data import read_data_dir, text_of
 from pelasr.experiment import Place
 from pelasr.private import VECTOR, Private, routed
-from pelasr.text import TAG, alike, own_tokens, unknown_report
+from pelasr.text import TAG, own_tokens, unknown_report
 
 OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
 SAMPLE = 16  # utterances that tell what to start from
@@ -19,7 +22,7 @@ def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: 
     `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
     `auto`, own ones if more than OWN_FROM of the characters are unknown without. `say`: report it.
     """
-    texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path)]
+    texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path, language)]
     own = own_tokens(backbone.tokenizer, texts, language)
     unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
     rate = unknown / max(total, 1)
@@ -32,7 +35,8 @@ def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: 
         print(
             f"{language}: new to the backbone; {unknown} of {total} characters of its training text"
             f" ({100 * rate:.2f} %) are unknown to the shared tokens {shown}".rstrip(),
-            f"{language}: {len(own)} tokens of its own (tokens: {tokens}){start}",
+            f"{language}: {len(own)} tokens of its own (tokens: {tokens}){start[0]}",
+            *start[1:],
             sep="\n",
             flush=True,
         )
@@ -40,11 +44,12 @@ def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: 
 
 
 @torch.no_grad()
-def _start(backbone: LoadedBackbone, private: Private, place: Place, language: str) -> str:
+def _start(backbone: LoadedBackbone, private: Private, place: Place, language: str) -> list[str]:
     """Starting values: of the scripts and language vectors that the backbone knows those with which its loss on some
-    training utterances is the lowest. Returns what they are, in words."""
-    module = backbone.module
-    choices = alike(private.tokens, backbone.tokenizer.tokens) if private.tokens else {"": []}
+    training utterances is the lowest. Returns what they are, in words, and of the tokens one by one."""
+    module, shared = backbone.module, backbone.tokenizer.tokens
+    romanise = romaniser() if private.tokens else None
+    choices = alike(private.tokens, shared, romanise) if private.tokens else {"": []}
     everyone = range(len(backbone.languages))
     slots = [everyone, *([slot] for slot in everyone)] if VECTOR in module.private_sites().values() else [everyone]
     if len(choices) * len(slots) > 1:
@@ -65,7 +70,23 @@ def _start(backbone: LoadedBackbone, private: Private, place: Place, language: s
     private.start_from(module, choices[script], slots[number])
     vector = backbone.languages[number - 1] if number else ""
     found = [f"the letters of {script.title()}"] * bool(script) + [f"the vector of {vector}"] * bool(vector)
-    return f", starting from {' and '.join(found)}" if found else ""
+    start = f", starting from {' and '.join(found)}" if found else ""
+    return [start, *_rows(language, private.tokens, choices[script], shared, romanise is not None)]
+
+
+def _rows(
+    language: str, own: Sequence[str], ids: Sequence[Sequence[int]], shared: Sequence[str], romanised: bool
+) -> list[str]:
+    """What the row of each own token starts from."""
+    everything = ordinary(shared)
+    like = {token: [shared[n] for n in each] for token, each in zip(own, ids, strict=True) if list(each) != everything}
+    lines = []
+    if like:
+        lines.append(f"{language}: " + ", ".join(f"{token} from {' '.join(rows)}" for token, rows in like.items()))
+    if rest := [token for token in own if token not in like]:
+        install = "" if romanised else " (tools/install.sh translit would find more by their sound)"
+        lines.append(f"{language}: {' '.join(rest)} from the mean of all tokens{install}")
+    return lines
 
 
 def _sample(backbone: LoadedBackbone, private: Private, place: Place, language: str) -> Batch:

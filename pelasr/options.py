@@ -5,6 +5,8 @@ from typing import Any
 
 from pelasr.errors import PelasrError
 
+SCHEDULERS = ("cosine", "inverse_sqrt", "wsd")
+COUNTS = ("epoch_steps", "batch_frames", "keep_last_models", "early_epoch", "warmup_steps", "patience", "decay_epochs")
 TOKENS = ("auto", "own", "keep")  # of a language that comes later, see `pelasr.newcomer`
 
 
@@ -13,7 +15,7 @@ class TrainingOptions:
     """How to train; the keys of the YAML file, whose defaults are these.
 
     Args:
-        max_epoch: passes over the training data.
+        max_epoch: passes over the training data, at most.
         epoch_steps: optimizer steps that an epoch has at least: if the data are few they come several times.
         batch_size: utterances per optimizer step and accumulation part, over all processes.
         batch_frames: feature frames instead (an utterance with several targets counts each time); 0: by `batch_size`.
@@ -21,7 +23,11 @@ class TrainingOptions:
         alpha, temperature: shares of the languages, see `pelasr.sampling.language_shares`.
         optim_conf: arguments of AdamW (`lr`, `weight_decay`, `betas`).
         warmup_steps: linear warm-up.
-        scheduler: after it, `cosine` down to zero at the last step, or `inverse_sqrt`: with one over the step's root.
+        scheduler: after it, `cosine` down to zero at the last step; `inverse_sqrt`: with one over the step's root; or
+            `wsd`, for trainings that end by themselves: constant, then straight down to zero, see `pelasr.schedule`.
+        patience: of `wsd`: validations without a better dev error after which a language's rate goes down; 0: it does
+            so towards the last epoch.
+        decay_epochs: of `wsd`: how many epochs the rate takes to zero, where a language's training ends.
         grad_clip: largest gradient norm (of the backbone, or of each language's adapters).
         specaug_conf: arguments of ESPnet's SpecAug on normalised features; none: no augmentation.
         val_interval: epochs between validations.
@@ -44,6 +50,8 @@ class TrainingOptions:
     optim_conf: dict[str, Any] = field(default_factory=dict)
     warmup_steps: int = 100
     scheduler: str = "cosine"
+    patience: int = 0
+    decay_epochs: int = 0
     grad_clip: float = 5.0
     specaug_conf: dict[str, Any] | None = None
     val_interval: int = 1
@@ -61,15 +69,22 @@ class TrainingOptions:
             value = getattr(self, key)
             if not isinstance(value, int) or value < 1:
                 raise PelasrError(f"{key}: {value!r} is not a whole number from 1 on")
-        for key in ("epoch_steps", "batch_frames", "keep_last_models", "early_epoch", "warmup_steps"):
+        for key in COUNTS:
             value = getattr(self, key)
             if not isinstance(value, int) or value < 0:
                 raise PelasrError(f"{key}: {value!r} is not a whole number from 0 on")
         for key, other in (("batch_size", "batch_frames"), ("keep_nbest_models", "keep_last_models")):
             if getattr(self, other) and getattr(self, key) != type(self).__dataclass_fields__[key].default:
                 raise PelasrError(f"{key}: {getattr(self, key)} has no effect with {other}; set that to 0, or leave it")
-        if self.scheduler not in ("cosine", "inverse_sqrt"):
-            raise PelasrError(f"scheduler: {self.scheduler!r}; known: cosine, inverse_sqrt")
+        if self.scheduler not in SCHEDULERS:
+            raise PelasrError(f"scheduler: {self.scheduler!r}; known: {', '.join(SCHEDULERS)}")
+        if self.scheduler == "wsd" and not 0 < self.decay_epochs < self.max_epoch:
+            raise PelasrError(
+                f"decay_epochs: {self.decay_epochs}; with scheduler wsd the rate goes down in a part of"
+                f" max_epoch ({self.max_epoch}): give a number from 1 to {self.max_epoch - 1}"
+            )
+        if self.scheduler != "wsd" and (self.patience or self.decay_epochs):
+            raise PelasrError(f"patience, decay_epochs: have no effect with scheduler {self.scheduler}; use wsd")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**23:
             raise PelasrError(f"seed: {self.seed!r} is not a whole number from 0 to {2**23 - 1}")
         early = self.early_epoch

@@ -1,9 +1,10 @@
 """Stages 1 to 3: checked data, tokens, features and their statistics; and the data of a language that comes later."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pelasr.config import nearest
 from pelasr.data import (
@@ -16,11 +17,17 @@ from pelasr.data import (
     text_of,
     write_data_dir,
 )
-from pelasr.errors import DataError, PelasrError
-from pelasr.experiment import Experiment, Marker, Place
-from pelasr.files import sha256_file
+from pelasr.done import Marker
+from pelasr.errors import DataError, PelasrError, counted, printable
+from pelasr.experiment import Experiment, Place
+from pelasr.files import atomic_write, locked
 from pelasr.pack_format import check_language
+from pelasr.problems import DROP, condense
 from pelasr.stages import say, split_options
+
+if TYPE_CHECKING:
+    from pelasr.overlap import Heard
+    from pelasr.validate import Report
 
 
 def validate_data(
@@ -31,41 +38,68 @@ def validate_data(
     Where the configured backbone trains with CTC, training utterances must be long enough for their labels. The tokens
     are not made yet: characters count.
     """
-    from pelasr.text import Tokenizer, train_graphemes
+    from pelasr.overlap import shared
+    from pelasr.text import Tokenizer, normalise, train_graphemes
     from pelasr.validate import drop, validate
 
     train = place.dirs("train") if "train" in sets else []
     others = [path for path in place.dirs(*sets) if path not in train]
     dirs = [*train, *others]
-    targets, sources = place.targets(*sets), sorted({split_pair(language)[0] for language in place.languages})
+    wanted = {"targets": place.targets(*sets), "sets": place.sets(*sets)}
+    sources = sorted({split_pair(language)[0] for language in place.languages})
     subsampling = _subsampling(config) if config.get("ctc_weight") else None
-    path = place.exp / ".done" / f"{name}.json"
-    inputs = {**_data_inputs(dirs, subsampling), "targets": {str(path): names for path, names in targets.items()}}
+    path, listing = place.exp / ".done" / f"{name}.json", place.exp / "problems.txt"
+    listing.unlink(missing_ok=True)
+    targets = {"targets": {str(path): names for path, names in wanted["targets"].items()}}
+    inputs = {**_data_inputs(dirs, subsampling), **targets}
     if Marker(path, inputs).done:
-        say(f"stage 1: {len(dirs)} data directories are valid already")
+        say(f"stage 1: {counted(len(dirs), 'data directory')} valid already")
         return False
-    texts = [utterance.text for folder in train for utterance in parse(folder).utterances]
+    texts = [normalise(utterance.text) for folder in train for utterance in parse(folder).utterances]
     tokenizer = Tokenizer(train_graphemes(texts)) if subsampling and any(texts) else None
-    reports = [validate(train, tokenizer, subsampling or 1, sources, nj, targets)]
-    reports.append(validate(others, languages=sources, nj=nj, targets=targets))
-    for warning in (warning for report in reports for warning in report.warnings):
+    reports = [validate(train, tokenizer, subsampling or 1, sources, nj, **wanted)]
+    reports.append(validate(others, languages=sources, nj=nj, **wanted))
+    by_set: dict[str, list[Heard]] = {}
+    for item in reports[1].heard:
+        by_set.setdefault(wanted["sets"][Path(item.directory)][0], []).append(item)
+    for warning in reports[0].warnings + reports[1].warnings + shared(reports[0].heard, by_set):
         say(f"warning: {warning}")
-    problems = [problem for report in reports for problem in report.problems]
-    bad = [problem for problem in problems if not (skip_bad and problem.droppable)]
-    if bad:
-        hint = "" if skip_bad else "\nmend them, or drop the utterances that are at fault with --skip_bad true"
-        raise DataError([*map(str, bad), f"{len(bad)} problems in {len(dirs)} data directories{hint}"])
+    _refuse(reports, skip_bad, listing)
     for folder in dirs:
         dropped = {name: reason for report in reports for name, reason in report.bad_in(folder).items()}
         if dropped:
-            drop(folder, dropped)
-            say(f"{folder}: {len(dropped)} utterances dropped, listed in {folder}/skipped.txt")
+            drop(folder, dropped, wanted["sets"][folder][1])
+            say(f"{folder}: {counted(len(dropped), 'utterance')} dropped, listed in {folder}/skipped.txt")
     for name, report in zip(("train", "other sets"), reports, strict=True):
-        for language, counted in report.languages.items():
-            say(f"{language}, {name}: {counted.utterances} utterances, {counted.hours:.2f} h")
+        for language, found in report.languages.items():
+            say(f"{language}, {name}: {counted(found.utterances, 'utterance')}, {found.hours:.2f} h")
     # Dropping has changed the directories.
     Marker(path, inputs | _data_inputs(dirs, subsampling)).write(done=True)
     return True
+
+
+def _refuse(reports: "Sequence[Report]", skip_bad: bool, listing: Path) -> None:
+    """Raise DataError for problems that must be mended, which a file lists one by one: those of whole files, unless
+    `skip_bad` those of utterances, and those of directories in which no utterance is good."""
+    counts = [(folder, count, report) for report in reports for folder, count in report.ids.items()]
+    spoilt = {folder for folder, count, report in counts if count and len(report.bad_in(folder)) == count}
+    found = [problem for report in reports for problem in report.problems]
+    problems = [replace(p, what=p.what.removesuffix(f", {DROP}")) if p.directory in spoilt else p for p in found]
+    droppable = [problem for problem in problems if problem.droppable and problem.directory not in spoilt]
+    rest = [problem for problem in problems if not problem.droppable or problem.directory in spoilt]
+    bad = rest if skip_bad else problems
+    if not bad:
+        return
+    with atomic_write(listing) as stream:
+        stream.writelines(f"{problem}\n" for problem in bad)
+    folders = len({problem.directory for problem in bad})
+    lines = [*condense(bad, listing), f"{counted(len(bad), 'problem')} in {counted(folders, 'data directory')}"]
+    lines += [f"{printable(folder)}: no utterance is good, so none can be dropped" for folder in sorted(spoilt)]
+    if droppable and not skip_bad:
+        count = len({(problem.directory, problem.utterance) for problem in droppable})
+        first = "; what else is wrong must be mended first" if rest else ""
+        lines.append(f"mend them, or drop {counted(count, 'utterance')} with --skip_bad true{first}")
+    raise DataError(lines)
 
 
 def _subsampling(config: dict[str, Any]) -> int:
@@ -80,10 +114,7 @@ def _subsampling(config: dict[str, Any]) -> int:
 
 
 def _data_inputs(dirs: list[Path], subsampling: int | None) -> dict[str, Any]:
-    missing = [str(path) for path in dirs if not path.is_dir()]
-    if missing:
-        raise PelasrError(f"{missing[0]}: no such data directory; prepare the data first (stage 1), or correct --langs")
-    return {str(path): audio_sha256(path) for path in dirs} | {"subsampling": subsampling}
+    return {str(path): [data_sha256([path]), audio_sha256(path)] for path in dirs} | {"subsampling": subsampling}
 
 
 def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_type: str, vocab_size: int) -> bool:
@@ -113,7 +144,7 @@ def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size:
         "data": data_sha256(place.dirs("train", *sets)),
         "languages": place.languages,
     }
-    marker = Marker(place.exp / ".done" / f"{place.tokens.name}.json", inputs, [place.tokens / "tokens.txt"])
+    marker = Marker(place.exp / ".done" / f"{place.tokens.name}.json", inputs)
     if marker.done:
         say(f"stage 2: {place.tokens}/tokens.txt is made already")
         return False
@@ -130,26 +161,27 @@ def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size:
     for name, (unknown, total, which) in unknown_report(tokenizer, texts_of).items():
         shown = " ".join(f"{character}({count})" for character, count in which.most_common(10))
         say(f"{name}: {unknown} of {total} characters unknown ({100 * unknown / max(total, 1):.2f} %) {shown}".rstrip())
-    marker.write(done=True)
+    made = [place.tokens / name for name in ("tokens.txt", "spm.model")]
+    marker.write(done=True, outputs=[path for path in made if path.exists()])
     return True
 
 
 def _texts(place: Place, name: str, language: str) -> list[str]:
     folders = place.folders(name, language)
-    return [text_of(utterance, language) for folder in folders for utterance in read_data_dir(folder)]
+    return [text_of(utterance, language) for folder in folders for utterance in read_data_dir(folder, language)]
 
 
 def make_stats(place: Place, sets: list[str], nj: int) -> bool:
     """Stage 3: log-mel features of every utterance, and their mean and variance over the training data."""
-    from pelasr.features import feature_stats, save_stats
+    from pelasr.features import feature_stats, features_sha256, save_stats
 
     made = make_features(place, sets, nj)
-    dumps = [place.dump / path.name for path in place.dirs("train")]
-    inputs = {str(path): sha256_file(path / "done.json") for path in dumps}
-    marker = Marker(place.exp / ".done" / "stats.json", inputs, [place.stats])
+    train = {path: place.dump / path.name for path in place.dirs("train")}
+    inputs = {str(dump): features_sha256(data, dump) for data, dump in train.items()}
+    marker = Marker(place.exp / ".done" / "stats.json", inputs)
     if not marker.done:
-        save_stats(place.stats, *feature_stats(dumps))
-        marker.write(done=True)
+        save_stats(place.stats, *feature_stats(train.values()))
+        marker.write(done=True, outputs=[place.stats])
     elif not made:
         say("stage 3: features and statistics are made already")
         return False
@@ -157,17 +189,15 @@ def make_stats(place: Place, sets: list[str], nj: int) -> bool:
 
 
 def make_features(place: Place, sets: list[str], nj: int) -> bool:
-    """Log-mel features of every utterance of sets, where they are missing."""
-    from pelasr.features import extract
+    """Log-mel features of every utterance of sets, where they are missing, or of other data than now."""
+    from pelasr.features import extract, marker_of
 
-    markers = {
-        place.dump / path.name: Marker(place.dump / path.name / "done.json", {"data": audio_sha256(path)})
-        for path in place.dirs(*sets)
-    }
-    missing = [folder for folder, marker in markers.items() if not marker.done]
-    for folder in extract([(place.data / folder.name, folder) for folder in missing], nj):
-        markers[folder].write(done=True)
-    return bool(missing)
+    pairs = [(path, place.dump / path.name) for path in place.dirs(*sets)]
+    if all(marker_of(*pair).done for pair in pairs):
+        return False
+    with locked(place.dump / ".lock"):  # experiments that are decoded side by side may both want those of a language
+        missing = [pair for pair in pairs if not marker_of(*pair).done]
+        return any([str(dump) for dump in extract(missing, nj)])
 
 
 def add_language(
@@ -183,18 +213,24 @@ def add_language(
     extract their features. `folders`: data directories {set: path} from elsewhere, which are copied first. `config`:
     of the backbone.
 
-    Raises PelasrError where a directory is missing, or another one of its name is there already.
+    Raises DataError where directories are missing or faulty, or others of their names are there already.
     """
     check_language(language, "--langs")
+    problems = []
     for name, source in folders.items():
-        copy_data_dir(source, place.data / f"{name}_{language}", language)
+        try:
+            copy_data_dir(source, place.data / f"{name}_{language}", language)
+        except DataError as error:
+            problems += error.problems
     part = replace(place, languages=[language])
     for name in ("train", "dev"):
-        if not (folder := part.folder(name, language)).is_dir():
+        if not (folder := part.folder(name, language)).is_dir() and name not in folders:
             known = nearest(language, place.languages)
-            raise PelasrError(
+            problems.append(
                 f"{folder}: no such data directory; name one with --{name}_dir, or correct --langs: {known}"
             )
+    if problems:
+        raise DataError(problems)
     wanted = [name for name in sets if name in ("train", "dev") or part.folder(name, language).is_dir()]
     if shared := set(part.dirs(*wanted)) & set(place.dirs(*wanted)):
         raise PelasrError(
@@ -209,14 +245,15 @@ def add_language(
 
 
 def copy_data_dir(source: Path, target: Path, language: str) -> None:
-    """Write a data directory again under another name, its audio where it is. Raises PelasrError if the target has
-    other contents, or the utterances are in another language."""
-    utterances = read_data_dir(source)
-    for utterance in utterances:
-        if utterance.language != split_pair(language)[0]:
-            raise PelasrError(
-                f"{source}/utt2lang: utterance {utterance.id} is {utterance.language!r}, not {language!r}"
-            )
+    """Write a data directory again under another name, its audio where it is. Raises DataError if the source has
+    faults, the target has other contents, or utterances are in another language."""
+    utterances, wanted = read_data_dir(source, language), split_pair(language)[0]
+    others = [utterance for utterance in utterances if utterance.language != wanted]
+    if others:
+        more = f", nor are {len(others) - 1} more of {len(utterances)}" if len(others) > 1 else ""
+        what = f"utterance {others[0].id} is {others[0].language!r}, not {wanted!r}{more}"
+        cure = f"correct it, or if all are in {wanted} delete the file"
+        raise DataError(f"{printable(str(source))}/utt2lang: {what}; cure: {cure}")
     if source.resolve() == target.resolve():
         return
     utterances = _with_paths(utterances)
@@ -224,8 +261,9 @@ def copy_data_dir(source: Path, target: Path, language: str) -> None:
         skipped = target / "skipped.txt"
         dropped = skipped.read_text(encoding="utf-8").split("\n") if skipped.exists() else []
         dropped = {line.partition(" ")[0] for line in dropped}
-        if _with_paths(read_data_dir(target)) != [u for u in utterances if u.id not in dropped]:
-            raise PelasrError(f"{target} holds other data than {source}: delete it, or use another --data_dir")
+        if _with_paths(read_data_dir(target, language)) != [u for u in utterances if u.id not in dropped]:
+            cure = "delete it, use another --data_dir, or leave out the option to use it as it is"
+            raise DataError(f"{target} holds other data than {printable(str(source))}: {cure}")
         return
     write_data_dir(target, utterances)
 

@@ -70,18 +70,13 @@ class Routed:
 
     def __init__(self, parts: Sequence[Private | None], index: Tensor | None):
         self.parts, self.index = parts, index
-        self.ids: Tensor | None = None  # what an embedding was given
         self._stacks: dict[str, dict[str, Tensor]] = {}
 
     def rows(self, path: str, count: int) -> dict[str, Tensor]:
         """Parameters of a site for each of the `count` rows that a module sees: (B, P, D), a bias (B, P) that is minus
         infinity where the row's language has fewer than P tokens; of a vector (B, size) and whether there is one (B,).
         Empty if no language has any."""
-        stack = self._stacks.get(path)
-        if stack is None:
-            stack = self._stack(path)
-            if not torch.is_grad_enabled():  # a search comes here at every step
-                self._stacks[path] = stack
+        stack = self._stack(path)
         if self.index is None:
             return {name: tensor[:1].expand(count, *tensor.shape[1:]) for name, tensor in stack.items()}
         return {name: tensor.index_select(0, self._index()) for name, tensor in stack.items()}
@@ -91,7 +86,18 @@ class Routed:
         return self.index if rows is None else self.index.index_select(0, rows)
 
     def _stack(self, path: str) -> dict[str, Tensor]:
-        """As `rows`, for each language that is present: (L, P, D) and so on."""
+        """As `rows`, for each language that is present; kept as in `mixed.Route`."""
+        if torch.is_grad_enabled():
+            self._stacks.pop(path, None)
+            return self._make(path)
+        stack = self._stacks.get(path)
+        if stack is None:
+            with torch.inference_mode(False), torch.no_grad():
+                stack = self._stacks.setdefault(path, self._make(path))
+        return stack
+
+    def _make(self, path: str) -> dict[str, Tensor]:
+        """(L, P, D) and so on."""
         found = [part.at(path) if part is not None else None for part in self.parts]
         there = [part for part in found if part is not None]
         if not there:
@@ -114,6 +120,7 @@ class Routed:
 
 
 _routed: ContextVar[Routed | None] = ContextVar("private", default=None)
+_ids: ContextVar[Tensor | None] = ContextVar("ids", default=None)  # what an embedding at work was given
 
 
 @contextmanager
@@ -147,7 +154,7 @@ def _hide_own(host: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
     current = _routed.get()
     if current is None:
         return None
-    current.ids = args[0]
+    _ids.set(args[0])
     return (args[0].where(args[0] < host.num_embeddings, 0),)
 
 
@@ -157,7 +164,7 @@ def _embed(path: str, host: nn.Module, args: tuple, y: Tensor) -> Tensor:
     found = current.rows(path, len(y)) if current is not None else {}
     if not found:
         return y
-    own = current.ids - host.num_embeddings
+    own = _ids.get() - host.num_embeddings
     # Gathered, not indexed: an index's backward pass adds in an order that depends on the threads.
     index = own.clamp(min=0)[..., None].expand(*own.shape, y.shape[-1])
     return torch.where((own >= 0)[..., None], found["weight"].gather(1, index).to(y.dtype), y)

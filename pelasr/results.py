@@ -36,7 +36,7 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     """All lines of a results file. Raises PelasrError when there is none, and with file:line for a bad line."""
     path = Path(path)
     if not path.is_file():
-        raise PelasrError(f"{path}: no results yet; score an experiment first")
+        raise PelasrError(f"{path}: no results yet; `pelasr score` writes them")
     results = []
     for number, result in read_lines(path):
         if not isinstance(result, dict) or set(result) != set(KEYS):

@@ -50,7 +50,7 @@ def read_text(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     if not path.is_file():
-        raise PelasrError(f"{path}: no such file; references come from stage 1, hypotheses from decoding")
+        raise PelasrError(f"{path}: no such file; references come with the data (stage 1), hypotheses from stage 6")
     texts: dict[str, str] = {}
     content = files.read_text(path, "references come from stage 1, hypotheses from decoding").removesuffix("\n")
     for number, line in enumerate(content.split("\n") if content else [], 1):
@@ -145,8 +145,8 @@ def _read(key: str, data: str | Path, folder: Path) -> Texts:
     if not any(references.values()):
         raise PelasrError(f"{source}: no reference has a word, so nothing can be scored; prepare the data again")
     for wrong, what, cure in (
-        (references.keys() - hypotheses.keys(), "without a hypothesis", "decode again"),
-        (hypotheses.keys() - references.keys(), f"unknown to {source}", "decode the same data"),
+        (references.keys() - hypotheses.keys(), "without a hypothesis", _again(folder)),
+        (hypotheses.keys() - references.keys(), f"unknown to {source}", _again(folder)),
     ):
         if wrong:
             names = " ".join(sorted(wrong)[:5]) + (" ..." if len(wrong) > 5 else "")
@@ -210,15 +210,21 @@ def _exact(value: float) -> Estimate:
     return Estimate(value, value, value)
 
 
+def _again(folder: Path) -> str:
+    """The cure for hypotheses that stage 6 would not make again by itself."""
+    return f"decode again: rm -r {folder}, then stage 6"
+
+
 def _limited(texts: Texts) -> int:
     """How many hypotheses the search stopped at its length limit."""
     path = texts.folder / "limited"
     if not path.is_file():
-        raise PelasrError(f"{path}: no such file, so nobody knows which hypotheses hit the length limit; decode again")
+        what = "no such file, so nobody knows which hypotheses hit the length limit"
+        raise PelasrError(f"{path}: {what}; {_again(texts.folder)}")
     names = set(path.read_text(encoding="utf-8").split())
     unknown = sorted(names - texts.hypotheses.keys())
     if unknown:
-        raise PelasrError(f"{path}: {unknown[0]} is not among the hypotheses; decode again")
+        raise PelasrError(f"{path}: {unknown[0]} is not among the hypotheses; {_again(texts.folder)}")
     return len(names)
 
 

@@ -1,14 +1,25 @@
-"""Between a verb and who typed it: standard streams, and errors in one line each."""
+"""Between a verb and who typed it: names of options, standard streams, and errors in one line each."""
 
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pelasr.errors import PelasrError, brief
 
 INTERRUPTED = 130  # exit code of what Ctrl-C ended
+
+
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """The same with underscores for the dashes in names of options: `--exp-dir` is `--exp_dir`."""
+    found = list(arguments)
+    end = found.index("--") if "--" in found else len(found)
+    for number, argument in enumerate(found[:end]):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            found[number] = f"--{name.replace('-', '_')}{equals}{value}"
+    return found
 
 
 @contextmanager

@@ -15,12 +15,23 @@ BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
 UNKNOWN_ID = 1
 UNKNOWN_SHOWN = "⁇"
 TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins with
+# Scripts without spaces between words, as the names of their letters begin.
+UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI SYLLABLE", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
+UNSPACED += ("JAVANESE", "BALINESE", "TAI ", "NEW TAI ")
 PIECE_SPACE = "▁"  # how sentencepiece writes a space
+AGAIN = "cure: delete the folder and run the token stage, 2, again; in a backbone's folder, restore it"
 
 
 def normalise(text: str) -> str:
     """NFC, any run of white space to one space, none at the ends."""
     return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def is_unspaced(texts: Iterable[str]) -> bool:
+    """Whether most letters of some texts are of scripts that write no space between words."""
+    letters = Counter(character for text in texts for character in text if character.isalpha())
+    unspaced = sum(count for letter, count in letters.items() if unicodedata.name(letter, "").startswith(UNSPACED))
+    return 2 * unspaced > letters.total()
 
 
 def is_nfc(text: str) -> bool:
@@ -122,25 +133,25 @@ class Tokenizer:
         """Read `tokens.txt`, and `spm.model` if present. Raises PelasrError if they are missing or do not fit."""
         path, model_path = Path(directory) / "tokens.txt", Path(directory) / "spm.model"
         if not path.exists():
-            raise PelasrError(f"{path}: no token list; cure: run the token stage first")
+            raise PelasrError(f"{path}: no token list; cure: run the token stage, 2, first")
         try:
             tokens = path.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
         except UnicodeDecodeError as error:
-            raise PelasrError(f"{path}: not UTF-8: {error}; cure: run the token stage again") from None
+            raise PelasrError(f"{path}: not UTF-8: {error}; {AGAIN}") from None
         for line, token in ((1, BLANK), (2, UNKNOWN), (len(tokens), SOS_EOS)):
             if len(tokens) < line or tokens[line - 1] != token:
-                raise PelasrError(f"{path}:{line}: want {token}; cure: run the token stage again")
+                raise PelasrError(f"{path}:{line}: want {token}; {AGAIN}")
         if len(set(tokens)) != len(tokens):
             token = next(token for token, count in Counter(tokens).items() if count > 1)
-            raise PelasrError(f"{path}: token {token!r} is listed twice; cure: run the token stage again")
+            raise PelasrError(f"{path}: token {token!r} is listed twice; {AGAIN}")
         if not model_path.exists():
             return cls(tokens)
         try:
             tokenizer = cls(tokens, model_path.read_bytes())
         except RuntimeError as error:  # sentencepiece's
-            raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; cure: run the token stage again") from None
+            raise PelasrError(f"{model_path}: no model: {brief(error, 200)}; {AGAIN}") from None
         if _token_list(tokenizer._pieces, tags=[token for token in tokens if TAG.fullmatch(token)]) != tokens:
-            raise PelasrError(f"{path}: not the pieces of {model_path}; cure: run the token stage again")
+            raise PelasrError(f"{path}: not the pieces of {model_path}; {AGAIN}")
         return tokenizer
 
 
@@ -200,37 +211,6 @@ def _size_error(message: str, size: int, specials_outside: int) -> PelasrError:
         bound = int(smallest[1]) + specials_outside
         return PelasrError(f"{size} tokens are fewer than the characters of the text; cure: at least {bound}")
     return PelasrError(f"sentencepiece cannot make {size} tokens: {message}; cure: try another size")
-
-
-def alike(own: Sequence[str], shared: Sequence[str]) -> dict[str, list[list[int]]]:
-    """For each own token the shared tokens that it may start from: {script: [ids of each own token]}.
-
-    Unicode names tell which letters are the same, GURMUKHI LETTER KA and DEVANAGARI LETTER KA. Of a script are those of
-    the same letter; under the key "" are those of all scripts. Without any a token is like all, a tag (`<lang:uk>`)
-    like the other tags. Scripts that have less than half of the letters are left out.
-    """
-    tags = [index for index, token in enumerate(shared) if TAG.fullmatch(token)]
-    ordinary = [n for n, token in enumerate(shared) if token not in (BLANK, UNKNOWN, SPACE, SOS_EOS) and n not in tags]
-    letters: dict[str, dict[str, list[int]]] = {"": {}}
-    for index in ordinary:
-        script, letter = _letter(shared[index])
-        if letter:
-            for key in ("", script):
-                letters.setdefault(key, {}).setdefault(letter, []).append(index)
-    own_letters = [_letter(token)[1] for token in own]
-    enough = {key for key, found in letters.items() if 2 * sum(name in found for name in own_letters) >= len(own)}
-    rest = [tags if TAG.fullmatch(token) and tags else ordinary for token in own]
-    return {
-        key: [letters[key].get(name) or default for name, default in zip(own_letters, rest, strict=True)]
-        for key in sorted({"", *enough})
-    }
-
-
-def _letter(token: str) -> tuple[str, str]:
-    """A character's script and its Unicode name without it, `DEVANAGARI` and `LETTER KA`; nothing for what is no single
-    character."""
-    script, _, name = (unicodedata.name(token, "") if len(token) == 1 else "").partition(" ")
-    return script, name
 
 
 def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:

@@ -7,8 +7,9 @@ follows from the seed and the step, and a checkpoint holds the place within the 
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.config import construct
 from pelasr.errors import PelasrError, brief
 from pelasr.evaluate import LanguageScores, encode, evaluate
-from pelasr.monitor import Monitor
+from pelasr.kept import Kept
+from pelasr.monitor import Monitor, entry_of
 from pelasr.options import TrainingOptions
 from pelasr.sampling import BatchSampler
+from pelasr.schedule import Entry, decay_start, factor
 from pelasr.sealed import load_checkpoint, save_checkpoint
 from pelasr.text import Tokenizer
+
+CHECKPOINT = "last.ckpt"
 
 
 class Objective(nn.Module):
@@ -124,7 +129,8 @@ class Fit:
         train, dev: utterances; dev of every language.
         collate: makes batches of them.
         tokenizers: of every language, for the dev WER or BLEU.
-        after_validation: called with the epoch and the scores by language, on the first process.
+        kept: what keeps the weights of validations, on the first process.
+        history: the validations of the run that this one goes on from, after its last epoch.
     """
 
     def __init__(
@@ -137,10 +143,11 @@ class Fit:
         options: TrainingOptions,
         folder: Path,
         fabric: lightning.fabric.Fabric,
-        after_validation: Callable[[int, dict[str, LanguageScores]], None],
+        kept: Kept,
+        history: Sequence[Entry] = (),
     ):
         self.options, self.folder, self.fabric = options, folder, fabric
-        self.train, self.dev, self.after_validation = train, dev, after_validation
+        self.train, self.dev, self.kept = train, dev, kept
         self.collate, self.tokenizers = collate, tokenizers
         self.sampler = self._make_sampler(1)
         if len(self.sampler) < options.epoch_steps * options.accum_grad:
@@ -151,10 +158,15 @@ class Fit:
         self.trained = objective.trained
         optimizer = construct(torch.optim.AdamW, options.optim_conf, "optim_conf", params=objective.groups())
         self.wrapped, self.optimizer = fabric.setup(objective, optimizer)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
-        self.place = Progress()
+        self.history = list(history)
+        self.first = history[-1]["epoch"] if history else 0
+        self.place = Progress(self.first, step=history[-1]["step"] if history else 0)
+        self.groups = [group["name"] for group in self.optimizer.param_groups]
+        self.decays: dict[str, int | None] = {}
+        factors = [partial(self._learning_rate, name) for name in self.groups]
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         self.gradients_checked = False
-        total = self.steps_per_epoch * options.max_epoch
+        total = self.steps_per_epoch * options.max_epoch + self.place.step
         self.monitor = Monitor(folder, total, active=fabric.global_rank == 0)
 
     def _make_sampler(self, copies: int) -> BatchSampler:
@@ -175,29 +187,41 @@ class Fit:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "last.ckpt"
+        return self.folder / CHECKPOINT
 
-    def _learning_rate(self, step: int) -> float:
-        """Factor on the learning rate: linear warm-up, then half a cosine or the inverse square root."""
-        warmup, total = self.options.warmup_steps, self.steps_per_epoch * self.options.max_epoch
-        if step < warmup:
-            return (step + 1) / warmup
-        if self.options.scheduler == "inverse_sqrt":
-            return math.sqrt(max(warmup, 1) / (step + 1))
-        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    def _learning_rate(self, name: str, step: int) -> float:
+        """Factor on the learning rate of a group after so many steps."""
+        decay = self.decays.get(name)
+        decay = None if decay is None else decay - self.first
+        return factor(self.options, step, self.steps_per_epoch, decay)
+
+    def _find_decays(self) -> None:
+        """After which epoch the learning rate of each group goes down, as far as that is known."""
+        if self.options.scheduler == "wsd":
+            for name in self.groups:
+                language = name if self.objective.bank is not None else None
+                self.decays[name] = decay_start(self.history, language, self.options, self.first)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the last epoch is over, or the learning rates of all groups are zero."""
+        if self.place.epoch - self.first >= self.options.max_epoch:
+            return True
+        ends = [decay + self.options.decay_epochs for decay in self.decays.values() if decay is not None]
+        return len(ends) == len(self.groups) and self.place.epoch >= max(ends)
 
     def run(self) -> None:
-        """Train to the last epoch. Raises PelasrError after `max_skips` steps that were not finite."""
+        """Train to the end. Raises PelasrError after `max_skips` steps that were not finite."""
         if self.checkpoint.exists():
             self._load()
         else:
-            self.monitor.resume(-1)  # an attempt that left no checkpoint does not count
-            self._validate()
+            if not self.history:
+                self._validate()
             self._save()
         with self.monitor:
-            while self.place.epoch < self.options.max_epoch:
+            while not self.ended:
                 self._train_epoch()
-                if self.place.epoch % self.options.val_interval == 0 or self.place.epoch == self.options.max_epoch:
+                if self.ended or self.place.epoch % self.options.val_interval == 0:
                     self._validate()
                 self._save()
 
@@ -283,16 +307,21 @@ class Fit:
 
     def _validate(self) -> None:
         place = self.place
-        self.wrapped.eval()
-        scores = evaluate(
-            self.objective.backbone, self.objective.bank, self.dev, self.collate, self.tokenizers, self.fabric
-        )
+        scores = self.evaluate()
+        train_loss = place.loss / place.utterances if place.utterances else None
+        self.history.append(entry_of(place.epoch, place.step, train_loss, scores))
+        self._find_decays()
         if self.fabric.global_rank == 0:
-            train_loss = place.loss / place.utterances if place.utterances else None
-            self.monitor.validated(place.epoch, place.step, train_loss, scores)
-            self.after_validation(place.epoch, scores)
+            self.kept.validated(self.history)
+            self.monitor.validated(self.history)
         self.fabric.barrier()
         place.loss, place.utterances = 0.0, 0
+
+    def evaluate(self) -> dict[str, LanguageScores]:
+        """Scores of each language on dev."""
+        self.wrapped.eval()
+        objective = self.objective
+        return evaluate(objective.backbone, objective.bank, self.dev, self.collate, self.tokenizers, self.fabric)
 
     def _sum(self, value: float) -> float:
         """Over all processes."""
@@ -316,8 +345,12 @@ class Fit:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "place": vars(self.place),
+            "first": self.first,
+            "history": self.history,
+            "kept": self.kept.hashes,
         }
         save_checkpoint(self.checkpoint, state)
+        self.kept.prune()
 
     def _load(self) -> None:
         try:
@@ -325,11 +358,14 @@ class Fit:
             self.trained.load_state_dict(state["trained"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
-            self.place = Progress(**state["place"])
+            self.place, self.first = Progress(**state["place"]), state["first"]
+            self.history, self.kept.hashes = state["history"], state["kept"]
         except PelasrError:
             raise
         except Exception as error:  # torch's readers raise many kinds
             why = brief(error, 200)
             raise PelasrError(f"{self.checkpoint}: cannot go on from it ({why}); delete it to start again") from error
-        self.monitor.resume(self.place.epoch)
+        self.kept.check()
+        self._find_decays()
+        self.monitor.resume(self.history)
         self.monitor.say(f"going on after epoch {self.place.epoch}, batch {self.place.batch} of the next")

@@ -1,13 +1,16 @@
 """The verbs `pelasr transcribe` and `pelasr translate`: audio files in, a line of text for each out."""
 
 import argparse
+import codecs
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelasr.errors import DataError, PelasrError
+from pelasr.errors import DataError, PelasrError, printable
+from pelasr.tables import encoding_of, iconv
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +65,7 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
     found = join(track(windows, len(names), known.verb, lambda window: sum(piece.share for piece in window)))
     number = -1
     try:
-        for number, (name, transcript) in enumerate(zip(names, found, strict=True)):
+        for number, (name, transcript) in enumerate(zip(map(printable, names), found, strict=True)):
             if number not in faults:
                 if not transcript.segments:
                     _note(f"{name}: {1000 * transcript.duration:.0f} ms of audio are too short: its text is empty")
@@ -84,7 +87,8 @@ def find_audio(given: Sequence[str]) -> list[str]:
         paths = (path for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         inside = sorted(str(path) for path in paths if not path.name.startswith("."))
         if not inside:
-            raise PelasrError(f"{name}: no audio files in this folder; their names end in {' '.join(sorted(SUFFIXES))}")
+            ends = " ".join(sorted(SUFFIXES))
+            raise PelasrError(f"{printable(name)}: no audio files in this folder; their names end in {ends}")
         found += inside
     return found
 
@@ -93,9 +97,12 @@ def read_languages(path: Path, names: Sequence[str]) -> list[str]:
     """The language of each file, by lines of `name language`. A name is a path as given, a file's name, or that
     without its suffix; the longest counts. Raises PelasrError for lines that are none, and for a file without one."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        content = path.read_bytes()
+    except OSError as error:
         raise PelasrError(f"{path}: cannot be read: {error}") from None
+    if encoding := encoding_of(content):
+        raise PelasrError(f"{path}: {encoding}, not UTF-8; cure: {iconv(encoding, shlex.quote(str(path)))}")
+    lines = content.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").splitlines()
     known: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -105,12 +112,14 @@ def read_languages(path: Path, names: Sequence[str]) -> list[str]:
             raise PelasrError(f"{path}:{number}: want `name language`, found {line.strip()!r}")
         name, language = words[0].strip(), words[1]
         if known.setdefault(name, language) != language:
-            raise PelasrError(f"{path}:{number}: {name} is {language} here and {known[name]} above; keep one line")
+            both = f"{printable(name)} is {language} here and {known[name]} above"
+            raise PelasrError(f"{path}:{number}: {both}; keep one line")
     languages = []
     for name in names:
         found = [key for key in (name, Path(name).name, Path(name).stem) if key in known]
         if not found:
-            raise PelasrError(f"{path}: no language of {name}; add a line `{Path(name).stem} language`")
+            stem = printable(Path(name).stem)
+            raise PelasrError(f"{path}: no language of {printable(name)}; add a line `{stem} language`")
         languages.append(known[found[0]])
     return languages
 

@@ -1,5 +1,7 @@
 """Check data directories before training: every file is opened and every problem is reported, not the first alone."""
 
+import hashlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -10,19 +12,21 @@ from typing import NamedTuple
 import numpy as np
 
 from pelasr.audio import read_audio
-from pelasr.data import DataDir, Problem, Utterance, add_skipped, parse, write_data_dir
-from pelasr.errors import DataError
+from pelasr.characters import named, remover, strange
+from pelasr.data import EMPTY, DataDir, Utterance, add_skipped, parse, write_data_dir
+from pelasr.errors import DataError, counted, printable
 from pelasr.features import RATE, num_frames
+from pelasr.overlap import Heard
 from pelasr.parallel import parallel_map
+from pelasr.problems import DROP, SHOWN, Problem, condense
 from pelasr.text import Tokenizer, is_nfc, unknown_report
 
 WINDOW = 400  # samples of the first feature window
 SEGMENT_SLACK = 0.1  # seconds a segment may end after its recording
-DROP = "or drop it with --skip_bad true"
 
 
 class Language(NamedTuple):
-    """How much there is of a language: utterances, and hours of readable audio."""
+    """How much there is of a language: good utterances, and their hours."""
 
     utterances: int
     hours: float
@@ -33,12 +37,15 @@ class Report:
     """What `validate` found. `problems` must be mended or their utterances dropped; `warnings` are lines to read.
 
     `unknown` has for each language the characters outside the token list: (how many, of how many, Counter of them).
+    `languages` and `heard` are of good utterances. `ids`: how many utterances each directory names.
     """
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     languages: dict[str, Language] = field(default_factory=dict)
     unknown: dict[str, tuple[int, int, Mapping[str, int]]] = field(default_factory=dict)
+    heard: list[Heard] = field(default_factory=list)
+    ids: dict[str, int] = field(default_factory=dict)
 
     @property
     def bad(self) -> dict[str, str]:
@@ -59,16 +66,18 @@ def _reasons(problems: Iterable[Problem]) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for problem in problems:
         if problem.droppable:
-            reasons.setdefault(problem.utterance, f"{problem.where}: {problem.what} [{problem.kind}]")
+            reasons.setdefault(problem.utterance, problem.reason)
     return reasons
 
 
 class Inspection(NamedTuple):
-    """What the audio of an utterance is like: its length in samples at 16 kHz, and the fault if it has one."""
+    """What the audio of an utterance is like: its length in samples at 16 kHz, the fault if it has one, and a hash of
+    the samples if it has none."""
 
     samples: int
     kind: str = ""
     what: str = ""
+    digest: str = ""
 
 
 def validate(
@@ -78,29 +87,36 @@ def validate(
     languages: Collection[str] | None = None,
     nj: int = 1,
     targets: Mapping[Path, Collection[str]] | None = None,
+    sets: Mapping[Path, tuple[str, str]] | None = None,
 ) -> Report:
     """Check data directories with `nj` processes; raises nothing for bad data, all of it is in the report.
 
     With a `tokenizer`, utterances must have as many encoder frames (one for `subsampling` feature frames of 10 ms) as
     a CTC loss needs for their labels, and characters outside the token list are reported. `languages` are the known
-    ones, None for any. `targets` has for a directory the languages that it must have translations into.
+    ones, None for any. `targets` has for a directory the languages that it must have translations into, `sets` the
+    name of its set and the language that its utterances must be in, and are in if it has no `utt2lang`.
     """
-    report = Report()
-    found = [parse(path) for path in dirs]
+    report, sets = Report(), sets or {}
+    found = [parse(path, sets.get(Path(path), ("", None))[1]) for path in dirs]
     inspected = _inspect_all(found, nj)
     lengths: dict[str, list[int]] = {}
     for data_dir in found:
         _check_targets(data_dir, (targets or {}).get(data_dir.path, ()))
         for file in data_dir.text_files:
             _check_text(data_dir, file)
-        _check_languages(data_dir, languages)
+        _check_languages(data_dir, languages, *sets.get(data_dir.path, ("", "")))
         _check_unused_recordings(data_dir, report.warnings)
+        path = str(data_dir.path)
         for utterance in data_dir.utterances:
-            inspection = inspected[str(data_dir.path), utterance.id]
-            _check_audio(data_dir, utterance, inspection, tokenizer, subsampling)
-            if utterance.language:
-                lengths.setdefault(utterance.language, []).append(inspection.samples)
+            _check_audio(data_dir, utterance, inspected[path, utterance.id], tokenizer, subsampling)
         report.problems += data_dir.problems
+        report.ids[path] = len(data_dir.ids)
+        bad = _reasons(data_dir.problems)
+        for utterance in data_dir.utterances:
+            if utterance.language and utterance.id not in bad:
+                inspection = inspected[path, utterance.id]
+                lengths.setdefault(utterance.language, []).append(inspection.samples)
+                report.heard.append(Heard(path, utterance, inspection.digest))
     report.languages = {
         language: Language(len(samples), sum(samples) / RATE / 3600) for language, samples in sorted(lengths.items())
     }
@@ -127,31 +143,60 @@ def _meant(word: str, known: Collection[str]) -> str:
 
 
 def _check_text(data_dir: DataDir, file: str) -> None:
-    noun = "transcript" if file == "text" else "translation"
-    for name, (line, text) in data_dir.tables[file].items():
-        if not text.strip():
+    noun, quoted = "transcript" if file == "text" else "translation", data_dir.quoted(file)
+    table = data_dir.tables[file]
+    found = {name: characters for name, entry in table.items() if (characters := strange(entry.value))}
+    everything = "\n".join(entry.value for entry in table.values()) if found else ""
+    removed = remover((character for characters in found.values() for character in characters), everything, quoted)
+    for name, (line, text) in table.items():
+        if name in found:
+            what = f"text has {', '.join(map(named, found[name]))}; cure: {removed}, {DROP}"
+            data_dir.report(file, line, name, what, "character")
+        elif not text.strip():
             data_dir.report(file, line, name, f"empty text; cure: write its {noun}, {DROP}", "empty-text")
         elif not is_nfc(text):
-            what = f"text is not NFC; cure: uconv -x any-nfc -o FILE.new FILE && mv FILE.new FILE, {DROP}"
-            data_dir.report(file, line, name, what.replace("FILE", str(data_dir.path / file)), "not-nfc")
+            cure = f"uconv -x any-nfc -o {quoted}.new {quoted} && mv {quoted}.new {quoted}"
+            data_dir.report(file, line, name, f"text is not NFC; cure: {cure}, {DROP}", "not-nfc")
 
 
-def _check_languages(data_dir: DataDir, languages: Collection[str] | None) -> None:
-    if languages is None:
+def _check_languages(data_dir: DataDir, languages: Collection[str] | None, name: str, wanted: str) -> None:
+    """`name` and `wanted`: the set, and the language that its utterances must be in, empty for any."""
+    if not data_dir.tables:
         return
-    for name, (line, language) in data_dir.tables.get("utt2lang", {}).items():
-        if language and language not in languages:
-            cure = f"cure: use one of {' '.join(sorted(languages))}, {DROP}"
-            what = f"unknown language {language}; {_meant(language, languages)}{cure}"
-            data_dir.report("utt2lang", line, name, what, "unknown-language")
+    where = f"the set {name} has no utterance in {wanted}" if wanted else "no utterances"
+    if not data_dir.ids:
+        data_dir.report("", 0, "", f"{where}: {EMPTY}", "empty")
+    there = {key: entry for key, entry in data_dir.tables.get("utt2lang", {}).items() if entry.value}
+    found = Counter(entry.value for entry in there.values())
+    if wanted and found and wanted not in found:
+        shown = ", ".join(f"{counted(count, 'utterance')} in {other}" for other, count in found.most_common(SHOWN))
+        cure = f"cure: correct --langs, or if they are in {wanted}: rm {data_dir.quoted('utt2lang')}"
+        data_dir.report("utt2lang", 0, "", f"{where}: there are {printable(shown)}; {cure}", "no-language")
+        return
+    known = found.keys() if languages is None else set(languages)
+    meant = {language: _meant(language, known) for language in found}
+    for utterance, (line, language) in there.items():
+        if language not in known:
+            cure = f"cure: use one of {' '.join(sorted(known))}, {DROP}"
+            what = f"unknown language {printable(language)}; {meant[language]}{cure}"
+            data_dir.report("utt2lang", line, utterance, what, "unknown-language")
+        elif wanted and language != wanted:
+            what = f"in {language}, but the directory is for {wanted}; cure: correct it, move the utterance, {DROP}"
+            data_dir.report("utt2lang", line, utterance, what, "other-language")
 
 
 def _check_unused_recordings(data_dir: DataDir, warnings: list[str]) -> None:
     if data_dir.audio_file == "segments":
-        used = {entry.value.split()[0] for entry in data_dir.tables["segments"].values() if entry.value}
-        for name, (line, _) in data_dir.tables.get("wav.scp", {}).items():
-            if name not in used:
-                warnings.append(f"{data_dir.path / 'wav.scp'}:{line}: recording {name} has no segment: it is not used")
+        used = {entry.value.split()[0] for entry in data_dir.tables["segments"].values() if entry.value.strip()}
+        found = [name for name in data_dir.tables.get("wav.scp", {}) if name not in used]
+        if len(found) > SHOWN:
+            shown = ", ".join(map(printable, found[:SHOWN]))
+            what = f"{len(found)} recordings have no segment: {shown} and {len(found) - SHOWN} more: they are not used"
+            warnings.append(f"{data_dir.path / 'wav.scp'}: {what}")
+            return
+        for name in found:
+            where = f"{data_dir.path / 'wav.scp'}:{data_dir.tables['wav.scp'][name].line}"
+            warnings.append(f"{where}: recording {printable(name)} has no segment: it is not used")
 
 
 def _inspect_all(found: list[DataDir], nj: int) -> dict[tuple[str, str], Inspection]:
@@ -180,8 +225,8 @@ def _inspect_recording(audio: str, segments: list[Segment]) -> list[Inspection]:
     try:
         samples, rate = read_audio(audio)
     except DataError as error:
-        return [Inspection(0, "unreadable", f"{error}, {DROP}")] * len(segments)
-    return [_inspect_segment(audio, samples, rate, segment) for segment in segments]
+        return [Inspection(0, "unreadable", f"{printable(str(error))}, {DROP}")] * len(segments)
+    return [_inspect_segment(printable(audio), samples, rate, segment) for segment in segments]
 
 
 def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segment) -> Inspection:
@@ -192,7 +237,7 @@ def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segmen
         return Inspection(0, "segment", what)
     first = round((start or 0.0) * rate)
     samples = samples[first : len(samples) if end is None else round(end * rate)]
-    length = -(-len(samples) * RATE // rate)  # as resample_poly rounds
+    length = -(-len(samples) * RATE // rate)  # as `audio.resample` rounds
     if not length:
         return Inspection(0, "zero-length", f"{audio} has no samples there; cure: fetch it again, {DROP}")
     if not np.isfinite(samples).all():
@@ -202,7 +247,7 @@ def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segmen
     if samples.min() == samples.max():
         what = f"{audio} is digital silence (all samples equal); cure: fetch it again, {DROP}"
         return Inspection(length, "silence", what)
-    return Inspection(length)
+    return Inspection(length, digest=hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).hexdigest())
 
 
 def _check_audio(
@@ -219,7 +264,8 @@ def _check_audio(
         data_dir.report(file, line, utterance.id, what, "too-short")
     elif tokenizer is not None:
         frames = -(-num_frames(inspection.samples) // subsampling)
-        labels = tokenizer.encode(utterance.text)
+        text = utterance.text.translate(dict.fromkeys(map(ord, strange(utterance.text))))
+        labels = tokenizer.encode(text)
         repeats = sum(left == right for left, right in pairwise(labels))
         if frames < len(labels) + repeats:
             what = (
@@ -252,15 +298,15 @@ def _unknown_warnings(unknown: Mapping[str, tuple[int, int, Mapping[str, int]]])
     return lines
 
 
-def drop(directory: str | Path, bad: Mapping[str, str]) -> None:
+def drop(directory: str | Path, bad: Mapping[str, str], language: str | None = None) -> None:
     """Rewrite a data directory without the utterances of `bad` (id to reason); `skipped.txt` lists all it ever lost.
 
-    Raises DataError if other problems are left, or if no utterance would be.
+    `language`: as for `read_data_dir`. Raises DataError if other problems are left, or if no utterance would be.
     """
-    data_dir = parse(directory)
+    data_dir = parse(directory, language)
     left = [problem for problem in data_dir.problems if not (problem.droppable and problem.utterance in bad)]
     if left:
-        raise DataError([str(problem) for problem in left])
+        raise DataError(condense(left))
     kept = [utterance for utterance in data_dir.utterances if utterance.id not in bad]
     if not kept:
         raise DataError(f"{directory}: all utterances are bad; cure: mend the problems listed by the validator")

@@ -509,7 +509,7 @@ def test_a_site_whose_output_is_of_another_width(make_st, make_batch):
     bank = make_bank(model, ["hi"], sites="decoder")
     batch = make_batch(["hi", "hi"])
     given = model.encode(batch.feats, batch.lens, batch.language_ids)
-    with bank.route(["hi", "hi"]), pytest.raises(PelasrError, match="^site decoder: houlsby adapts an output of 6 "):
+    with bank.route(["hi", "hi"]), pytest.raises(PelasrError, match="^site decoder: it was to put out 6 channels"):
         model.loss(*given, batch.targets, batch.target_lens, torch.tensor([TAGS[:1], TAGS[1:]]))
 
 

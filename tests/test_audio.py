@@ -1,4 +1,5 @@
 import io
+import os
 import wave
 
 import kaldiio
@@ -7,7 +8,7 @@ import pytest
 import soundfile
 
 import pelasr.audio
-from pelasr.audio import load_audio, read_audio, read_file
+from pelasr.audio import load_audio, read_audio, read_file, resample
 from pelasr.data import Utterance
 from pelasr.errors import DataError
 
@@ -27,6 +28,56 @@ def test_resampling_keeps_the_frequency_and_the_level(tmp_path):
     spectrum = np.abs(np.fft.rfft(audio)) / 8000
     assert spectrum.argmax() == 1000
     assert spectrum[1000] == pytest.approx(0.5, abs=0.005)
+
+
+def level(samples, frequency):
+    """Amplitude in dB, re 1, of a frequency in 16 kHz samples, beginning and end left out."""
+    middle = samples[2000:-2000].astype(np.float64)
+    window = np.blackman(len(middle))
+    turning = np.exp(-2j * np.pi * frequency * np.arange(len(middle)) / 16000)
+    return 20 * np.log10(2 * abs((middle * window * turning).sum()) / window.sum() + 1e-12)
+
+
+def from_tone(frequency, rate):
+    return resample(2 * tone(frequency, 2.0, rate).astype(np.float32), rate, 16000)
+
+
+@pytest.mark.parametrize("rate", [22050, 32000, 44100, 48000])
+def test_resampling_keeps_what_16_khz_can_hold_and_nothing_else(rate):
+    for frequency in (50, 1000, 4000, 7000, 7600, 7800):
+        assert abs(level(from_tone(frequency, rate), frequency)) < 0.02
+    for frequency in (8050, 8200, 9000, 10500):
+        assert level(from_tone(frequency, rate), 16000 - frequency) < -100  # where it would be folded to
+        assert np.abs(from_tone(frequency, rate)[2000:-2000]).max() < 1e-4
+
+
+@pytest.mark.parametrize("rate", [8000, 11025])
+def test_resampling_upwards_adds_no_images(rate):
+    for frequency in (1000, 0.48 * rate):
+        samples = from_tone(frequency, rate)
+        assert abs(level(samples, frequency)) < 0.02 and level(samples, rate - frequency) < -100
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_resampling_neither_delays_nor_scales(rate):
+    at = rate // 2
+    impulse = np.zeros(rate, np.float32)
+    impulse[at] = 1.0
+    found = resample(impulse, rate, 16000)
+    peak = int(found.argmax())
+    assert abs(peak - at * 16000 / rate) <= 0.5
+    around = np.arange(1, 500)
+    if at * 16000 % rate == 0:
+        np.testing.assert_allclose(found[peak + around], found[peak - around], atol=1e-6)
+    constant = resample(np.full(rate, 0.25, np.float32), rate, 16000)
+    np.testing.assert_allclose(constant[1000:-1000], 0.25, atol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [6000, 8000, 11025, 15999, 16001, 22050, 44100, 48000, 192000])
+def test_length_after_resampling(rate):
+    for count in (0, 1, 2, 3, 99, 100, 441, 1601, rate, rate + 1):
+        found = resample(np.ones(count, np.float32), rate, 16000)
+        assert found.shape == (-(-count * 16000 // rate),) and found.dtype == np.float32
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
@@ -123,5 +174,15 @@ def test_errors_of_files_name_them_and_no_wav_scp(tmp_path):
         with pytest.raises(DataError, match=f"{name}: .*{words}.*cure: ") as caught:
             read_file(tmp_path / name)
         assert "wav.scp" not in str(caught.value)
-    with pytest.raises(DataError, match="standard input: unreadable audio"):
+    with pytest.raises(DataError, match="standard input: unreadable audio") as caught:
         read_file(io.BytesIO(b"RIFF junk"))
+    assert "BytesIO" not in str(caught.value)
+
+
+def test_names_of_files_may_be_any_bytes(tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    soundfile.write(os.fsencode(path), tone(), 16000)
+    np.testing.assert_array_equal(read_file(path), load_audio(utterance(audio=path)))
+    os.unlink(path)
+    with pytest.raises(DataError, match=r"caf\\xe9.wav: no such audio file"):
+        read_file(path)

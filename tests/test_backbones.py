@@ -19,6 +19,7 @@ from pelasr.backbones.rnnt import RNNT
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.sealed import read_description, write_description
+from pelasr.stages import split_options
 from pelasr.text import Tokenizer, train_graphemes
 
 OPTIONS = {
@@ -162,6 +163,28 @@ def test_other_description(saved):
     rewrite(saved[0], backbone="rnn")
     with pytest.raises(PelasrError, match="no family 'rnn'; did you mean 'rnnt'"):
         load_backbone(saved[0])
+
+
+def test_what_espnet_has_another_default_for_is_saved(tmp_path):
+    """And where an older description says nothing of it the backbone is refused, not computed in another way."""
+    tokens, folder = tmp_path / "tokens", tmp_path / "exp"
+    Tokenizer(train_graphemes(["abcde"])).save(tokens)
+    conf = {"output_size": 6, "attention_heads": 2, "linear_units": 8, "num_blocks": 1, "input_layer": "linear"}
+    options = {**OPTIONS, "encoder": "conformer", "encoder_conf": conf}
+    torch.manual_seed(0)
+    module = build_backbone("rnnt", options, len(Tokenizer.load(tokens).tokens), num_languages=2)
+    save_weights(folder / "backbone.safetensors", module.state_dict())
+    describe_backbone(folder, "rnnt", options, ["hi", "ur"], tokens, {})
+    assert load_backbone(folder).facts["options"]["encoder_conf"] == {**conf, "rel_pos_type": "latest"}
+    config = {"backbone": "rnnt", "encoder": "conformer", "encoder_conf": conf}
+    assert split_options(config, "test")[1]["encoder_conf"]["rel_pos_type"] == "latest"  # a run goes on with no other
+    rewrite(folder, options=options)
+    for load in (load_backbone, lambda path: load_encoder(module, path)):
+        with pytest.raises(PelasrError, match="backbone.yaml: options: encoder_conf says no rel_pos_type: .*again"):
+            load(folder)
+    rewrite(folder, options={**options, "encoder_conf": {**conf, "rel_pos_type": "legacy"}})
+    with pytest.raises(PelasrError, match="encoder_conf: rel_pos_type: legacy: .* use `rel_pos_type: latest`"):
+        load_backbone(folder)
 
 
 def test_weights_are_written_whole_or_not_at_all(tmp_path):

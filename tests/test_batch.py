@@ -1,6 +1,5 @@
 """Examples to batches: audio that several targets share is loaded and encoded once, and nothing else changes."""
 
-import kaldiio
 import numpy as np
 import pytest
 import torch
@@ -8,6 +7,7 @@ import torch
 from pelasr.batch import Collate, Example
 from pelasr.errors import PelasrError
 from pelasr.evaluate import encode
+from pelasr.features import read_feats, write_archive
 from pelasr.finetune import make_bank
 
 PAIRS = ["en-de", "en-fr"]
@@ -18,11 +18,11 @@ def examples(tmp_path) -> list[Example]:
     """Two utterances of noise, the first into two languages."""
     rng = np.random.default_rng(0)
     feats = {name: rng.normal(size=(frames, 5)).astype(np.float32) for name, frames in (("a", 40), ("b", 31))}
-    kaldiio.save_ark(str(tmp_path / "feats.ark"), feats, scp=str(tmp_path / "feats.scp"))
-    where = dict(line.split(" ", 1) for line in (tmp_path / "feats.scp").read_text().splitlines())
+    write_archive(tmp_path, feats.items())
+    where = read_feats(tmp_path)
     wanted = [("a", "en-de", [2, 3]), ("b", "en-de", [4]), ("a", "en-fr", [5, 2, 2])]
     return [
-        Example(name, f"train_{pair}", where[name], len(feats[name]), labels, pair, "", [6 + PAIRS.index(pair)])
+        Example(name, f"train_{pair}", where[name], labels, pair, "", [6 + PAIRS.index(pair)])
         for name, pair, labels in wanted
     ]
 
@@ -54,6 +54,15 @@ def test_encoding_once_is_encoding_each(examples, make_st, encoder):
         each, frames = encode(model, None, alone)
         assert lens[row] == frames[0]
         torch.testing.assert_close(once[row, : frames[0]], each[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("which", [[0, 1], [0, 1, 2]])
+def test_what_is_too_short_is_named(examples, make_st, which):
+    conf = {"output_size": 16, "attention_heads": 2, "num_blocks": 1, "input_layer": "conv2d"}
+    model, batch = make_st(encoder_conf=conf, num_mels=10), Collate(PAIRS)([examples[n] for n in which])
+    batch.feats, batch.lens[1] = batch.feats.repeat(1, 1, 2), 6
+    with pytest.raises(PelasrError, match="utterance b: 6 frames are too short .*, which needs 7; cure: drop it"):
+        encode(model, None, batch)
 
 
 def test_adapters_of_the_encoder_get_every_row(examples, make_st):

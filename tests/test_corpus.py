@@ -1,11 +1,13 @@
 """What a results page says of the data."""
 
+import numpy as np
 import pytest
 
 from pelasr.corpus import read_corpus, write_corpus
 from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import PelasrError
 from pelasr.experiment import Place
+from pelasr.features import write_archive
 
 
 def write(folder, count, speakers, language="en", **translations):
@@ -23,8 +25,8 @@ def test_utterances_hours_and_speakers(tmp_path):
     write(tmp_path / "data/train_hi", 12, 5, "hi")
     write(tmp_path / "data/test_hi", 4, 0, "hi")
     write(tmp_path / "data/test_pa", 3, 3, "pa")
-    (tmp_path / "dump/train_hi").mkdir(parents=True)
-    (tmp_path / "dump/train_hi/utt2num_frames").write_text("".join(f"u{n} 30000\n" for n in range(12)))
+    feats = np.zeros((300, 80), dtype=np.float32)  # 3 s
+    write_archive(tmp_path / "dump/train_hi", [(f"u{number}", feats) for number in range(12)])
     place = Place(tmp_path / "data", tmp_path / "dump", tmp_path / "exp", ["hi"])
     write_corpus(place, ["train", "test"], ["pa"])
     assert read_corpus(tmp_path / "exp") == {
@@ -33,7 +35,7 @@ def test_utterances_hours_and_speakers(tmp_path):
             {
                 "name": "hi",
                 "sets": {
-                    "train": {"utterances": 12, "hours": 1.0, "speakers": 5},
+                    "train": {"utterances": 12, "hours": 0.01, "speakers": 5},
                     "test": {"utterances": 4, "hours": None, "speakers": None},
                 },
             },

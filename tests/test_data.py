@@ -6,6 +6,7 @@ import pytest
 from pelasr.data import (
     Utterance,
     add_skipped,
+    audio_sha256,
     data_sha256,
     parse,
     read_data_dir,
@@ -268,3 +269,87 @@ def test_skipped_utterances_add_up(tmp_path):
     add_skipped(tmp_path, {"b": "noise", "a": "silence"})
     add_skipped(tmp_path, {"c": "short", "b": "noise"})
     assert (tmp_path / "skipped.txt").read_text() == "a silence\nb noise\nc short\n"
+
+
+def test_without_utt2lang_the_reader_knows_the_language(tmp_path):
+    directory = good(tmp_path / "d")
+    (directory / "utt2lang").unlink()
+    for key, language in (("mr", "mr"), ("en-de", "en")):
+        assert [u.language for u in read_data_dir(directory, key)] == [language] * 2
+    put(directory, utt2lang="a hi\nb hi\n")
+    assert [u.language for u in read_data_dir(directory, "mr")] == ["hi"] * 2
+
+
+def test_no_utterances(tmp_path):
+    directory = good(tmp_path / "d", wav_scp="", text="", utt2spk="", utt2lang="")
+    assert only_problem(directory).startswith(f"{directory}: no utterances: its files are empty; cure: ")
+    with pytest.raises(DataError, match="no utterances to write"):
+        write_data_dir(tmp_path / "e", [])
+    problem = only_problem(good(directory, text=""))
+    assert problem.startswith(f"{directory}/text: empty; cure: write lines of `utterance transcript`")
+    problem = only_problem(good(directory, segments=""))
+    assert problem.endswith(f"if every recording is an utterance: rm {directory}/segments [empty]")
+
+
+@pytest.mark.parametrize("quote", ['"{}"', "'{}'", "“{}”", "`{}`"])
+def test_a_path_in_quotes_is_shown_without(tmp_path, monkeypatch, quote):
+    monkeypatch.chdir(tmp_path)
+    quoted = quote.format("b c.wav")
+    directory = good(tmp_path / "d", wav_scp=f"a a.wav\nb {quoted}\n")
+    assert f"the path is in quotes: {quoted}; cure: take the quotes out: b c.wav" in only_problem(directory)
+    (tmp_path / quoted).touch()  # it has that name
+    assert read_data_dir(directory)[1].audio == quoted
+
+
+def test_names_of_audio_files_may_be_any_bytes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directory = good(tmp_path / "d", wav_scp=b"a caf\xe9.wav\nb b.wav\n")
+    problem = only_problem(directory)
+    assert "wav.scp:1: utterance a: no audio file caf\\xe9.wav, whose name is not UTF-8; cure" in problem
+    for name in (b"caf\xe9.wav", b"b.wav"):
+        (tmp_path / os.fsdecode(name)).touch()
+    read = read_data_dir(directory)
+    assert os.fsencode(read[0].audio) == b"caf\xe9.wav" and audio_sha256(directory)
+    write_data_dir(tmp_path / "copy", read)
+    assert (tmp_path / "copy/wav.scp").read_bytes() == (directory / "wav.scp").read_bytes()
+    assert read_data_dir(tmp_path / "copy") == read
+
+
+def test_the_same_fault_of_many_is_one_line(tmp_path):
+    names = [f"u{n:02}" for n in range(100)]
+    files = {name: "".join(f"{u} x\n" for u in names) for name in ("wav_scp", "text", "utt2lang")}
+    problem = only_problem(good(tmp_path / "d", **files, utt2spk="u00 s\n"))
+    assert problem.startswith(
+        f"{tmp_path}/d/wav.scp: 99 utterances, such as u01 (line 2), u02 (line 3), u03 (line 4): not in"
+    )
+
+
+ODD = ["", "x", " x ", "\u2028", "a\u00a0b", "a\0b", "\ufeff", "क्\u200dष", "\u200b", "x\u0085y", "\ue000", "é", "\x1c"]
+
+
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("field", ["id", "recording", "audio", "text", "speaker", "language", "translation"])
+def test_what_is_written_can_be_read_or_is_refused(tmp_path, field, text):
+    """Whatever there is in a field: either the writer refuses it, or the reader gives it back."""
+    change = {"translations": {"de": text}} if field == "translation" else {field: text}
+    given = replace(utterance(recording="r", start=0.5, end=1.0), **change)
+    try:
+        write_data_dir(tmp_path / "d", [given])
+    except DataError as error:
+        assert not (tmp_path / "d").exists() and str(error).replace("\n", "").isprintable()
+        return
+    (read,) = read_data_dir(tmp_path / "d")
+    outer = " \t\r"  # spaces around a text are not kept
+    translations = {target: found.strip(outer) for target, found in given.translations.items()}
+    assert read == replace(given, text=given.text.strip(outer), translations=translations)
+
+
+def test_writer_refuses_segments_and_bytes_that_cannot_be_read(tmp_path):
+    for bad, words in (
+        (utterance(recording="r", start=2.0, end=1.0), "from 2.0 to 1.0 s is no segment"),
+        (utterance(text="caf\udce9"), "text is not UTF-8"),
+        (utterance("u\udce9", recording="r"), "id 'u\\\\udce9' must be one word, without bytes that are not UTF-8"),
+        (utterance("u\u200b", recording="r"), "without U\\+200B ZERO WIDTH SPACE"),
+    ):
+        with pytest.raises(DataError, match=words):
+            write_data_dir(tmp_path / "d", [bad])

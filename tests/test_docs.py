@@ -24,9 +24,10 @@ from tiny_exp import make_packs
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 from pelasr.backbones import load_backbone
-from pelasr.cli import _parser, main, with_underscores
+from pelasr.cli import _parser, main
 from pelasr.data import Utterance, read_data_dir, write_data_dir
 from pelasr.results import append_results
+from pelasr.terminal import with_underscores
 
 INDIC, EUROPE = "egs/mini_indic/asr1", "egs/mini_europe/st1"
 
@@ -200,6 +201,7 @@ RUNS = {
     ' --langs "hi mr bn te gu ta ml kn ur" --exp A1 --config ../../../conf/rnnt_mini.yaml --ngpu 8': torchrun,
     "OMP_NUM_THREADS=2 .venv/bin/python bench/transducer_loss.py --repeats 4": bench,
     "OMP_NUM_THREADS=2 .venv/bin/python bench/st_decoding.py": bench,
+    "OMP_NUM_THREADS=1 .venv/bin/python bench/rnnt_decoding.py": bench,
     "OMP_NUM_THREADS=1 .venv/bin/python bench/routing.py --repeats 15": bench,
     "OMP_NUM_THREADS=2 .venv/bin/python bench/fit_cost.py --steps 8": bench,
     ". .venv/bin/activate": activate,

@@ -6,7 +6,7 @@ import pytest
 
 from pelasr.config import load_yaml
 from pelasr.errors import PelasrError
-from pelasr.experiment import Marker, Place, find_experiment, load_experiments, resolve
+from pelasr.experiment import Place, find_experiment, load_experiments, resolve
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,52 +162,3 @@ def test_experiments_of_rows(tmp_path):
     row = found["8"]
     assert (found["adapted"].languages, found["adapted"].tokens) == (["en"], {"vocab_size": 30})  # as its backbone
     assert (row.backbone, row.adapted, row.adapter, row.overrides) == ("2", True, "full", {"max_epoch": 3})
-
-
-def test_marker(tmp_path):
-    path, inputs = tmp_path / "stage" / "done.json", {"data": "abc", "shape": (1, 2), "none": None}
-    assert not Marker(path, inputs).done and Marker(path, inputs).changed == []
-    Marker(path, inputs).write(done=False)
-    assert not Marker(path, inputs).done
-    Marker(path, inputs).write(done=True)
-    assert Marker(path, inputs).done and Marker(path, inputs).changed == []
-    other = Marker(path, {"data": "abd", "shape": [1, 2], "none": None})
-    assert not other.done and other.changed == ['data: "abc" -> "abd"']
-    assert not Marker(path, {"data": "abc", "shape": (1, 2), "alpha": 0.5}).done
-
-
-def test_marker_claims_a_folder(tmp_path):
-    path = tmp_path / "A1" / "train.json"
-    Marker(path, {"lr": 1, "seed": 0}).claim()
-    Marker(path, {"lr": 1, "seed": 0}).claim()  # an interrupted run goes on
-    with pytest.raises(
-        PelasrError, match=r"A1 holds a run with other settings \(lr: 1 -> 2; new: null -> 3\)"
-    ) as caught:
-        Marker(path, {"lr": 2, "seed": 0, "new": 3}).check_unchanged()
-    assert "--exp_dir" in str(caught.value)
-    assert Marker(path, {"lr": 1, "seed": 0}).changed == []  # what was there is left alone
-
-
-def test_long_values_are_cut_in_messages(tmp_path):
-    path = tmp_path / "done.json"
-    Marker(path, {"text": "a" * 1000}).write(done=True)
-    (line,) = Marker(path, {"text": "b" * 1000}).changed
-    assert len(line) < 150
-
-
-def test_two_processes_cannot_work_in_one_folder(tmp_path):
-    first = Marker(tmp_path / "A1/train.json", {"lr": 1})
-    first.claim()
-    with pytest.raises(PelasrError, match="A1: another process is training here"):
-        Marker(tmp_path / "A1/train.json", {"lr": 1}).claim()
-    first.lock.close()
-    Marker(tmp_path / "A1/train.json", {"lr": 1}).claim()
-
-
-def test_a_stage_whose_output_is_gone_is_not_done(tmp_path):
-    output = tmp_path / "tokens.txt"
-    marker = Marker(tmp_path / "done.json", {"data": 1}, [output])
-    marker.write(done=True)
-    assert not Marker(tmp_path / "done.json", {"data": 1}, [output]).done
-    output.write_text("")
-    assert Marker(tmp_path / "done.json", {"data": 1}, [output]).done

@@ -75,6 +75,11 @@ def test_sets_whose_names_begin_alike(tmp_path):
     experiment = Experiment("A5", "", "A1", "backbone", True, {}, None)
     assert new_languages(place, experiment, "test") == ["pa"]
     assert new_languages(place, experiment, "test_clean") == []
+    for folder in ("test_clean_hi", "test_pa"):  # then packs and training data tell
+        (place.data / folder / "utt2lang").unlink()
+    assert new_languages(place, experiment, "test") == []
+    (place.exp / "A5/packs/pa").mkdir(parents=True)
+    assert new_languages(place, experiment, "test") == ["pa"]
 
 
 @pytest.mark.parametrize(

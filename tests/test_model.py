@@ -11,6 +11,7 @@ from tiny_exp import make_exp, make_packs
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 import pelasr
+from pelasr.adapter import _adapt
 from pelasr.backbones import load_backbone
 from pelasr.data import Utterance, write_data_dir
 from pelasr.decode import decode_sets
@@ -129,13 +130,13 @@ def test_languages_and_methods_mixed_are_as_one_by_one(made):
 
 
 def test_a_fine_tuned_copy_has_no_copy_of_a_bank(made):
-    """Of the bank that hangs on what is copied it keeps the hooks, which go to the bank itself."""
+    """Of the bank that hangs on what is copied it keeps the hooks, which know the site alone."""
     model = pelasr.load(made / "A5")
     model.decode([noise(1.0)], "hi")
     model.load_language(made / "A6/packs/pa")
     hooks = [hook for module in model._bank("pa").modules() for hook in module._forward_hooks.values()]
-    banks = [hook.func.__self__ for hook in hooks if hasattr(hook.func, "__self__")]
-    assert len(banks) == 2 and all(bank is model._bank("hi") for bank in banks)
+    sites = [hook.args for hook in hooks if hook.func is _adapt]
+    assert sites == [("encoder.layers.0",), ("encoder.layers.1",)] and not any(vars(hook) for hook in hooks)
 
 
 def test_translation_of_mixed_pairs(made):
@@ -206,6 +207,9 @@ def test_audio_too_short_for_the_subsampling_has_no_text(made, tmp_path):
     short = noise(0.05)
     assert model.decode([short, short[:500]], "hi") == ["", ""]
     assert len(model.decode([noise(0.5)], "hi")[0]) > 0
+    longer = [noise(0.5, seed=1), noise(0.45, seed=2)]  # in one batch with it
+    (one,), (other,) = (model.decode([audio], "hi") for audio in longer)
+    assert model.decode([longer[0], short, longer[1]], "hi") == [one, "", other]
 
 
 def test_the_backbone_alone(made):

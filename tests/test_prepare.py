@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from pelasr.batch import load_examples
 from pelasr.config import load_yaml
 from pelasr.data import Utterance, read_data_dir, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.experiment import Experiment, Place
-from pelasr.prepare import copy_data_dir, make_tokens, validate_data
+from pelasr.features import INDEX
+from pelasr.prepare import add_language, copy_data_dir, make_stats, make_tokens, validate_data
+from pelasr.stages import train_backbone
 from pelasr.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -117,3 +120,73 @@ def test_a_new_language_comes_from_elsewhere(tmp_path, monkeypatch):
         copy_data_dir(source, target, "xx")
     with pytest.raises(PelasrError, match="utt2lang: utterance u is 'xx', not 'yy'"):
         copy_data_dir(source, tmp_path / "recipe/train_yy", "yy")
+
+
+def test_without_utt2lang_all_stages_agree(tmp_path, capsys):
+    """The directory's name says the language, to stages 1 to 3, to training and to a copy."""
+    where = place(tmp_path, "none")
+    for name in ("train", "dev", "test"):
+        (where.data / f"{name}_xx/utt2lang").unlink()
+    assert validate(where, "rnnt_mini.yaml")
+    assert "xx, train: 1 utterance, 0.00 h" in capsys.readouterr().out
+    assert make_tokens(where, [], ["dev", "test"], "char", 0) and make_stats(where, ["train", "dev"], nj=1)
+    (example,) = load_examples(where, "train", "xx", Tokenizer.load(where.tokens))
+    assert (example.id, example.language) == ("u", "xx")
+    copy_data_dir(where.data / "train_xx", tmp_path / "copy/train_yy", "yy")
+    assert (tmp_path / "copy/train_yy/utt2lang").read_text() == "u yy\n"
+    copy_data_dir(where.data / "train_xx", tmp_path / "copy/train_yy", "yy")  # the same again
+
+
+def test_skip_bad_without_utt2lang(tmp_path):
+    where = place(tmp_path, "none")
+    first = read_data_dir(where.data / "dev_xx")[0]
+    write_data_dir(where.data / "dev_xx", [first, replace(first, id="v", recording="v", text="")])
+    (where.data / "dev_xx/utt2lang").unlink()
+    assert validate(where, "rnnt_mini.yaml", skip_bad=True)
+    assert [u.id for u in read_data_dir(where.data / "dev_xx", "xx")] == ["u"]
+
+
+def test_texts_of_white_space_alone_are_said_with_the_rest(tmp_path):
+    where = place(tmp_path, "none")
+    for name in ("train", "dev"):
+        (where.data / f"{name}_xx/text").write_text("u \u00a0\n", encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        validate(where, "rnnt_mini.yaml")
+    assert [line.split(":")[0][-12:] for line in caught.value.problems[:2]] == ["rain_xx/text", "/dev_xx/text"]
+
+
+def test_a_new_language_hears_of_everything_at_once(tmp_path):
+    """Two faulty directories from elsewhere: one is not there, in the other nothing is in the language."""
+    where = place(tmp_path, "none")
+    folders = {"train": tmp_path / "none", "dev": where.data / "dev_xx", "test": where.data / "test_xx"}
+    (where.data / "test_xx/utt2lang").unlink()
+    with pytest.raises(DataError) as caught:
+        add_language(where, "yy", folders, ["train", "dev", "test"], {}, False, 1)
+    absent, other = caught.value.problems
+    assert absent.startswith(f"{tmp_path}/none: no such data directory")
+    assert other.startswith(f"{where.data}/dev_xx/utt2lang: utterance u is 'xx', not 'yy'; cure: ")
+    with pytest.raises(DataError) as caught:
+        add_language(where, "zz", {}, ["train", "dev"], {}, False, 1)
+    assert [line.split(":")[0] for line in caught.value.problems] == [f"{where.data}/{n}_zz" for n in ("train", "dev")]
+
+
+def test_no_stage_says_to_run_itself(tmp_path):
+    where = place(tmp_path, "none")
+    with pytest.raises(DataError) as caught:
+        validate(replace(where, languages=["none"]), "rnnt_mini.yaml")
+    assert "run " not in str(caught.value) and "(stage" not in str(caught.value)
+    config = load_yaml(ROOT / "conf/rnnt_mini.yaml")
+    with pytest.raises(
+        PelasrError, match="asr/backbone.safetensors: no such file; train it first: pelasr train --exp asr"
+    ):
+        train_backbone(where, experiment("2"), config, "", 0, init="asr")
+    make_tokens(where, [], [], "char", 0)
+    make_stats(where, ["train"], nj=1)
+    for file in INDEX:
+        (where.dump / f"train_xx/{file}").write_text("")
+    with pytest.raises(PelasrError, match="train_xx: no features of 1 utterance, as u; cure: run stage 3, for a new"):
+        load_examples(where, "train", "xx", Tokenizer.load(where.tokens))
+    (where.dump / "train_xx/feats.scp").unlink()
+    with pytest.raises(PelasrError, match="feats.scp: no features; cure: run stage 3, for a new language stage 5"):
+        load_examples(where, "train", "xx", Tokenizer.load(where.tokens))
+    assert make_stats(where, ["train"], nj=1) and load_examples(where, "train", "xx", Tokenizer.load(where.tokens))

@@ -92,7 +92,7 @@ def test_a_batch_of_one_language_is_no_exception(frames, make_rnnt, make_batch):
 def test_a_mixed_batch_equals_each_alone(kind, make_rnnt, batch):
     model = make_rnnt(**KINDS[kind])
     bank = add(model, "pa")
-    if kind == "conformer":  # ESPnet's own subsampling sees what pads a batch
+    if kind == "conformer":  # the path that logits are of ends at the longest's last frame
         batch.lens[:] = 31
     with torch.no_grad():
         bank.private_of("pa").at("joint.lin_out")["bias"] += 3.0  # so that own tokens are found

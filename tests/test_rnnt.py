@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pelasr.adapter import Bank, count_parameters, freeze
 from pelasr.backbones import build_backbone, state_sha256
-from pelasr.backbones.rnnt import LSTMEncoder, reduce_time, stack_frames
+from pelasr.backbones.rnnt import LSTMEncoder, ProjectedLSTM, reduce_time, stack_frames
 from pelasr.cli import main
 from pelasr.config import load_yaml, override
 from pelasr.errors import PelasrError
@@ -204,14 +205,10 @@ def test_streaming(stack, stride, reduction_layer, make_rnnt, make_batch):
                     assert not torch.equal(after[:, k], before[:, k])
 
 
-@pytest.mark.parametrize("encoder", ["lstm", "transformer"])
+@pytest.mark.parametrize("encoder", ["lstm", "conformer", "transformer"])
 def test_padding_never_matters(encoder, make_rnnt, make_batch):
-    """Outputs, losses and hypotheses of an utterance are the same alone and in a batch; odd lengths too.
-
-    (ESPnet's convolutions do look at padding, so they are left out: its transformer is taken with a linear input.)
-    """
-    conf = {"encoder_conf": {"output_size": 6, "attention_heads": 2, "num_blocks": 2, "input_layer": "linear"}}
-    model = make_rnnt(encoder, ctc_weight=0.5, **(conf if encoder == "transformer" else {}))
+    """Outputs, losses and hypotheses of an utterance are the same alone and in a batch; odd lengths too."""
+    model = make_rnnt(encoder, ctc_weight=0.5)
     languages = ["hi", "ur", "pa", "hi", "ur"]
     batch = make_batch(languages, frames=[31, 30, 29, 23, 17])
     batch.feats += (torch.arange(31) >= batch.lens[:, None])[..., None] * 7.0  # padding need not be zero
@@ -254,6 +251,46 @@ def test_prediction_step_by_step_equals_the_whole_sequence(kind, make_rnnt):
     changed[:, 3] = changed[:, 3] % 6 + 1
     assert torch.equal(model.predict(changed)[:, :4], whole[:, :4])  # a label is seen from the next position on
     assert not torch.equal(model.predict(changed)[:, 4], whole[:, 4])
+
+
+class Operations(TorchDispatchMode):
+    """Records the names of all operations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_single_step_does_without_onednn(make_rnnt):
+    """Which arranges an LSTM's weights anew at every call."""
+    model = make_rnnt(decoder_conf={"hidden_size": 8, "output_size": 8})
+    _, state = model.prediction(torch.zeros(2, 1, dtype=torch.long))
+    with Operations() as seen, torch.no_grad():
+        model.prediction(torch.ones(2, 1, dtype=torch.long), state)
+    assert "mkldnn_rnn_layer.default" not in seen.names and "addmm.default" in seen.names
+
+
+@pytest.mark.parametrize("output_size", [8, 5])
+def test_a_single_step_of_a_layer_is_torchs(output_size):
+    """With projection and without; gradients too."""
+    torch.manual_seed(0)
+    layer = ProjectedLSTM(3, 8, output_size, layer_norm=False, dropout=0.0)
+    plain = nn.LSTM(3, 8, proj_size=layer.lstm.proj_size, batch_first=True)
+    plain.load_state_dict(layer.lstm.state_dict())
+    state = torch.randn(1, 4, output_size), torch.randn(1, 4, 8)
+    for frames in (1, 2):
+        x = torch.randn(4, frames, 3)
+        found, after = layer.step(x, state)
+        wanted, wanted_after = plain(x, state)
+        torch.testing.assert_close((found, *after), (wanted, *wanted_after), rtol=1e-5, atol=1e-6)
+        found.sum().backward()
+        wanted.sum().backward()
+        for (name, mine), other in zip(layer.lstm.named_parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize(("kind", "blank"), [("lstm", 1.5), ("transducer", 0.0), ("gru", 5.0)])

@@ -8,8 +8,8 @@ import pytest
 from pelasr.errors import PelasrError
 from pelasr.text import (
     Tokenizer,
-    alike,
     is_nfc,
+    is_unspaced,
     normalise,
     own_tokens,
     train_graphemes,
@@ -190,11 +190,18 @@ def test_own_tokens_beside_pieces(tmp_path):
         assert [i for i in ids if i < len(shared)] == [i for i in shared.encode(text) if i != 1]
 
 
-def test_letters_that_are_alike():
-    tokens = ["<blank>", "<unk>", "<space>", "क", "ख", "ક", "a", "<lang:de>", "<sos/eos>"]
-    found = alike(["ਕ", "ਖ", "<lang:uk>"], tokens)
-    everything = [3, 4, 5, 6]
-    assert found[""] == [[3, 5], [4], [7]]
-    assert found["DEVANAGARI"] == [[3], [4], [7]]
-    assert set(found) == {"", "DEVANAGARI"}  # Gujarati has one of three alone
-    assert alike(["ж"], tokens) == {"": [everything]}
+@pytest.mark.parametrize(
+    ("texts", "unspaced"),
+    [
+        (["今天天气 很好", "abc"], True),
+        (["วันนี้อากาศดี"], True),
+        (["ひらがな カタカナ"], True),
+        (["မြန်မာ"], True),
+        (["오늘 날씨"], False),
+        (["सोमवार पाँच"], False),
+        (["seven"], False),
+        (["..."], False),
+    ],
+)
+def test_scripts_without_spaces(texts, unspaced):
+    assert is_unspaced(texts) == unspaced

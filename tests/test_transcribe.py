@@ -116,6 +116,28 @@ def test_what_cannot_be_read_does_not_lose_the_rest(capsys):
     assert last == "2 of 5 files could not be read" and "wav.scp" not in str(code)
 
 
+@pytest.mark.parametrize("options", [["--lang", "hi"], ["--lang-file", "raw.lang"], ["--lang", "hi", "--json"]])
+def test_names_of_files_may_be_any_bytes(capsys, tmp_path, options):
+    """They are read, and printed escaped."""
+    shutil.copy("one.wav", os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    (tmp_path / os.fsdecode(b"bad\xe9.wav")).write_bytes(b"junk")
+    Path("raw.lang").write_bytes(b"caf\xe9 hi\nbad\xe9.wav hi\n")
+    lines, _, code = run(capsys, "transcribe", "--model", "exp/A5", *options, str(tmp_path))
+    (line,) = lines
+    text = pelasr.load("exp/A5").decode(["one.wav"], "hi")[0]
+    if "--json" in options:
+        assert json.loads(line)["file"] == f"{tmp_path}/caf\\xe9.wav" and json.loads(line)["text"] == text
+    else:
+        assert line == f"{tmp_path}/caf\\xe9.wav {text}"
+    assert str(code).startswith(f"error: {tmp_path}/bad\\xe9.wav: unreadable audio") and "1 of 2 files" in str(code)
+
+
+def test_a_list_of_languages_in_utf16_is_called_so(tmp_path):
+    (tmp_path / "langs").write_text("a hi\n", encoding="utf-16")
+    with pytest.raises(PelasrError, match="langs: UTF-16, not UTF-8; cure: iconv -f UTF-16 -t UTF-8 "):
+        read_languages(tmp_path / "langs", ["a"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pelasr import transducer
+from pelasr.rows import remaining
 from pelasr.transducer import greedy_search, transducer_loss
 
 J, V = 4, 5
@@ -315,6 +316,49 @@ def test_greedy_search_equals_a_plain_loop(seed, max_symbols):
         assert alone.tokens == tokens and alone.score == pytest.approx(score, rel=1e-5)
         lengths.add(len(tokens))
     assert len(lengths) > 1  # the utterances of the batch went their own ways
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 7, 50])
+def test_frames_ahead_change_nothing(ahead, monkeypatch):
+    """Nor do utterances without a frame, which have no label."""
+    model, lens = Predictor(2, label_bias=-2.0), torch.tensor([12, 0, 7, 9, 0])
+    enc = torch.randn(5, 12, J, generator=torch.Generator().manual_seed(0)) * 2
+    monkeypatch.setattr(transducer, "AHEAD", ahead)
+    found = greedy_search(enc, lens, model, model.out, max_symbols=2)
+    for b, hypothesis in enumerate(found):
+        tokens, score, per_frame = plain_search(model, enc[b, : lens[b]], 2)
+        assert hypothesis.tokens == tokens and hypothesis.score == pytest.approx(score, rel=1e-5)
+        assert len(per_frame) == lens[b]
+    assert 0 < sum(len(hypothesis.tokens) for hypothesis in found) < 2 * lens.sum()
+    (nothing,) = greedy_search(enc[:1], lens[1:2], model, model.out)
+    assert nothing.tokens == [] and nothing.score == 0.0
+
+
+def test_as_many_steps_as_labels():
+    """Not one for every frame; and what is called is told which rows it sees."""
+    model, lens = Predictor(1, label_bias=-5.0), torch.tensor([40, 31, 22])
+    enc = torch.randn(3, 40, J, generator=torch.Generator().manual_seed(0)) * 2
+    rows = {"output": [], "predict": []}
+
+    def see(name, count):
+        seen = remaining()
+        rows[name].append(list(range(3)) if seen is None else seen.tolist())
+        assert len(rows[name][-1]) == count
+
+    def output_layer(x):
+        assert x.shape[1:] == (transducer.AHEAD, J)
+        see("output", len(x))
+        return model.out(x)
+
+    def predict(labels, state):
+        see("predict", len(labels))
+        return model(labels, state)
+
+    found = greedy_search(enc, lens, predict, output_layer)
+    blank_runs = -(-lens // transducer.AHEAD)
+    most = max(len(found[b].tokens) + int(blank_runs[b]) for b in range(3))
+    assert len(rows["output"]) <= most < int(lens.max()) + min(len(hypothesis.tokens) for hypothesis in found)
+    assert sum(map(len, rows["predict"])) == 3 + sum(len(hypothesis.tokens) for hypothesis in found)
 
 
 def test_symbols_per_frame_are_bounded():

@@ -41,11 +41,12 @@ def make_recogniser(folder: Path, seed: int = 0) -> Path:
     return folder / "A5"
 
 
-def make_translator(folder: Path) -> Path:
+def make_translator(folder: Path, encoder: str = "transformer") -> Path:
     """An experiment 2, a backbone from English into German and French, and its folder."""
     Tokenizer(train_graphemes(["abcd ef"], ["<lang:de>", "<lang:fr>"])).save(folder / "tokens")
     options = {
-        "encoder_conf": ST_ENCODERS["transformer"],
+        "encoder": encoder,
+        "encoder_conf": ST_ENCODERS[encoder],
         "decoder_conf": {"attention_heads": 2, "linear_units": 8, "num_blocks": 2},
         "subsampler_conf": {"channels": 8},
     }

@@ -13,6 +13,8 @@ SCRIPTS = {
     "kn": "KANNADA",
     "ur": "ARABIC",
     "pa": "GURMUKHI",
+    "si": "SINHALA",
+    "ka": "GEORGIAN",
     **dict.fromkeys(("en", "de", "es", "fr", "it", "nl", "pt", "ro"), "LATIN"),
     "ru": "CYRILLIC",
 }  # first word of the Unicode names of the script's characters

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.config import arguments_of, construct, nearest
+from pelasr.encoders import settled
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file
 from pelasr.private import install
@@ -96,7 +97,7 @@ def describe_backbone(
     shutil.copytree(tokens, folder / "tokens", dirs_exist_ok=True)
     description = {
         "backbone": name,
-        "options": options,
+        "options": settled(options),
         "languages": languages,
         "tokens_sha256": Tokenizer.load(tokens).sha256,
         "weights": {path.stem: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
@@ -134,6 +135,12 @@ def _read_backbone(folder: Path) -> dict[str, Any]:
             raise PelasrError(f"{path}: the key {key!r} is missing; {CURE}")
         if not isinstance(description[key], kind):
             raise PelasrError(f"{path}: {key}: expected a {kind.__name__}, found {brief(description[key])}; {CURE}")
+    if settled(description["options"]) != description["options"]:
+        raise PelasrError(
+            f"{path}: options: encoder_conf says no rel_pos_type: the Conformer is of a time when the default were"
+            " ESPnet's old positions, by which an utterance's output depends on what pads its batch; delete the folder"
+            " and train again"
+        )
     return description
 
 

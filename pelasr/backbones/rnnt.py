@@ -16,6 +16,7 @@ from pelasr.config import construct, nearest
 from pelasr.encoders import ESPNET_ENCODERS, ESPnetEncoder, Loss, ctc_loss, within
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
+from pelasr.parts import Parts
 from pelasr.private import own_output
 from pelasr.sites import module_sites
 from pelasr.transducer import greedy_search, transducer_loss
@@ -24,13 +25,26 @@ BLANK = 0
 OUTPUT_LAYER = "joint.lin_out"
 
 
+class LSTM(nn.LSTM):
+    """A layer of torch's LSTM that does not take several times as long for a single step on a CPU: oneDNN arranges the
+    weights anew at every call."""
+
+    def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """(B, T, input) after the state (h, c), (1, B, .) each, to (B, T, output) and the new state."""
+        if x.shape[1] > 1 or hx is None or self.proj_size:
+            return super().forward(x, hx)
+        weights = self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0
+        h, c = torch.lstm_cell(x[:, 0], (hx[0][0], hx[1][0]), *weights)
+        return h[:, None], (h[None], c[None])
+
+
 class ProjectedLSTM(nn.Module):
     """One LSTM layer, a linear projection of its cells and a layer norm: a module of its own, so that it is a site."""
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, layer_norm: bool, dropout: float):
         super().__init__()
         projection = output_size if output_size != hidden_size else 0
-        self.lstm = nn.LSTM(input_size, hidden_size, proj_size=projection, batch_first=True)
+        self.lstm = LSTM(input_size, hidden_size, proj_size=projection, batch_first=True)
         self.norm = nn.LayerNorm(output_size) if layer_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
 
@@ -174,7 +188,7 @@ class LanguageVector(nn.Module):
         return torch.cat([x, rows[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], dim=-1)
 
 
-class RNNT(nn.Module):
+class RNNT(Parts):
     """Multilingual RNN-T.
 
     Args:

@@ -18,7 +18,9 @@ from pelasr.config import construct, nearest
 from pelasr.encoders import ESPNET_ENCODERS, ConvSubsampler, ESPnetEncoder, Loss, ctc_loss, within
 from pelasr.errors import PelasrError
 from pelasr.hypothesis import Hypothesis
+from pelasr.parts import Parts
 from pelasr.sites import module_sites
+from pelasr.stateless import make_stateless
 
 BLANK = 0
 IGNORED = -100  # what cross_entropy leaves out
@@ -44,6 +46,7 @@ class SpeechEncoder(nn.Module):
             # ESPnet's Transformer adds no positions without a subsampler of its own, its Conformers do.
             if name == "transformer":
                 self.position = PositionalEncoding(width, conf.get("positional_dropout_rate", 0.1))
+                make_stateless(self.position)
             self.stack = ESPnetEncoder(name, width, {**conf, "input_layer": None})
         self.output_size = self.stack.output_size
         self.subsampling = self.stack.subsampling * (self.subsampler.subsampling if self.subsampler else 1)
@@ -57,7 +60,7 @@ class SpeechEncoder(nn.Module):
         return self.stack(x, lens)
 
 
-class ST(nn.Module):
+class ST(Parts):
     """Speech to text with attention.
 
     Args:
@@ -110,6 +113,7 @@ class ST(nn.Module):
             use_flash_attn=False,
         )
         decoder.output_layer = nn.Linear(width, vocab_size, bias=False)
+        make_stateless(decoder)
         return decoder
 
     def _initialise(self) -> None:

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Make the mini_indic corpus: synthetic speech of nine Indic languages, and of a tenth (pa) to be added later.
+"""Make the mini_indic corpus: synthetic speech of nine Indic languages, and of others to be added later: Punjabi (pa),
+Sinhala (si) and Georgian (ka), whose scripts the nine do not have.
 
 Writes `DATA/{train,dev,test}_LANG/` and the wav files they name below `DATA/wav/`. A language that is there already
 with the same settings is left alone; one that was interrupted is made again.
@@ -12,6 +13,7 @@ from minicorpus.corpus import Plan, check_chosen, command_line, make_missing
 from minicorpus.meanings import closed, open_ended
 
 LANGUAGES = ["hi", "mr", "bn", "te", "gu", "ta", "ml", "kn", "ur", "pa"]
+FURTHER = ["si", "ka"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Size:
 
 
 def counts(*numbers: int) -> dict[str, int]:
-    return dict(zip(LANGUAGES, numbers, strict=True))
+    return dict(zip(LANGUAGES, numbers, strict=True)) | dict.fromkeys(FURTHER, numbers[-1])
 
 
 # The imbalance of Kannan et al. 2019 (16M Hindi to 0.44M Urdu), flattened: `full` is count ** 0.6, at least 200.
@@ -40,12 +42,12 @@ SIZES = {
 
 def main() -> None:
     sizes = {"test": "seconds of work", "tiny": "0.6 h of train", "full": "3 h"}
-    command_line(__doc__.splitlines()[0], sizes, "--langs", LANGUAGES, make_corpus)
+    command_line(__doc__.splitlines()[0], sizes, "--langs", LANGUAGES + FURTHER, make_corpus)
 
 
 def make_corpus(data: Path, languages: list[str], size: str, seed: int, nj: int) -> None:
     """Make every one of `languages` that `data` does not have yet with these settings."""
-    check_chosen(languages, LANGUAGES, "mini_indic")
+    check_chosen(languages, LANGUAGES + FURTHER, "mini_indic")
     chosen = SIZES[size]
     settings = {language: {**asdict(chosen), "train": chosen.train[language], "seed": seed} for language in languages}
 

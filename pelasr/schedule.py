@@ -1,0 +1,68 @@
+"""When a training slows down and ends: the factor on its learning rate, and what a history of validations says."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pelasr.options import TrainingOptions
+
+Entry = Mapping[str, Any]  # a validation, see `pelasr.monitor.read_history`
+
+
+def metric_of(scores: Mapping[str, float]) -> str:
+    """What was measured beside the loss: `wer`, `cer`, `bleu`, or `error` for the mean of several kinds."""
+    return next(key for key in scores if key != "loss")
+
+
+def rank(scores: Mapping[str, float]) -> tuple[float, float]:
+    """Sorts what validations found, the best first: by the error rate or BLEU, ties by the loss."""
+    metric = metric_of(scores)
+    return -scores[metric] if metric == "bleu" else scores[metric], scores["loss"]
+
+
+def scores_of(entry: Entry, name: str | None) -> Mapping[str, float]:
+    """What a validation found of a language, or of all of them on average (None)."""
+    return entry["mean"] if name is None else entry["dev"][name]
+
+
+def best_entry(history: Sequence[Entry], name: str | None) -> Entry:
+    """The best validation of a language, or of all on average (None); the first of equal ones."""
+    return min(history, key=lambda entry: rank(scores_of(entry, name)))
+
+
+def decay_start(history: Sequence[Entry], name: str | None, options: TrainingOptions, first: int = 0) -> int | None:
+    """After which epoch a learning rate goes down (`wsd`), as far as a history goes; None: not yet.
+
+    That is after `patience` validations that found neither a better error nor a better loss (a new language's error may
+    stay at 100 % while its loss falls, and fall later while its loss rises), and in any case early enough to end with
+    `max_epoch` epochs. `first`: the epoch that the training goes on from; earlier validations are to be beaten.
+    """
+    found = [(entry["epoch"], rank(scores_of(entry, name))) for entry in history]
+    before = [scores for epoch, scores in found if epoch <= first]
+    best = [min(part) for part in zip(*before, strict=True)]  # error and loss, each by itself
+    waited = 0
+    for epoch, scores in found[len(before) :]:
+        waited = 0 if any(one < other for one, other in zip(scores, best, strict=True)) else waited + 1
+        best = [min(pair) for pair in zip(best, scores, strict=True)]
+        late = epoch - first >= options.max_epoch - options.decay_epochs
+        if late or (options.patience and waited >= options.patience):
+            return epoch
+    return None
+
+
+def factor(options: TrainingOptions, step: int, steps_per_epoch: int, decay: int | None) -> float:
+    """Factor on the learning rate at an optimizer step: linear warm-up, then by the scheduler: half a cosine, the
+    inverse square root, or (Hu et al. 2024, MiniCPM) one that is constant and from the epoch `decay` on goes straight
+    down to zero."""
+    warmup = options.warmup_steps
+    if step < warmup:
+        return (step + 1) / warmup
+    if options.scheduler == "inverse_sqrt":
+        return math.sqrt(max(warmup, 1) / (step + 1))
+    if options.scheduler == "cosine":
+        total = steps_per_epoch * options.max_epoch
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    if decay is None:
+        return 1.0
+    gone = (step - decay * steps_per_epoch) / (options.decay_epochs * steps_per_epoch)
+    return 1 - min(max(gone, 0.0), 1.0)
