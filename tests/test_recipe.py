@@ -51,7 +51,7 @@ def test_from_nothing_to_the_table(finished):
     assert (folder / "exp/RESULTS.png").stat().st_size > 5000
     assert (folder / "exp/A1/curves.png").exists()
     runs = read_times(folder / "exp/times.jsonl")
-    assert all(run["outcome"] == "done" and run["seconds"] > 0 for run in runs)
+    assert all(run["outcome"] == "done" and run["seconds"] >= 0 for run in runs)
     stages = [run["stage"] for run in runs]
     assert stages == ["data", "tokens", "stats", "train", "adapt", "decode", "decode", "score"]
 
