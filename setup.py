@@ -5,6 +5,9 @@ setup(
     version="0.1.0",
     description="Multilingual speech recognition and translation with adapters",
     license="Apache-2.0",
+    # With this an editable install is a path entry. Otherwise it is a finder that comes too late: seen from the clone's
+    # parent folder the clone itself is `pelasr`, an empty namespace.
+    package_dir={"": "."},
     packages=find_packages(include=["pelasr", "pelasr.*"]),
     python_requires=">=3.11",
     # espnet is not named here: its own requirements would replace torch and setuptools; tools/install.sh installs it.

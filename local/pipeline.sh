@@ -1,6 +1,7 @@
 # The stages of every recipe, sourced by its run.sh with the command line's arguments. Before, run.sh sets
 #   recipe, langs, exps, all_exps, config, adapter    and defines    prepare_data (stage 1: what writes data/)
-# and may set init, token_type, vocab_size, beam_size, and add to `options` (lines of "name: help"), with a default for each.
+# and may set init, token_type, vocab_size, beam_size, and add to `options` (lines of "name: help"), with a default for
+# each; those of them that are paths are named in `paths`.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 threads_given=${OMP_NUM_THREADS:-}
 . "$here/path.sh"
@@ -26,7 +27,7 @@ sets="test"
 data_dir=data
 dump_dir=dump
 exp_dir=exp
-results=RESULTS.md
+results=
 if [ -n "${CUDA_VISIBLE_DEVICES+set}" ]; then
   ngpu=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep -c . || true)
 else
@@ -38,6 +39,8 @@ jobs=
 seed=
 dry_run=false
 recipe_langs=$langs
+recipe_options=${options:-}
+paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapter experiments ${paths:-}"
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
 stop_stage: last stage
 exps: experiments of the file, or all
@@ -61,24 +64,30 @@ decode_as: language of the backbone's as which new ones are decoded that have no
 data_dir: data directories
 dump_dir: features
 exp_dir: models and results
-results: page to write, its chart beside it
+results: page to write, its chart beside it; default: RESULTS.md in exp_dir
 ngpu: GPUs
 nj: processes of the data stages
 jobs: experiments that run side by side, each with its share of the cores or GPUs; default: a core each, or all GPUs for one
 seed: of everything random; default: the one in the YAML files, or 0
 forgetting: true: with new languages in langs, measure in stage 7 what they changed for the others
 dry_run: true: print the commands only
-${options:-}"
-case " $* " in *" --langs "*) langs_given=true ;; *) langs_given=false ;; esac
+$recipe_options"
 . "$here/parse_options.sh"
-
-for name in train_dir dev_dir test_dir; do # run.sh has changed to its own folder
-  case "${!name}" in "" | /*) ;; *) printf -v "$name" '%s' "$OLDPWD/${!name}" ;; esac
+for name in stage stop_stage vocab_size ngpu nj; do
+  case "${!name}" in
+    "" | *[!0-9]*) echo "$0: --$name: '${!name}' is no whole number" >&2; exit 2 ;;
+  esac
 done
+results=${results:-$exp_dir/RESULTS.md}
 
 log() { echo "[$(date '+%H:%M:%S')] $*" >&2; }
 run() {
   if [ "$dry_run" = true ]; then echo "${*@Q}"; else "$@"; fi
+}
+made_with() { # the recipe's own options, as they were when the data were made
+  while IFS=: read -r name _; do
+    [ -z "$name" ] || [ -z "${!name}" ] || echo "--$name ${!name@Q}"
+  done <<<"$recipe_options"
 }
 . "$here/side_by_side.sh"
 which_of() { # which_of backbones|adapted: the experiments that train a backbone for those that are wanted, or have adapters
@@ -103,7 +112,7 @@ only=$langs
 new=
 if [ "$stage" -ge 5 ]; then
   if [ -f "$exp_dir/langs" ]; then recipe_langs=$(cat "$exp_dir/langs"); fi
-  [ "$langs_given" = true ] || only=$recipe_langs
+  case "$given" in *" langs "*) ;; *) only=$recipe_langs ;; esac
   langs=$recipe_langs
   for lang in $only; do
     case " $langs " in *" $lang "*) ;; *) new+="${new:+ }$lang" ;; esac
@@ -138,7 +147,7 @@ run "$here/../tools/install.sh" ${extras:+"$extras"}
 if [ "$dry_run" != true ] && [ ${#overrides[@]} -gt 0 ]; then
   # A misspelt option should not wait for the stage that reads it.
   pelasr config --config "$config" --adapter "$adapter" --experiments "$experiments" --exps "$exps" \
-    "${overrides[@]}" >/dev/null ||
+    --others "$(sed -n 's/:.*//p' <<<"$options" | tr '\n' ' ')" "${overrides[@]}" >/dev/null ||
     { echo "$0: the pipeline's own options are listed by $0 --help" >&2; exit 2; }
 fi
 
@@ -147,9 +156,10 @@ place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --lang
 
 if starts 1 "data"; then
   prepare_data
+  [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && made_with >"$exp_dir/made_with"; }
   run pelasr data "${place[@]}" "${what[@]}" --exps "$first $exps" --config "$config" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
     "${backbone_overrides[@]}"
-  [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && echo "$langs" >"$exp_dir/langs"; }
+  [ "$dry_run" = true ] || echo "$langs" >"$exp_dir/langs"
 fi
 if starts 2 "tokens"; then
   run pelasr tokens "${place[@]}" "${what[@]}" --exps "$first $exps" --sets "dev $sets" --token_type "$token_type" \

@@ -128,6 +128,8 @@ class Bank(nn.Module):
             check_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
             require_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
             kinds = kinds[which]
+        if not kinds:
+            raise PelasrError(f"adapter_conf: sites is empty: name at least one; known: {', '.join(sorted(there))}")
         sites: dict[str, int] = {}
         for kind in [kinds] if isinstance(kinds, str) else kinds:
             if kind not in there:
@@ -255,7 +257,8 @@ class Bank(nn.Module):
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], dtype=torch.long, device=device)
         private = [self.private_of(language) for language in present]
-        with routed_by(Route(found, index, self._fired)), routed(private, index if len(present) > 1 else None):
+        adapters = Route(found, index, self._fired, self.sites)
+        with routed_by(adapters), routed(private, index if len(present) > 1 else None):
             yield
 
     def check_gradients(self, languages: Iterable[str]) -> None:

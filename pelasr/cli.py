@@ -2,11 +2,10 @@
 
 import argparse
 import json
-import os
 import sys
-import time
 from collections.abc import Sequence
-from datetime import datetime
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pelasr import __version__
 from pelasr.errors import PelasrError
 from pelasr.options import TOKENS, split_words
 from pelasr.pack_verbs import add_pack_verbs
+from pelasr.terminal import at_terminal, with_underscores
 from pelasr.transcribe import add_speech_options, transcribe, translate
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
@@ -21,25 +21,23 @@ OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--op
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; a PelasrError is printed without a traceback, exit code 1."""
+    given = with_underscores(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
-    known, rest = parser.parse_known_args(arguments)
+    known, rest = parser.parse_known_args(given)
     if rest and not known.overridable:
         parser.error(f"unknown option {rest[0]!r} of `pelasr {known.verb}`; see `pelasr {known.verb} --help`")
-    start, started = time.monotonic(), datetime.now().astimezone().isoformat(timespec="seconds")
-    try:
-        worked = known.run(known, rest)
-    except PelasrError as error:
-        sys.exit(f"error: {error}")
-    except BrokenPipeError:  # `pelasr ... | head`; what is left to print must not fail again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit("interrupted" + ("; the same command goes on where it was" if "exp_dir" in known else ""))
-    if worked and _is_first_process():
-        from pelasr.environment import record_time
+    with at_terminal(resumes="exp_dir" in known), _recorded(known, given) as run:
+        if known.run(known, rest):
+            run["outcome"] = "done"
 
-        given = sys.argv[1:] if arguments is None else arguments
-        record_time(known.exp_dir / "times.jsonl", known.verb, given, time.monotonic() - start, started)
+
+def _recorded(known: argparse.Namespace, given: Sequence[str]) -> AbstractContextManager[dict[str, str]]:
+    """Record the run where results pages look for it, if it is that of a stage."""
+    if "exp_dir" not in known or known.verb == "table":
+        return nullcontext({})
+    from pelasr.environment import recorded
+
+    return recorded(known.exp_dir / "times.jsonl", known.verb, given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -144,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--set", default="test", help="name of the data set, without the language")
     sub.add_argument("--recipe", required=True, help="title of the page")
     sub.add_argument("--page", type=Path, default=Path("conf/results.yaml"), help="note and paper's figures, if any")
-    sub.add_argument("--output", type=Path, default=Path("RESULTS.md"))
+    sub.add_argument("--output", type=Path, metavar="FILE", help="the page; default: RESULTS.md in exp_dir")
     sub.add_argument("--forgetting", action="store_true", help="print what is said of languages added later")
 
     sub = verb("experiments", _experiments_of, "Print names of experiments: what may run side by side.", place=False)
@@ -163,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     config(sub)
     experiment(sub, several=True, required=False)
     sub.add_argument("--adapter", type=Path, help="YAML file of an adapter: options with the prefix adapt_ are its")
+    sub.add_argument("--others", default="", help="names of other options that there are, which may be meant")
 
     for run in (transcribe, translate):
         sub = verb(run.__name__, run, run.__doc__, place=False)
@@ -363,14 +362,16 @@ def _table(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.figures import write_page
 
     descriptions = {experiment.name: experiment.description for experiment in _experiments(known).values()}
-    write_page(_place(known), descriptions, known.set, known.recipe, known.page, known.output, known.forgetting)
+    output = known.output or known.exp_dir / "RESULTS.md"
+    write_page(_place(known), descriptions, known.set, known.recipe, known.page, output, known.forgetting)
     return False
 
 
 def _params(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.config import two_configurations
     from pelasr.figures import count
 
-    config, adapter = _two_configurations(known, rest)
+    config, adapter = two_configurations(known.config, known.adapter, rest)
     where = f"{known.config} with {known.adapter}" if adapter else str(known.config)
     report = count(config, adapter, where, known.vocab_size, known.num_languages)
     if known.json:
@@ -381,45 +382,25 @@ def _params(known: argparse.Namespace, rest: list[str]) -> bool:
     return False
 
 
-def _two_configurations(known: argparse.Namespace, rest: list[str]) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Of the backbone, and of the adapter, whose options have the prefix `adapt_` (`adapter_conf` is its own)."""
-    from pelasr.config import load_yaml, override, parse_overrides
-
-    given = parse_overrides(rest)
-    for_adapter = _given_for_adapter(rest)
-    for_backbone = {key: value for key, value in given.items() if not key.startswith("adapt")}
-    if for_adapter and known.adapter is None:
-        raise PelasrError(
-            f"--{next(key for key in given if key.startswith('adapt'))}: of which adapter? add --adapter FILE"
-        )
-    adapter = override(load_yaml(known.adapter), for_adapter) if known.adapter is not None else None
-    return override(load_yaml(known.config), for_backbone), adapter
-
-
-def _given_for_adapter(rest: list[str]) -> dict[str, Any]:
-    from pelasr.config import parse_overrides
-
-    given = parse_overrides(rest)
-    return {key.removeprefix("adapt_"): value for key, value in given.items() if key.startswith("adapt")}
-
-
 def _config(known: argparse.Namespace, rest: list[str]) -> bool:
     import yaml
 
+    from pelasr.backbones import backbone_options
+    from pelasr.config import given_for_adapter, suggest, two_configurations
+    from pelasr.options import TrainingOptions
     from pelasr.stages import check_adapter, split_adapter_options, split_options
 
-    config, adapter = _two_configurations(known, rest)
+    config, adapter = two_configurations(known.config, known.adapter, rest)
+    if known.others and "backbone" in config:
+        training = [field.name for field in fields(TrainingOptions)]
+        keys = ["backbone", *backbone_options(config["backbone"]), *training]
+        suggest(rest, [*keys, "adapter_conf", *(f"adapt_{key}" for key in training)], known.others.split())
     split_options(config, str(known.config))
     print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
     if adapter is not None:
         split_adapter_options(adapter, str(known.adapter))
         for experiment in _chosen(known):
             if experiment.adapted:
-                check_adapter(*_adapter_of(experiment, known.adapter, _given_for_adapter(rest)))
+                check_adapter(*_adapter_of(experiment, known.adapter, given_for_adapter(rest)))
         print(f"---\n{yaml.safe_dump(adapter, sort_keys=False, allow_unicode=True)}", end="")
     return False
-
-
-def _is_first_process() -> bool:
-    """Under torchrun, srun or Lightning's own launcher there are several."""
-    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))

@@ -118,6 +118,37 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     return {key: _parse_value(key, given) for key, given in values.items()}
 
 
+def two_configurations(
+    path: Path, adapter: Path | None, arguments: list[str]
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Of a backbone, and of an adapter if there is one, whose options have the prefix `adapt_` (`adapter_conf` is its
+    own)."""
+    given, for_adapter = parse_overrides(arguments), given_for_adapter(arguments)
+    for_backbone = {key: value for key, value in given.items() if not key.startswith("adapt")}
+    if for_adapter and adapter is None:
+        raise PelasrError(
+            f"--{next(key for key in given if key.startswith('adapt'))}: of which adapter? add --adapter FILE"
+        )
+    adapted = override(load_yaml(adapter), for_adapter) if adapter is not None else None
+    return override(load_yaml(path), for_backbone), adapted
+
+
+def given_for_adapter(arguments: list[str]) -> dict[str, Any]:
+    """Those overrides that are an adapter's."""
+    given = parse_overrides(arguments)
+    return {key.removeprefix("adapt_"): value for key, value in given.items() if key.startswith("adapt")}
+
+
+def suggest(arguments: list[str], keys: Iterable[str], others: Iterable[str]) -> None:
+    """Raise PelasrError for the first override that is no key, if one of the `others`, options of a recipe that are no
+    keys of its configuration, is likest to it."""
+    keys, others = list(keys), list(others)
+    for name in parse_overrides(arguments):
+        alike = difflib.get_close_matches(name, [*keys, *others], n=1)
+        if name not in keys and alike and alike[0] in others:
+            raise PelasrError(f"unknown key {name!r}; did you mean --{alike[0]}?")
+
+
 def _parse_value(key: str, given: list[str]) -> Any:
     if not given:
         raise PelasrError(f"--{key}: a value is missing")

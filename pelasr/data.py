@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pelasr.characters import named, strange
 from pelasr.errors import DataError, PelasrError, brief, printable
-from pelasr.files import ABSENT, atomic_write, no_file, read_text, sha256_json, sha256_text
+from pelasr.files import ABSENT, atomic_write, no_file, sha256_json, sha256_text, text_bytes
 from pelasr.problems import Problem, condense
 from pelasr.tables import Entry, is_utf8, read_table, without_offset
 
@@ -159,7 +159,7 @@ def _read_table(found: DataDir, file: str) -> None:
             found.report(file, 0, "", f"missing; cure: {_how_to_write(found, file)}", "missing-file")
         return
     try:
-        content = read_text(path, "cure: put a text file there")
+        content = text_bytes(path, "cure: put a text file there")
     except PelasrError as error:
         found.report(file, 0, "", str(error).removeprefix(f"{path}: "), "missing-file")
         return
@@ -375,7 +375,7 @@ def _faults(u: Utterance, targets: Sequence[str]) -> list[str]:
 def add_skipped(path: str | Path, reasons: Mapping[str, str]) -> None:
     """Add utterances and the reasons for leaving them out to the `skipped.txt` of a data directory."""
     skipped = Path(path) / "skipped.txt"
-    lines = set(read_text(skipped).decode("utf-8", "replace").split("\n")) if skipped.exists() else set()
+    lines = set(text_bytes(skipped).decode("utf-8", "replace").split("\n")) if skipped.exists() else set()
     lines = {f"{name} {reason}" for name, reason in reasons.items()} | lines - {""}
     with atomic_write(skipped) as stream:
         stream.writelines(f"{line}\n" for line in sorted(lines))

@@ -8,13 +8,16 @@ import shlex
 import shutil
 import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pelasr import __version__
-from pelasr.files import atomic_write, read_json
+from pelasr.files import append, atomic_write, read_json
 
 
 def _output(command: Sequence[str]) -> str:
@@ -25,11 +28,16 @@ def _output(command: Sequence[str]) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
+PAGES = [f":(top,exclude,glob)egs/*/*/RESULTS*.{kind}" for kind in ("md", "png")]  # made of results
+
+
 def commit(directory: str | Path = Path(__file__).parent) -> str:
     """Hash of the commit checked out in `directory` (this package's, if not given), with `-dirty` after it when a
-    tracked file was changed since; `unknown` outside git."""
-    describe = ["git", "-C", str(directory), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return _output(describe) or "unknown"
+    tracked file was changed since, results pages aside; `unknown` outside git."""
+    git = ["git", "--no-optional-locks", "-C", str(directory)]
+    head = _output([*git, "rev-parse", "HEAD"])
+    changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *PAGES])
+    return head + "-dirty" * bool(changed) if head else "unknown"
 
 
 def package_version(name: str) -> str:
@@ -75,21 +83,36 @@ def write_environment(path: str | Path) -> None:
 
 def read_environment(path: str | Path) -> dict[str, str]:
     """What `write_environment` saved; empty when there is no file."""
-    path = Path(path)
-    return read_json(path) if path.exists() else {}
+    return read_json(path, "delete it; stage 7 writes it again") if Path(path).exists() else {}
 
 
-def record_time(path: Path, stage: str, arguments: Sequence[str], seconds: float, started: str) -> None:
-    """Append a run of a stage, `pelasr <arguments>`, with its peak memory, to the `times.jsonl` of a results page."""
-    peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    line = {
-        "stage": stage,
-        "command": shlex.join(["pelasr", *arguments]),
-        "seconds": round(seconds, 1),
-        "max_rss_mb": round(peak / 1024),
-        "started": started,
-        "host": socket.gethostname(),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as stream:
-        stream.write(json.dumps(line) + "\n")
+@contextmanager
+def recorded(path: Path, stage: str, arguments: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Append a run of a stage, `pelasr <arguments>`, to the `times.jsonl` of a results page: a line when it begins, and
+    one with time, peak memory and `outcome` when it ends, unless it is killed.
+
+    The outcome is that which the block puts into what it is given, such as `done`; or `error` or `interrupted`. A
+    folder that is not there is not made. Of several processes, as torchrun, srun and Lightning start, the first writes.
+    """
+    first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    started = {"started": datetime.now().astimezone().isoformat(timespec="seconds"), "host": socket.gethostname()}
+    line = {"stage": stage, "command": shlex.join(["pelasr", *arguments]), **started}
+    start, outcome = time.monotonic(), {"outcome": "nothing to do"}
+
+    def write(facts: dict[str, Any]) -> None:
+        if first and path.parent.is_dir():
+            append(path, json.dumps(line | facts) + "\n")
+
+    def end() -> None:
+        peak = sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        write(outcome | {"seconds": round(time.monotonic() - start, 1), "max_rss_mb": round(peak / 1024)})
+
+    write({})
+    try:
+        yield outcome
+    except BaseException as error:
+        outcome["outcome"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+        with suppress(OSError):  # of a full disk, say: what ended the run is to be heard
+            end()
+        raise
+    end()

@@ -18,7 +18,7 @@ from pelasr.audio import load_audio
 from pelasr.data import AUDIO_FILES, Utterance, audio_sha256, data_sha256, read_data_dir
 from pelasr.done import Marker
 from pelasr.errors import PelasrError, brief
-from pelasr.files import atomic_write, read_bytes, read_text
+from pelasr.files import atomic_write, read_bytes, text_bytes
 from pelasr.parallel import parallel_map
 
 RATE = 16000
@@ -102,12 +102,14 @@ class Feats:
 
     def load(self) -> np.ndarray:
         """Float32 (T, 80). Raises PelasrError if they are not as they were written."""
-        feats = read_matrix(f"{self.archive}:{self.offset}").astype(np.float32, copy=False)
+        cure = f"cure: delete {Path(self.archive).parent} and run stage 3 again"
+        try:
+            feats = read_matrix(f"{self.archive}:{self.offset}").astype(np.float32, copy=False)
+        except PelasrError as error:
+            fault = str(error).partition("; cure: ")[0]
+            raise PelasrError(f"features of utterance {self.utterance} cannot be read: {fault}; {cure}") from None
         if checksum(feats) != self.checksum:
-            raise PelasrError(
-                f"{self.archive}: the features of utterance {self.utterance} are damaged;"
-                f" cure: delete {Path(self.archive).parent} and run stage 3 again"
-            )
+            raise PelasrError(f"{self.archive}: the features of utterance {self.utterance} are damaged; {cure}")
         return feats
 
 
@@ -202,7 +204,7 @@ def _read_pairs(path: Path) -> dict[str, str]:
     if not path.exists():
         raise PelasrError(f"{path}: no features; cure: run stage 3, for a new language stage 5")
     try:
-        lines = read_text(path, CURE).decode("utf-8").removesuffix("\n").split("\n")
+        lines = text_bytes(path, CURE).decode("utf-8").removesuffix("\n").split("\n")
         return dict(line.split(" ", 1) for line in lines if line)
     except ValueError as error:
         raise PelasrError(f"{path}: want lines of `utterance value` ({brief(error, 100)}); {CURE}") from None
@@ -237,13 +239,12 @@ def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (80,) of an npz file."""
     if not Path(path).exists():
         raise PelasrError(f"{path}: no statistics; cure: run the statistics stage, 3, first")
+    again = "cure: delete it, and run stage 3 again"
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as stored:
             mean, std = stored["mean"], stored["std"]
     except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-        raise PelasrError(
-            f"{path}: no statistics ({brief(error, 100)}); cure: delete it, run that stage again"
-        ) from None
+        raise PelasrError(f"{path}: no statistics ({brief(error, 100)}); {again}") from None
     if mean.shape != (MELS,) or std.shape != (MELS,):
-        raise PelasrError(f"{path}: statistics of {mean.shape} and {std.shape}; cure: delete it, run that stage again")
+        raise PelasrError(f"{path}: statistics of {mean.shape} and {std.shape}; {again}")
     return mean, std

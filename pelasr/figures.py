@@ -29,11 +29,14 @@ def score(
 
     Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
     """
+    from pelasr.corpus import write_corpus
     from pelasr.environment import write_environment
     from pelasr.score import compare
     from pelasr.score import score as score_set
 
     write_environment(place.exp / "environment.json")
+    added = {new for experiment, name in product(chosen, sets) for new in new_languages(place, experiment, name)}
+    write_corpus(place, ["train", "dev", *sets], sorted(added))
     for experiment in chosen:
         if experiment.languages and experiment.languages != place.languages:
             raise PelasrError(
@@ -182,7 +185,8 @@ def _data(place: Place, name: str) -> str:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     required(path, 4)
-    return read_json(path)
+    keys = ("total_parameters", "seed", "config_sha256")
+    return read_json(path, "restore it, or delete the folder and train again", keys)
 
 
 def _copies(pack: dict[str, Any]) -> bool:
@@ -235,6 +239,7 @@ def write_page(
 
     `forgetting`: on the terminal only what the page says of languages that were added later.
     """
+    from pelasr.corpus import read_corpus
     from pelasr.environment import read_environment
     from pelasr.files import atomic_write
     from pelasr.results import read_results
@@ -252,6 +257,7 @@ def write_page(
         title=recipe,
         note=extra.get("note", ""),
         environment=read_environment(place.exp / "environment.json"),
+        corpus=read_corpus(place.exp),
         times=read_times(place.exp / "times.jsonl"),
         paper=extra.get("paper"),
         chart=chart.name,

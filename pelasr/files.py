@@ -1,4 +1,5 @@
-"""Files that are never half written, files that are none, and hashes of what a stage read."""
+"""Files that are never half written, files that are none, what is said of those that are, and hashes of what a stage
+read."""
 
 import fcntl
 import hashlib
@@ -6,7 +7,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -26,22 +27,43 @@ MOST = 1 << 24  # bytes of a file that is read as a whole, if nothing else is sa
 
 
 @contextmanager
+def naming(path: str | Path, aside: Path | None = None) -> Iterator[None]:
+    """Give an OSError of the block this file's name if it has none, as that of a write to an open file, or that of
+    `aside`, which is written in its place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(aside)):
+            error.filename = os.fspath(path)
+        raise
+
+
+@contextmanager
 def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO]:
     """Open a file beside `path` for writing and rename it onto `path` when the block ends without an error.
 
-    A reader, or a run that was killed, sees the old content or the new one, never a part.
+    A reader, or a run that was killed, sees the old content or the new one, never a part. Of a full disk the OSError
+    names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(aside, mode, encoding=None if "b" in mode else "utf-8") as stream:
+        with naming(path, aside), open(aside, mode, encoding=None if "b" in mode else "utf-8") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def append(path: str | Path, text: str) -> None:
+    """Add text to the end of a file in one write."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path), open(path, "a", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 @contextmanager
@@ -104,7 +126,7 @@ def read_bytes(path: str | Path, most: int = MOST, cure: str = "correct the path
     return content
 
 
-def read_text(path: str | Path, cure: str = "correct the path") -> bytes:
+def text_bytes(path: str | Path, cure: str = "correct the path") -> bytes:
     """The bytes of a text file of any length. Raises PelasrError as `open_file` does, and for a line of more than a
     megabyte: it is no text."""
     with open_file(path, cure) as stream:
@@ -116,12 +138,39 @@ def read_text(path: str | Path, cure: str = "correct the path") -> bytes:
     return b"".join(lines)
 
 
-def read_json(path: str | Path) -> Any:
-    """The value in a JSON file. Raises PelasrError as `read_bytes` does, and for what is no JSON."""
+def read_text(path: str | Path, cure: str) -> str:
+    """The text of a file. Raises PelasrError as `text_bytes` does, and if it is not UTF-8."""
     try:
-        return json.loads(read_bytes(path).decode("utf-8"))
+        return text_bytes(path, cure).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PelasrError(f"{path}: not UTF-8 ({error.reason} at byte {error.start}); {cure}") from None
+
+
+def read_json(path: str | Path, cure: str, keys: Iterable[str] = (), kind: type = dict) -> Any:
+    """The value of a JSON file. Raises PelasrError as `read_bytes` does, and if it is cut off or otherwise no JSON, no
+    `kind`, or lacks one of the `keys`."""
+    try:
+        value = json.loads(read_bytes(path, cure=cure).decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise PelasrError(f"{path}: no JSON ({brief(error, 100)}); delete the file to have it made again") from None
+        raise PelasrError(f"{path}: not valid JSON ({brief(error, 80)}): cut off or altered; {cure}") from None
+    if not isinstance(value, kind):
+        raise PelasrError(f"{path}: expected a {kind.__name__}, found {brief(value)}; {cure}")
+    for key in keys:
+        if key not in value:
+            raise PelasrError(f"{path}: the key {key!r} is missing; {cure}")
+    return value
+
+
+def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
+    """The lines of a file of JSON, as number (from 1) and value; None for one that is no JSON. Raises PelasrError as
+    `text_bytes` does."""
+    content = text_bytes(path).removesuffix(b"\n")
+    # Bytes are split at newlines alone: str.splitlines would also cut at U+2028 and the like within a text.
+    for number, line in enumerate(content.split(b"\n") if content else [], 1):
+        try:
+            yield number, json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            yield number, None
 
 
 def sha256_file(path: str | Path) -> str:
@@ -131,8 +180,8 @@ def sha256_file(path: str | Path) -> str:
 
 
 def sha256_text(path: str | Path) -> str:
-    """The same of a text file. Raises PelasrError as `read_text` does, before it has read much of what is none."""
-    return hashlib.sha256(read_text(path)).hexdigest()
+    """The same of a text file. Raises PelasrError as `text_bytes` does, before it has read much of what is none."""
+    return hashlib.sha256(text_bytes(path)).hexdigest()
 
 
 def sha256_json(value: Any) -> str:

@@ -48,7 +48,7 @@ class FineTuned(Bank):
             raise PelasrError(f"{self.method} fine-tuning takes one language a batch, not {' '.join(set(languages))}")
         copies = self.of(languages[0])
         self._fired.update(self.sites)
-        nothing = Route([], torch.zeros(0), set())  # no bank's adapters, either
+        nothing = Route([], torch.zeros(0), set(), {})  # no bank's adapters, either
         with routed_by(nothing, copies), routed([self.private_of(languages[0])], None):
             yield
 

@@ -160,7 +160,7 @@ def fit_bank(
     )
     if not marker.finished:
         trained = f"training {report['trainable']:,} parameters of {report['total']:,}"
-        fit.monitor.say(f"{trained}, the backbone is frozen")
+        fit.monitor.say(f"{trained}{'' if bank.cls.copies else ', the backbone is frozen'}")
         fit.run()
     if first:
         for language in languages:

@@ -97,16 +97,24 @@ class Route:
         adapters: of each language that is present, by site.
         index: the number of each row's language among these (B,).
         fired: where it notes the sites at which it was asked.
+        widths: of the hosts' outputs, by site.
     """
 
-    def __init__(self, adapters: Sequence[Mapping[str, nn.Module]], index: Tensor, fired: set[str]):
-        self.adapters, self.index, self.fired = adapters, index, fired
+    def __init__(
+        self, adapters: Sequence[Mapping[str, nn.Module]], index: Tensor, fired: set[str], widths: Mapping[str, int]
+    ):
+        self.adapters, self.index, self.fired, self.widths = adapters, index, fired, widths
         self.sites = {path for found in adapters for path in found}
         self._stacks: dict[str, Stack] = {}
 
     def adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
         """Every row by its own language at one of the sites: (B, T, D_in), (B, T, D) to (B, T, D)."""
         self.fired.add(path)
+        if not isinstance(y, Tensor) or y.shape[-1] != self.widths[path]:
+            raise PelasrError(
+                f"site {path}: it was to put out {self.widths[path]} channels, which its module does not: it is no site"
+                " for adapters; name others in adapter_conf.sites"
+            )
         trains = torch.is_grad_enabled()
         if trains:
             self._stacks.pop(path, None)  # whose parameters may be others soon

@@ -8,6 +8,7 @@ from typing import Any
 
 from pelasr.errors import PelasrError
 from pelasr.evaluate import LanguageScores, macro
+from pelasr.events import Events
 from pelasr.files import atomic_write, read_bytes
 from pelasr.schedule import metric_of
 
@@ -45,9 +46,7 @@ class Monitor:
     def __enter__(self) -> "Monitor":
         if not self.active:
             return self
-        from tensorboardX import SummaryWriter
-
-        self.writer = SummaryWriter(str(self.folder / "tensorboard"))
+        self.writer = Events(self.folder / "tensorboard")
         if sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -120,6 +119,7 @@ class Monitor:
             for name, scores in dev.items():
                 self.writer.add_scalar(f"dev_loss/{name}", scores["loss"], entry["step"])
                 self.writer.add_scalar(f"dev_{metrics[name]}/{name}", scores[metrics[name]], entry["step"])
+            self.writer.flush()
         plot_curves(history, self.folder / "curves.png")
 
 
@@ -128,24 +128,40 @@ def _text(history: list[dict[str, Any]]) -> str:
 
 
 def plot_curves(history: list[dict[str, Any]], path: Path) -> None:
-    """Dev loss, and WER or BLEU, by language over the epochs, and their mean, as PNG."""
+    """Write what `curves` draws as PNG."""
+    figure = curves(history)
+    with atomic_write(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=100)
+
+
+def curves(history: list[dict[str, Any]]) -> Any:
+    """A matplotlib figure of loss on train and dev, and of WER or BLEU on dev, by language over the epochs, and of
+    their mean."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    epochs = [entry["epoch"] for entry in history]
+    epochs, languages = [entry["epoch"] for entry in history], list(history[-1]["dev"])
     metric = next(key for key in history[-1]["mean"] if key != "loss")
-    labels = {"loss": "loss (nats)", metric: f"{metric.upper()} (%)"}
+    labels = {"loss": "loss (nats an utterance)", metric: f"dev {metric.upper()}{' (%)' * (metric == 'wer')}"}
+    span = max(epochs[-1], 1)
+    colours = colormaps["tab10" if len(languages) <= 10 else "tab20"].colors
     for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
-        for language in history[-1]["dev"]:
-            axes.plot(epochs, [entry["dev"][language][key] for entry in history], label=language, linewidth=1)
-        axes.plot(epochs, [entry["mean"][key] for entry in history], label="mean", color="black", linewidth=2)
-        if key == "loss" and any(entry["train_loss"] for entry in history):
-            train = [(entry["epoch"], entry["train_loss"]) for entry in history if entry["train_loss"] is not None]
-            axes.plot(*zip(*train, strict=True), label="train", color="black", linestyle=":")
-        axes.set(xlabel="epoch", ylabel=f"dev {label}", ylim=(0, None))
+        for number, language in enumerate(languages if len(languages) > 1 else []):
+            values = [entry["dev"][language][key] for entry in history]
+            look = {"color": colours[number % len(colours)], "linewidth": 1, "marker": ".", "markersize": 4}
+            axes.plot(epochs, values, "-:"[number // len(colours) % 2], label=f"dev {language}", **look)
+        name = "dev, mean" if len(languages) > 1 else f"dev {languages[0]}"
+        axes.plot(epochs, [entry["mean"][key] for entry in history], "k.-", label=name, linewidth=2)
+        train = [(entry["epoch"], entry["train_loss"]) for entry in history if entry["train_loss"] is not None]
+        if key == "loss" and train:
+            axes.plot(*zip(*train, strict=True), "k.--", label="train", linewidth=1)
+        axes.set(xlabel="epoch", title=label, xlim=(-0.04 * span, 1.04 * span), ylim=(0, None))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncol=2)
-    with atomic_write(path, "wb") as stream:
-        figure.savefig(stream, format="png", dpi=100)
+    lines, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside right center", fontsize="small", ncols=1 + len(names) // 20)
+    return figure

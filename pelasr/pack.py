@@ -18,7 +18,7 @@ from pelasr.config import nearest
 from pelasr.errors import PelasrError, brief
 from pelasr.files import sha256_file
 from pelasr.finetune import make_bank
-from pelasr.pack_format import CURE, FORMAT, check_description, read_checked
+from pelasr.pack_format import CURE, FORMAT, again, check_description, read_checked
 from pelasr.private import VECTOR, Private
 from pelasr.sealed import write_description
 
@@ -124,13 +124,14 @@ def open_pack(
     sites = bank.sites_for(private_parts(description, backbone))
     for key, expected in (("adapter", bank.method), ("adapter_conf", bank.options), ("sites", sites)):
         if description[key] != expected:
-            raise _differs(folder, key, description[key], expected)
+            raise _differs(folder, key, description, expected)
     expected, count = _expected(description, bank, backbone, f"{folder}/pack.yaml")
     if description["parameters"] != count:
-        raise _differs(folder, "parameters", description["parameters"], count)
+        raise _differs(folder, "parameters", description, count)
     path = folder / "pack.safetensors"
-    check_size(path, expected, CURE)
-    tensors = load_weights(path, description["safetensors_sha256"])
+    cure = f"restore it, or {again(description)}"
+    check_size(path, expected, cure)
+    tensors = load_weights(path, description["safetensors_sha256"], cure)
     check_tensors(tensors, expected, str(path))
     return description, tensors
 
@@ -165,10 +166,10 @@ def _check_binding(folder: Path, description: dict[str, Any], backbone: LoadedBa
     """Raise PelasrError for a pack that is not of this backbone, or whose own tokens are not its own."""
     if description["backbone_sha256"] != backbone.sha256:
         fitting = ", ".join(name for name in _beside(folder) if _is_of(folder.with_name(name), backbone)) or "none"
-        error = _differs(folder, "backbone_sha256", description["backbone_sha256"][:12], backbone.sha256[:12])
+        error = _differs(folder, "backbone_sha256", description, backbone.sha256, most=15)
         raise PelasrError(f"{error}; packs beside it that fit this model: {fitting}")
     if description["tokens_sha256"] != backbone.tokenizer.sha256:
-        raise _differs(folder, "tokens_sha256", description["tokens_sha256"][:12], backbone.tokenizer.sha256[:12])
+        raise _differs(folder, "tokens_sha256", description, backbone.tokenizer.sha256, most=15)
     if shared := set(description["own_tokens"]) & set(backbone.tokenizer.tokens):
         raise PelasrError(f"{folder}/pack.yaml: own_tokens: the backbone has {brief(min(shared))} itself; {CURE}")
     language, known = description["language"], backbone.languages
@@ -178,10 +179,16 @@ def _check_binding(folder: Path, description: dict[str, Any], backbone: LoadedBa
         )
 
 
-def _differs(folder: Path, key: str, found: Any, expected: Any) -> PelasrError:
+def _differs(folder: Path, key: str, description: dict[str, Any], expected: Any, most: int = 40) -> PelasrError:
+    """`most`: characters of a value that are shown; of longer mappings the first entry that differs is."""
+    found = description[key]
+    if isinstance(found, dict) and max(len(str(found)), len(str(expected))) > most:
+        name = next(name for name in {**expected, **found} if found.get(name) != expected.get(name))
+        sides = [f"{brief(x[name])} at {name}" if name in x else f"without {name}" for x in (found, expected)]
+        (found, expected), most = sides, 150
     return PelasrError(
-        f"{folder}/pack.yaml: {key} is {brief(found)}, this model's is {brief(expected)};"
-        " fit it again with the method, backbone and tokens of the others, or load those it was fitted with"
+        f"{folder}/pack.yaml: {key} is {brief(found, most)}, this model's is {brief(expected, most)};"
+        f" {again(description)} with the method, backbone and tokens of the others, or load those it was made with"
     )
 
 

@@ -120,6 +120,12 @@ def check_description(description: dict[str, Any], path: Path) -> None:
     _check_own(description["own_tokens"], description["language"], f"{path}: own_tokens")
 
 
+def again(description: dict[str, Any]) -> str:
+    """How a pack is made again."""
+    shares = [f"{share['weight']:.3g} {share['language']}" for share in description["training"].get("merged", [])]
+    return f"merge it again (it is the average of {' and '.join(shares)})" if shares else "fit it again"
+
+
 def _check_own(tokens: list[Any], language: str, where: str) -> None:
     """Raise PelasrError for an own token that is neither a character nor the tag of the language's target, or twice."""
     target, seen = language.partition("-")[2], set()

@@ -25,7 +25,7 @@ from pelasr.files import atomic_write, sha256_file, sha256_json
 from pelasr.fold import fold
 from pelasr.model import find_backbone_of
 from pelasr.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
-from pelasr.pack_format import check_language
+from pelasr.pack_format import again, check_language
 
 FILES = ("pack.safetensors", "pack.yaml")
 ALONE = 1 << 32  # bytes of a pack's tensors at most, where no model says how many they are
@@ -174,11 +174,12 @@ def import_pack(source: Path, model: Path) -> None:
     there = [path.parent for path in sorted(packs.glob("*/pack.yaml"))]
     description, _ = open_pack(source, detached_bank_for(there[0] if there else source, backbone), backbone)
     target = packs / description["language"]
-    if target.exists():
+    if os.path.lexists(target):
         if all(_same(target / name, source / name) for name in FILES):
             print(f"{target}: is this pack already")
             return
-        raise PelasrError(f"{target}: there is another pack of {description['language']!r}; delete it first")
+        there = "another pack of" if target.exists() else "a link that leads nowhere in the place of a pack of"
+        raise PelasrError(f"{target}: there is {there} {description['language']!r}; delete it first")
     aside = model / f".import.{os.getpid()}"
     try:
         aside.mkdir()
@@ -204,13 +205,14 @@ def _open(folder: Path, backbone: LoadedBackbone | None) -> tuple[dict[str, Any]
     if backbone is not None:
         return open_pack(folder, detached_bank_for(folder, backbone), backbone)
     description, path = read_pack(folder), folder / "pack.safetensors"
-    if sizes(path)[1] > ALONE:
+    cure = f"restore it, or {again(description)}"
+    if sizes(path, cure)[1] > ALONE:
         raise PelasrError(f"{path}: more than {ALONE} bytes; compare it with the --model that it is for")
-    tensors = load_weights(path, description["safetensors_sha256"])
+    tensors = load_weights(path, description["safetensors_sha256"], cure)
     check_tensors(tensors, tensors, str(path))
     return description, tensors
 
 
 def _check_free(output: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if os.path.lexists(output) and (not output.is_dir() or any(output.iterdir())):
         raise PelasrError(f"{output}: exists already; delete it, or name another folder")

@@ -10,6 +10,24 @@ from pelasr.grid import Grid, Line, Measure
 COLOURS = ["#999999", "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442"]
 
 
+def corpus_section(corpus: Mapping[str, Any]) -> list[str]:
+    """The section on the data, as `pelasr.corpus.write_corpus` has them."""
+    sets = list(dict.fromkeys(name for group in corpus["languages"] for name in group["sets"]))
+    rows = [[group["name"], *(_amount(group["sets"].get(name)) for name in sets)] for group in corpus["languages"]]
+    text = "What was trained on and scored: utterances, hours of features, and speakers as far as they are known."
+    if corpus["made_with"]:
+        text += f" Stage 1 made the data with `{corpus['made_with']}`."
+    return ["## The corpus", text, markdown(["", *sets], rows)]
+
+
+def _amount(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "-"
+    hours, speakers = found["hours"], found["speakers"]
+    shown = "?" if hours is None else f"{hours:.{2 if hours >= 0.1 else 4}f}"
+    return f"{found['utterances']:,}, {shown} h, {speakers or '?'} speaker{'' if speakers == 1 else 's'}"
+
+
 def provenance(grid: Grid, environment: Mapping[str, str], times: Sequence[Mapping[str, Any]]) -> list[str]:
     """The section on how the numbers were made."""
     facts = {key: str(value) for key, value in environment.items()}
@@ -18,15 +36,21 @@ def provenance(grid: Grid, environment: Mapping[str, str], times: Sequence[Mappi
         facts[label] = ", ".join(sorted({str(line[key]) for line in grid.lines.values()}))
     parts = ["## How these numbers were made", "\n".join(f"- {key}: `{value}`" for key, value in facts.items())]
     if times:
-        rows = []
-        for run in times:
-            cost = [timedelta(seconds=round(run["seconds"])), round(run["max_rss_mb"])]
-            rows.append([run["stage"], run["started"], run["host"], *cost])
+        rows = [[run["stage"], run["started"], run["host"], *_cost(run)] for run in times]
         commands = dict.fromkeys(run["command"] for run in times)
         parts.append("Each run of a stage, in order:")
         parts.append(markdown(["stage", "started", "host", "wall time", "peak memory (MB)"], rows))
         parts.append("The commands:\n\n```sh\n" + "\n".join(commands) + "\n```")
     return parts
+
+
+def _cost(run: Mapping[str, Any]) -> tuple[str, str]:
+    """Wall time, with how it ended if not well, and peak memory of a run."""
+    if "seconds" not in run:
+        return "did not end", "-"
+    ended = run.get("outcome", "done")
+    time = str(timedelta(seconds=round(run["seconds"])))
+    return time if ended == "done" else f"{time}, {ended}", str(round(run["max_rss_mb"]))
 
 
 def numbers(grid: Grid, measure: Measure, experiment: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from pelasr.data import (
 from pelasr.done import Marker
 from pelasr.errors import DataError, PelasrError, counted, printable
 from pelasr.experiment import Experiment, Place
-from pelasr.files import atomic_write, locked, read_text
+from pelasr.files import atomic_write, locked, text_bytes
 from pelasr.pack_format import check_language
 from pelasr.problems import DROP, condense
 from pelasr.stages import say, split_options
@@ -259,7 +259,7 @@ def copy_data_dir(source: Path, target: Path, language: str) -> None:
     utterances = _with_paths(utterances)
     if target.is_dir():
         skipped = target / "skipped.txt"
-        dropped = read_text(skipped).decode("utf-8", "replace").split("\n") if skipped.exists() else []
+        dropped = text_bytes(skipped).decode("utf-8", "replace").split("\n") if skipped.exists() else []
         dropped = {line.partition(" ")[0] for line in dropped}
         if _with_paths(read_data_dir(target, language)) != [u for u in utterances if u.id not in dropped]:
             cure = "delete it, use another --data_dir, or leave out the option to use it as it is"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.errors import PelasrError
-from pelasr.files import ABSENT, no_file, read_text
+from pelasr.files import ABSENT, naming, no_file, read_json_lines
 
 KEYS = [
     "recipe",
@@ -38,11 +38,7 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     if no_file(path) == ABSENT:
         raise PelasrError(f"{path}: no results yet; `pelasr score` writes them")
     results = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        try:
-            result = json.loads(line)
-        except (ValueError, RecursionError):
-            result = None
+    for number, result in read_json_lines(path):
         if not isinstance(result, dict) or set(result) != set(KEYS):
             raise PelasrError(f"{path}:{number}: not a result with the keys {' '.join(KEYS)}; remove the line")
         results.append(result)
@@ -62,7 +58,7 @@ def append_results(path: str | Path, lines: Sequence[dict[str, Any]]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "ab") as stream:
+    with naming(path), open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666), "ab") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         known = {_without_commit(line) for line in latest(read_results(path)).values()}
         new = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines if _without_commit(line) not in known]

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pelasr import __version__, bleu
+from pelasr import __version__, bleu, files
 from pelasr.bootstrap import Estimate
 from pelasr.data import split_pair
 from pelasr.environment import commit, package_version
@@ -46,20 +46,20 @@ class Texts(NamedTuple):
 def read_text(path: str | Path) -> dict[str, str]:
     """Kaldi text file `utterance words...` as {utterance: normalised text}; the text may be empty.
 
-    Raises PelasrError for a missing file, an empty line or an utterance that comes twice.
+    Raises PelasrError for a missing file, one that is not UTF-8, an empty line or an utterance that comes twice.
     """
     path = Path(path)
     if missing := no_file(path):
         raise PelasrError(f"{path}: {missing}; references come with the data (stage 1), hypotheses from stage 6")
     texts: dict[str, str] = {}
-    with open(path, encoding="utf-8") as stream:
-        for number, line in enumerate(stream, 1):
-            utterance, *text = line.split(maxsplit=1) or [""]
-            if not utterance:
-                raise PelasrError(f"{path}:{number}: empty line; remove it")
-            if utterance in texts:
-                raise PelasrError(f"{path}:{number}: utterance {utterance} comes a second time; keep one")
-            texts[utterance] = normalise("".join(text))
+    content = files.read_text(path, "references come from stage 1, hypotheses from decoding").removesuffix("\n")
+    for number, line in enumerate(content.split("\n") if content else [], 1):
+        utterance, *text = line.split(maxsplit=1) or [""]
+        if not utterance:
+            raise PelasrError(f"{path}:{number}: empty line; remove it")
+        if utterance in texts:
+            raise PelasrError(f"{path}:{number}: utterance {utterance} comes a second time; keep one")
+        texts[utterance] = normalise("".join(text))
     return texts
 
 

@@ -58,7 +58,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
     with atomic_write(path, "w+b") as stream:
         stream.write(bytes(DIGEST))
-        torch.save(state, stream)
+        try:
+            torch.save(state, stream)
+        except RuntimeError as error:  # of a write that failed, of a full disk say, torch tells where it was
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
         stream.seek(DIGEST)
         digest = hashlib.file_digest(stream, "sha256").digest()
         stream.seek(0)

@@ -4,22 +4,30 @@ Shown is the latest line of each (experiment, set, language, metric). Nothing de
 lines give the same bytes. Whether a set is of recognition or of translation follows from its metrics.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from pelasr import forgetting_table, recognition_table, translation_table
-from pelasr.files import atomic_write, read_text
+from pelasr.errors import PelasrError
+from pelasr.files import atomic_write, read_json_lines
 from pelasr.grid import Grid, select
-from pelasr.page import paper_section, provenance
+from pelasr.page import corpus_section, paper_section, provenance
 
 
 def read_times(path: str | Path) -> list[dict[str, Any]]:
-    """Lines of `times.jsonl` (stage, command, seconds, max_rss_mb, started, host); empty when there is no file."""
-    path = Path(path)
-    return [json.loads(line) for line in read_text(path).splitlines()] if path.exists() else []
+    """The runs of stages in `times.jsonl` (stage, command, started, host; of those that ended outcome, seconds and
+    max_rss_mb) that had something to do, in the order in which they began; empty when there is no file. Raises
+    PelasrError with file:line for a bad line."""
+    if not Path(path).exists():
+        return []
+    runs: dict[tuple, dict[str, Any]] = {}
+    for number, line in read_json_lines(path):
+        if not isinstance(line, dict) or "stage" not in line:
+            raise PelasrError(f"{path}:{number}: not a run of a stage; remove the line")
+        runs.setdefault(tuple(line.get(key) for key in ("started", "host", "command")), {}).update(line)
+    return [run for run in runs.values() if run.get("outcome") != "nothing to do"]
 
 
 def _task(grid: Grid) -> ModuleType:
@@ -37,21 +45,23 @@ def make_table(
     note: str = "",
     environment: Mapping[str, str] | None = None,
     times: Sequence[Mapping[str, Any]] = (),
+    corpus: Mapping[str, Any] | None = None,
     paper: Mapping[str, Any] | None = None,
     chart: str = "",
 ) -> str:
     """The text of RESULTS.md.
 
     `test_set`, `experiments`, `languages`: see `grid.select`. `note`: what a reader must know of the data.
-    `environment`: as `pelasr.environment.environment` gives it. `times`: see `read_times`. `paper`: published figures
-    with the keys title, source, columns, rows, note. `chart`: the chart's file name, as seen from RESULTS.md. What is
-    empty has no section.
+    `environment`: as `pelasr.environment.environment` gives it. `times`: see `read_times`. `corpus`: as
+    `pelasr.corpus.write_corpus` gives it. `paper`: published figures with the keys title, source, columns, rows, note.
+    `chart`: the chart's file name, as seen from RESULTS.md. What is empty has no section. The figures come first.
     """
     grid = select(results, test_set, experiments, languages)
-    parts = [f"# {title}", note, *provenance(grid, environment or {}, times)]
-    parts += _task(grid).sections(grid, test_set, chart)
+    parts = [f"# {title}", note, *_task(grid).sections(grid, test_set, chart)]
     parts += forgetting_table.sections(grid, _task(grid).MEASURES[0])
     parts += paper_section(paper) if paper else []
+    parts += corpus_section(corpus) if corpus else []
+    parts += provenance(grid, environment or {}, times)
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 

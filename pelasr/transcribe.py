@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelasr.errors import DataError, PelasrError, printable
-from pelasr.files import read_text
+from pelasr.files import text_bytes
 from pelasr.tables import encoding_of, iconv
 
 if TYPE_CHECKING:
@@ -31,9 +31,9 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     language = parser.add_mutually_exclusive_group(required=True)
     language.add_argument("--lang", help="language, such as hi, or pair, such as en-de, of all files")
     what = "lines of `name language`, where a name is a path as given, or the file's name with or without its suffix"
-    language.add_argument("--lang-file", type=Path, metavar="FILE", help=what)
+    language.add_argument("--lang_file", type=Path, metavar="FILE", help=what)
     parser.add_argument("--packs", type=Path, metavar="DIR", help="packs <DIR>/<language>; default: the experiment's")
-    parser.add_argument("--no-adapter", action="store_true", help="the backbone alone, for comparison")
+    parser.add_argument("--no_adapter", action="store_true", help="the backbone alone, for comparison")
     parser.add_argument("--json", action="store_true", help="print scores and times too, a JSON object a line")
     parser.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
 
@@ -64,14 +64,15 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
     faults: dict[int, str] = {}
     windows = model.recognise(_read(names, faults), languages, known.beam_size)
     found = join(track(windows, len(names), known.verb, lambda window: sum(piece.share for piece in window)))
-    for number, (name, transcript) in enumerate(zip(names, found, strict=True)):
-        if number not in faults:
-            if not transcript.segments:
-                _note(
-                    f"{printable(name)}: {1000 * transcript.duration:.0f} ms of audio are too short: its text is empty"
-                )
-            shown = printable(name)
-            print(_as_json(shown, transcript) if known.json else f"{shown} {transcript.text}".rstrip(), flush=True)
+    number = -1
+    try:
+        for number, (name, transcript) in enumerate(zip(map(printable, names), found, strict=True)):
+            if number not in faults:
+                if not transcript.segments:
+                    _note(f"{name}: {1000 * transcript.duration:.0f} ms of audio are too short: its text is empty")
+                print(_as_json(name, transcript) if known.json else f"{name} {transcript.text}".rstrip(), flush=True)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{number + 1} of {len(names)} files are done") from None
     if faults:
         raise DataError([*faults.values(), f"{len(faults)} of {len(names)} files could not be read"])
 
@@ -97,7 +98,7 @@ def read_languages(path: Path, names: Sequence[str]) -> list[str]:
     """The language of each file, by lines of `name language`. A name is a path as given, a file's name, or that
     without its suffix; the longest counts. Raises PelasrError for lines that are none, and for a file without one."""
     try:
-        content = read_text(path)
+        content = text_bytes(path)
     except PelasrError as error:
         raise PelasrError(f"{path}: cannot be read: {str(error).removeprefix(f'{path}: ')}") from None
     if encoding := encoding_of(content):

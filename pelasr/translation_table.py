@@ -168,23 +168,31 @@ def _legend(grid: Grid, measure: Measure) -> str:
 def chart(grid: Grid) -> Any:
     """A matplotlib figure of BLEU, with its 95 % interval, against trainable parameters: a point for each row."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=(8.0, 5.0), dpi=100, layout="constrained")
     axes = figure.subplots()
     column = "mean" if "mean" in grid.columns else grid.columns[0]
+    lines = {name: line for name in grid.experiments if (line := grid.get(name, column, "bleu"))}
     for number, (name, description) in enumerate(grid.experiments.items()):
-        line = grid.get(name, column, "bleu")
-        if line:
+        if line := lines.get(name):
             x, y, colour = line["trainable_parameters"], line["value"], COLOURS[number % len(COLOURS)]
             axes.plot([x, x], [line["lo"], line["hi"]], color=colour, marker="_")
             marker = "so^D"[number // len(COLOURS) % 4]
             look = {"color": colour, "marker": marker, "markeredgecolor": "black", "linestyle": "none"}
             axes.plot([x], [y], label=f"{name} {description}", **look)
-            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
+            shown = f"{name}: {BLEU.number(line)}" if len(lines) == 1 else name
+            axes.annotate(shown, (x, y), xytext=(6, 4), textcoords="offset points")
     axes.set_xscale("log")
-    axes.margins(x=0.1)
+    counts = [line["trainable_parameters"] for line in lines.values()] or [1_000_000]
+    axes.set_xlim(min(counts) / 1.6, max(counts) * 1.6)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(counts) < 1000 * min(counts) else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count / 1e6:g}"))
+    if len(lines) == 1:
+        axes.set_ylim(bottom=0)
     pairs = f"mean of {len(grid.languages)} pairs" if column == "mean" else column
-    axes.set_xlabel("trainable parameters" + (", of all pairs together" if column == "mean" else ""))
+    axes.set_xlabel("trainable parameters, millions" + (", of all pairs together" if column == "mean" else ""))
     axes.set_ylabel(f"BLEU ({pairs}), 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize="small")

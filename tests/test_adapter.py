@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import TAGS
 from torch import nn
 
 from pelasr.adapter import Bank, check_frozen, count_parameters, find_method, freeze
@@ -494,6 +495,22 @@ def test_sides_have_sizes_of_their_own(make_st):
     ]:
         with pytest.raises(PelasrError, match=message):
             bank(size)
+
+
+def test_no_sites_are_not_taken_for_no_bottleneck(make_st):
+    for sites in ([], "", {"known": [], "new": "ffn"}):
+        with pytest.raises(PelasrError, match="adapter_conf: sites is empty: name at least one; known: .*ffn"):
+            Bank("houlsby", {"sites": sites, "bottleneck": 3}, make_st())
+
+
+def test_a_site_whose_output_is_of_another_width(make_st, make_batch):
+    """The decoder as a whole gives logits: it is a site for fine-tuning."""
+    model = make_st()
+    bank = make_bank(model, ["hi"], sites="decoder")
+    batch = make_batch(["hi", "hi"])
+    given = model.encode(batch.feats, batch.lens, batch.language_ids)
+    with bank.route(["hi", "hi"]), pytest.raises(PelasrError, match="^site decoder: it was to put out 6 channels"):
+        model.loss(*given, batch.targets, batch.target_lens, torch.tensor([TAGS[:1], TAGS[1:]]))
 
 
 def test_no_graph_below_the_first_adapter(make_rnnt, make_batch):

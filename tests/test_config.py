@@ -2,7 +2,7 @@
 
 import pytest
 
-from pelasr.config import arguments_of, check_keys, construct, load_yaml, nearest, override, parse_overrides
+from pelasr.config import arguments_of, check_keys, construct, load_yaml, nearest, override, parse_overrides, suggest
 from pelasr.errors import PelasrError
 
 
@@ -219,3 +219,11 @@ def test_construct():
         construct(Box, {"height": 13}, "box_conf", width=1)
     with pytest.raises(PelasrError, match="box_conf: .*width"):
         construct(Box, {}, "box_conf")
+
+
+def test_an_option_of_the_recipe_is_suggested():
+    keys, others = ["max_epoch", "adapt_max_epoch", "subsampler_conf"], ["stage", "stop_stage", "exps", "sets"]
+    for name, meant in (("stgae", "stage"), ("stop_stge", "stop_stage"), ("exp", "exps")):
+        with pytest.raises(PelasrError, match=f"^unknown key '{name}'; did you mean --{meant}\\?$"):
+            suggest(["--max_epoch", "3", f"--{name}", "5"], keys, others)
+    suggest(["--max_epochs", "3", "--subsampler_conf", "x=1", "--zzz", "1"], keys, others)  # for others to refuse

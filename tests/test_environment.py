@@ -1,9 +1,15 @@
-"""The facts about commit, versions and machine."""
+"""The facts about commit, versions and machine, and the times of runs."""
 
+import os
 import platform
+import signal
 import subprocess
 
-from pelasr.environment import commit, environment, read_environment, write_environment
+import pytest
+
+from pelasr.environment import commit, environment, read_environment, recorded, write_environment
+from pelasr.errors import PelasrError
+from pelasr.table import read_times
 
 
 def git(folder, *arguments):
@@ -25,6 +31,22 @@ def test_commit(tmp_path):
     assert commit(tmp_path) == f"{head}-dirty"
 
 
+def test_results_pages_are_no_change(tmp_path):
+    git(tmp_path, "init", "-q")
+    pages = [tmp_path / "egs/mini/asr1" / name for name in ("RESULTS.md", "RESULTS.png", "RESULTS_dev.md", "run.sh")]
+    pages[0].parent.mkdir(parents=True)
+    for path in pages:
+        path.write_text("1")
+    git(tmp_path, "add", "egs")
+    git(tmp_path, "commit", "-q", "-m", "pages")
+    head = git(tmp_path, "rev-parse", "HEAD")
+    for path in pages[:3]:
+        path.write_text("2")
+        assert commit(tmp_path) == commit(pages[0].parent) == head
+    pages[3].write_text("2")
+    assert commit(tmp_path) == commit(pages[0].parent) == f"{head}-dirty"
+
+
 def test_environment(tmp_path):
     facts = environment()
     assert facts["python"] == platform.python_version()
@@ -32,3 +54,41 @@ def test_environment(tmp_path):
     assert read_environment(tmp_path / "environment.json") == {}
     write_environment(tmp_path / "environment.json")
     assert read_environment(tmp_path / "environment.json") | {"date": ""} == facts | {"date": ""}
+    (tmp_path / "environment.json").write_text('{"date": "2026')
+    with pytest.raises(PelasrError, match="environment.json: not valid JSON"):
+        read_environment(tmp_path / "environment.json")
+
+
+def test_runs_are_recorded_however_they_end(tmp_path):
+    path = tmp_path / "exp/times.jsonl"
+
+    def run(stage, end, path=path):
+        with recorded(path, stage, [stage, "--exp", "A 1"]) as outcome:
+            end(outcome)
+
+    def fail(error):
+        def end(outcome):
+            raise error
+
+        return end
+
+    run("data", lambda outcome: None)
+    assert not path.parent.exists()  # a misspelt folder is not made
+    path.parent.mkdir()
+    run("tokens", lambda outcome: outcome.update(outcome="done"))
+    run("stats", lambda outcome: None)
+    for stage, error in (("train", PelasrError("x")), ("decode", KeyboardInterrupt())):
+        with pytest.raises(type(error)):
+            run(stage, fail(error))
+    if (child := os.fork()) == 0:
+        run("adapt", lambda outcome: os.kill(os.getpid(), signal.SIGKILL))
+    os.waitpid(child, 0)
+    found = read_times(path)
+    shown = [(line["stage"], line.get("outcome"), "seconds" in line) for line in found]
+    assert shown[:3] == [("tokens", "done", True), ("train", "error", True), ("decode", "interrupted", True)]
+    assert shown[3:] == [("adapt", None, False)]  # killed; `stats` had nothing to do
+    assert found[0]["command"] == "pelasr tokens --exp 'A 1'" and found[0]["max_rss_mb"] > 0
+    with open(path, "a") as stream:
+        stream.write('{"stage": "tr')
+    with pytest.raises(PelasrError, match="times.jsonl:10: not a run of a stage; remove the line"):
+        read_times(path)

@@ -113,6 +113,23 @@ def test_a_moved_directory_is_read(tmp_path):
     assert read_feats(tmp_path / "moved")["utt000"].load().shape == (26, 80)
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe\n"])
+def test_damaged_files_are_one_line(tmp_path, content):
+    dump = tmp_path / "dump"
+    list(extract([(make_data(tmp_path / "data", [4000]), dump)]))
+    spec = read_feats(dump)["utt000"]
+    readers = {
+        "feats.ark": spec.load,
+        "utt2num_frames": lambda: read_num_frames(dump),
+        "feats.scp": lambda: read_feats(dump),
+        "stats.npz": lambda: load_stats(dump / "stats.npz"),
+    }
+    for file, read in readers.items():
+        (dump / file).write_bytes(content)
+        with pytest.raises(PelasrError, match="delete .*run stage 3"):
+            read()
+
+
 def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path):
     data = make_data(tmp_path / "data", [2000 + 37 * number for number in range(70)], rate=8000)
     list(extract([(data, tmp_path / "one")], nj=1))
@@ -232,7 +249,9 @@ def test_a_flipped_bit_names_the_utterance(made):
     (dump / "feats.ark").write_bytes(content)
     found = read_feats(dump)
     assert found["utt000"].load().shape == (26, 80)
-    with pytest.raises(PelasrError, match=r"feats.ark: the features of utterance utt001 are damaged; cure: delete .*dump"):
+    with pytest.raises(
+        PelasrError, match=r"feats.ark: the features of utterance utt001 are damaged; cure: delete .*dump"
+    ):
         found["utt001"].load()
     with pytest.raises(PelasrError, match="utterance utt001"):
         feature_stats([dump])

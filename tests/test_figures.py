@@ -6,8 +6,9 @@ import pytest
 
 from pelasr.config import load_yaml
 from pelasr.data import Utterance, write_data_dir
+from pelasr.errors import PelasrError
 from pelasr.experiment import Experiment, Place, load_experiments, resolve
-from pelasr.figures import count, new_languages
+from pelasr.figures import _read_facts, count, new_languages
 from pelasr.translation_table import parameter_cell
 
 ROOT = Path(__file__).parents[1]
@@ -55,6 +56,13 @@ def test_the_larger_model():
     adapter["adapter_conf"]["bottleneck"] = 256
     report = count(load_yaml(ROOT / "conf/st_le2021_m.yaml"), adapter, "", 10_000, PAIRS)
     assert (report["backbone"], report["adapter_per_language"]) == (76_327_936, 4_750_848)
+
+
+@pytest.mark.parametrize("content", ['{"total_parameters": 1, "se', '{"total_parameters": 1, "seed": 0}', "[]"])
+def test_facts_that_are_cut_off(tmp_path, content):
+    (tmp_path / "facts.json").write_text(content)
+    with pytest.raises(PelasrError, match="facts.json: .*; restore it, or delete the folder and train again"):
+        _read_facts(tmp_path / "facts.json")
 
 
 def test_sets_whose_names_begin_alike(tmp_path):

@@ -14,11 +14,12 @@ LEAVES |= {"backbone_format", "pack_format", "parts", "stateless"}
 NETWORKS = {"attention", "beam", "encoders", "transducer"}  # what backbones are made of, and their searches
 RUNS = {"batch", "decode", "evaluate", "fit", "train"}
 MODELS = NETWORKS | RUNS | {"adapter", "adapters", "backbones", "finetune", "fold", "model", "pack", "packs"}
-DATA = ["archive", "audio", "characters", "data", "overlap", "pieces", "problems", "sampling", "segment", "sound"]
-DATA += ["tables", "text", "validate"]
+DATA = ["archive", "audio", "characters", "corpus", "data", "overlap", "pieces", "problems", "sampling", "segment"]
+DATA += ["sound", "tables", "text", "validate"]
 SCORES = ["bleu", "bootstrap", "results", "score", "wer"]
 PAGE = ["grid", "page", "recognition_table", "table", "translation_table"]
 PACKS = ["card", "pack_format", "pack_verbs"]
+SMALL = ["environment", "events", "files", "terminal"]
 STAGES = ["experiment", "figures", "prepare", "stages"]  # their functions import what a stage needs
 HEAVY = {"torch", "espnet", "espnet2", "lightning", "torchaudio", "transformers"}
 SLOW = {"jiwer", "librosa", "matplotlib", "sacrebleu", "scipy"}
@@ -122,7 +123,7 @@ def test_nothing_imports_the_command_line():
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("egs/*/*/local/*.py")), ids=lambda path: path.parts[-4])
 def test_recipes_import_the_data_layer(path):
-    assert roots(ours(path)) <= {"data", "errors", "files", "progress", "text"}
+    assert roots(ours(path)) <= {"data", "errors", "files", "progress", "terminal", "text"}
     assert not roots(imports(path)) & HEAVY
 
 
@@ -156,6 +157,6 @@ def test_the_command_line_starts_at_once():
     assert "pelasr" in found and not found & {*HEAVY, *SLOW, "numpy", "yaml", "rich", "sentencepiece"}
 
 
-@pytest.mark.parametrize("name", ["features", *DATA, *SCORES, *PAGE, *PACKS, *STAGES])
+@pytest.mark.parametrize("name", ["features", *DATA, *SCORES, *PAGE, *PACKS, *SMALL, *STAGES])
 def test_light_modules_load_nothing_heavy(name):
     assert not loaded(f"pelasr.{name}") & (HEAVY | SLOW)

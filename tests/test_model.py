@@ -395,3 +395,14 @@ def test_a_known_language_is_fitted_on_a_plain_backbone(exp, tmp_path):
     assert not any(path.name.startswith("fit") for path in (exp / "A1").iterdir())
     assert model.decode(audio, "hi") == before
     assert model.params()["languages"] == {"ur": 2 * (2 * 6 + 2 * 6 * 2 + 2 + 6)}
+
+
+@pytest.mark.parametrize(("method", "frozen"), [("full", False), ("bitfit", True)])
+def test_what_is_said_of_the_backbone_when_a_language_is_fitted(exp, tmp_path, capsys, method, frozen):
+    for name, seed in (("train", 0), ("dev", 20)):
+        write_set(tmp_path / f"ur_{name}", "ur", 3, seed=seed)
+    model = pelasr.load(exp / "A1")
+    model.add_language("ur", adapter=method, **({"sites": "joint"} if frozen else {}))
+    model.fit("ur", train=tmp_path / "ur_train", dev=tmp_path / "ur_dev", folder=tmp_path / "run", **TRAINING)
+    told = capsys.readouterr().err
+    assert "training " in told and ("the backbone is frozen" in told) == frozen

@@ -121,7 +121,13 @@ def test_other_tokens(packs, backbone):
 def test_other_sites(packs, backbone, make_rnnt):
     conf = {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1}
     backbone.module = make_rnnt(encoder_conf=conf)
-    refused(packs, backbone, "hi/pack.yaml: sites is")
+    refused(packs, backbone, "hi/pack.yaml: sites is 6 at encoder.layers.2, this model's is without encoder.layers.2;")
+
+
+def test_what_differs_of_long_options_is_named(packs, backbone):
+    long = {"bottleneck": 4, "sites": ["layer"] * 20}
+    rewrite(packs / "ur", adapter_conf=long)
+    refused(packs, backbone, r"ur/pack.yaml: adapter_conf is \['layer', .* at sites, this", languages=["hi", "ur"])
 
 
 @pytest.mark.parametrize(("key", "value"), [("adapter_conf", {"bottleneck": 5}), ("sites", {"encoder.layers.0": 6})])

@@ -132,6 +132,21 @@ def test_merge_is_the_weighted_average(exp, capsys, make_batch):
     assert [(entry["language"], entry["weight"]) for entry in training["merged"]] == [("hi", 0.75), ("ur", 0.25)]
 
 
+def test_a_merged_pack_says_what_it_is_made_of(exp, capsys, tmp_path):
+    """Nobody can fit it again, or restore it where the experiment is gone."""
+    out = exp / "merged/packs/hi"
+    run(capsys, *merge(exp, "hi", "ur", output=out, weights=[3, 1]))
+    how = "merge it again (it is the average of 0.75 hi and 0.25 ur)"
+    make_backbone(tmp_path / "other/A1", seed=1)
+    for model in (tmp_path / "other/A1", exp / "A1"):
+        printed = refused(capsys, "verify", "--model", model, out)[1] if model != exp / "A1" else ""
+        assert how in printed or not printed
+    (out / "pack.safetensors").write_bytes(b"")
+    for model in (["--model", exp / "A5"], []):
+        printed = refused(capsys, "verify", out, *model)[1]
+        assert f"restore it, or {how}" in printed and "fit" not in printed
+
+
 def two(exp):
     return exp / "A5/packs/hi", exp / "A5/packs/ur"
 
@@ -258,6 +273,17 @@ def test_what_is_not_imported(exp, capsys, tmp_path):
     assert (
         "nowhere: no model" in refused(capsys, "import", tmp_path / "B5/packs/hi", "--model", tmp_path / "nowhere")[0]
     )
+
+
+def test_a_link_that_leads_nowhere_is_not_replaced(exp, capsys, tmp_path):
+    hub, target = tmp_path / "hub", exp / "A5/packs/hi"
+    run(capsys, "export", target, hub)
+    shutil.rmtree(target)
+    target.symlink_to(tmp_path / "nowhere")
+    error, _ = refused(capsys, "import", hub, "--model", exp / "A5")
+    assert f"{target}: there is a link that leads nowhere in the place of a pack of 'hi'; delete it first" in error
+    assert target.is_symlink() and not (tmp_path / "nowhere").exists() and not list(exp.rglob(".import*"))
+    assert "hi: exists already" in refused(capsys, "export", exp / "A5/packs/ur", target)[0]
 
 
 def test_import_into_an_experiment_without_packs(exp, capsys, tmp_path):

@@ -1,7 +1,8 @@
 """The recipe's command, all stages on a corpus of seconds: what a user types first."""
 
-import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import pelasr
 from pelasr.data import read_data_dir
 from pelasr.results import KEYS, read_results
+from pelasr.table import read_times
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "egs/mini_indic/asr1/run.sh"
@@ -22,7 +24,7 @@ OPTIONS += ["--encoder_conf", "hidden_size=32", "--encoder_conf", "output_size=3
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
     places = [f"--{name}_dir={folder / name}" for name in ("data", "dump", "exp")]
     places = [part for place in places for part in place.split("=")]
-    command = ["bash", str(RUN), *places, "--results", str(folder / "RESULTS.md"), *options]
+    command = ["bash", str(RUN), *places, *options]
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
 
 
@@ -42,11 +44,15 @@ def test_from_nothing_to_the_table(finished):
     expected = {(e, lang, m) for e in ("A1", "A5") for lang in ("hi", "ur", "mean") for m in ("wer", "cer")}
     assert figures == expected | {("A5", lang, "wer_minus_A1") for lang in ("hi", "ur", "mean")}
     assert "WER % test" in done.stdout
-    page = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    page = (folder / "exp/RESULTS.md").read_text(encoding="utf-8")
     assert "synthetic" in page and "Kannan et al. 2019" in page
-    assert (folder / "RESULTS.png").stat().st_size > 5000
+    assert page.index("## WER") < page.index("## The corpus") < page.index("## How these numbers were made")
+    assert "`--size test`" in page and "| hi | 12, 0.0037 h, 12 speakers |" in re.sub(" +", " ", page)
+    assert (folder / "exp/RESULTS.png").stat().st_size > 5000
     assert (folder / "exp/A1/curves.png").exists()
-    stages = [json.loads(line)["stage"] for line in (folder / "exp/times.jsonl").read_text().splitlines()]
+    runs = read_times(folder / "exp/times.jsonl")
+    assert all(run["outcome"] == "done" and run["seconds"] >= 0 for run in runs)
+    stages = [run["stage"] for run in runs]
     assert stages == ["data", "tokens", "stats", "train", "adapt", "decode", "decode", "score"]
 
 
@@ -76,7 +82,7 @@ def test_audio_files_are_transcribed_as_in_stage_6(finished):
 
 def test_the_second_run_skips_what_is_finished(finished):
     folder, _ = finished
-    page = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    page = (folder / "exp/RESULTS.md").read_text(encoding="utf-8")
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     again = run(folder, *OPTIONS, "--exps", "A1 A5")
     assert again.returncode == 0
@@ -86,7 +92,7 @@ def test_the_second_run_skips_what_is_finished(finished):
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     results = read_results(folder / "exp/results.jsonl")
     assert len(results) == 15  # the same figures are not appended again
-    assert page.splitlines()[0] == (folder / "RESULTS.md").read_text(encoding="utf-8").splitlines()[0]
+    assert page.splitlines()[0] == (folder / "exp/RESULTS.md").read_text(encoding="utf-8").splitlines()[0]
 
 
 def test_one_language_is_fitted_by_itself(finished):
@@ -133,7 +139,7 @@ def test_a_new_language_is_one_command_and_changes_nothing(finished):
     for language in ("hi", "ur"):
         for metric in ("changed_by_pa", "logits_changed_by_pa"):
             assert results["A5", language, metric]["value"] == 0
-    page = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    page = (folder / "exp/RESULTS.md").read_text(encoding="utf-8")
     assert "## Added later: pa" in page and "0 hypotheses changed" in page
     again = run(folder, *new)
     assert again.returncode == 0 and "the adapters of pa in" in again.stdout
@@ -154,11 +160,68 @@ def test_dry_run_prints_the_commands_and_does_nothing(tmp_path):
     assert [line for line in done.stdout.splitlines() if "'add'" in line and "'--only' 'pa'" in line]
 
 
+def printed(folder: Path, recipe: str, *options: str) -> list[list[str]]:
+    """The commands that a recipe would run, typed in a folder."""
+    command = ["bash", str(ROOT / "egs" / recipe / "run.sh"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return [shlex.split(line) for line in done.stdout.splitlines()]
+
+
+def test_dashes_equal_signs_and_options_without_a_value(tmp_path):
+    wanted = ["--dry_run", "true", "--stage", "5", "--stop_stage", "6", "--langs", "hi ur", "--max_epoch", "3"]
+    alike = ["--dry-run", "--stage=5", "--stop-stage=6", "--langs=hi ur", "--max-epoch=3"]
+    commands = printed(tmp_path, "mini_indic/asr1", *wanted)
+    assert commands == printed(tmp_path, "mini_indic/asr1", *alike)
+    assert {command[1] for command in commands if command[0] == "pelasr"} == {"adapt", "decode"}
+    more = printed(tmp_path, "mini_indic/asr1", "--optim-conf=lr=0.1", "--optim_conf", "eps=1", "--dry_run=true")
+    assert any(command[-4:] == ["--optim_conf", "lr=0.1", "--optim_conf", "eps=1"] for command in more)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_paths_are_seen_from_where_one_types(tmp_path):
+    """Those that are given; the defaults are in the recipe's folder, and a path that begins with / is what it says."""
+
+    def of(verb: str, *options: str) -> dict[str, str]:
+        words = next(words for words in printed(tmp_path, "mini_indic/asr1", "--dry_run", *options) if words[1] == verb)
+        return dict(zip(words[2::2], words[3::2], strict=True))
+
+    (tmp_path / "my.yaml").touch()
+    places = [f"--{name}=my/{name}" for name in ("data-dir", "dump-dir", "exp-dir")]
+    adapt = of("adapt", "--adapter=my.yaml", "--experiments=my/e.yaml", *places)
+    assert [adapt[f"--{name}"] for name in ("adapter", "experiments", "data_dir", "dump_dir", "exp_dir")] == [
+        f"{tmp_path}/{path}" for path in ("my.yaml", "my/e.yaml", "my/data-dir", "my/dump-dir", "my/exp-dir")
+    ]
+    assert of("train", "--config", "my/c.yaml")["--config"] == f"{tmp_path}/my/c.yaml"
+    assert of("table", *places)["--output"] == f"{tmp_path}/my/exp-dir/RESULTS.md"
+    table = of("table", "--results", "R.md", "--exp_dir", "/x")
+    shown = [table[f"--{name}"] for name in ("output", "exp_dir", "data_dir", "experiments")]
+    assert shown == [f"{tmp_path}/R.md", "/x", "data", "conf/experiments.yaml"]
+    assert of("table")["--output"] == "exp/RESULTS.md"
+    path = ROOT / "egs/mini_indic/asr1" / of("adapt", "--adapter", "lora_mini")["--adapter"]
+    assert path.samefile(ROOT / "conf/adapter/lora_mini.yaml")
+
+
+CORPORA = [("fsdd/asr1", "fsdd"), ("mboshi/asr1", "mboshi"), ("mboshi/st1", "mboshi"), ("must_c/st1", "must_c")]
+
+
+@pytest.mark.parametrize(("recipe", "name"), CORPORA)
+def test_the_folder_of_a_corpus_too(tmp_path, recipe, name):
+    command = printed(tmp_path, recipe, "--dry_run", f"--{name.replace('_', '-')}", "my corpus")[1]
+    assert command[:4] == ["python", "local/data.py", f"--{name}", f"{tmp_path}/my corpus"]
+    assert f"--{name}" not in printed(tmp_path, recipe, "--dry_run")[1]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--lnags", "hi"], "unknown key 'lnags'"),
         (["--max_epochs", "3"], "did you mean 'max_epoch'?"),
+        (["--stgae", "5"], "unknown key 'stgae'; did you mean --stage?"),
+        (["--stage", "--langs", "hi"], "--stage: a value is missing"),
+        (["--stage", "five"], "--stage: 'five' is no whole number"),
+        (["--dry_run", "yes"], "--dry_run: 'yes': true or false"),
+        (["--forgetting", "yes"], "--forgetting: 'yes': true or false"),
         (["--adapt_bottleneck", "3"], "unknown key 'bottleneck'"),
         (["--stage"], "a value is missing"),
         (["7"], "unexpected argument '7'"),

@@ -25,6 +25,9 @@ def test_bad_result_line_is_named(tmp_path):
     path.write_text(f"{good}\n{{}}\n")
     with pytest.raises(PelasrError, match=r"results.jsonl:2: not a result"):
         read_results(path)
+    path.write_bytes(good.encode() + b"\n\xff\xfe\n")
+    with pytest.raises(PelasrError, match=r"results.jsonl:2: not a result"):
+        read_results(path)
     path.write_text(good)  # no newline at the end: the next line must not be glued to it
     append_results(path, [dict.fromkeys(KEYS, 2)])
     assert len(read_results(path)) == 2

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pelasr import recognition_table
+from pelasr.grid import select
 from pelasr.results import KEYS, append_results, read_results
 from pelasr.table import make_chart, make_table, print_table, read_times
 
@@ -119,17 +121,40 @@ def test_page_is_made_from_results_alone(results, tmp_path):
                 "max_rss_mb": 812.6,
                 "started": "2026-01-02T01:00:00",
                 "host": "box",
-            }
+            },
+            {"stage": "adapt", "command": "pelasr adapt", "started": "2026-01-02T02:00:00", "host": "box"},
         ],
+        "corpus": {
+            "made_with": "--size tiny",
+            "languages": [
+                {
+                    "name": "hi",
+                    "sets": {
+                        "train": {"utterances": 1200, "hours": 1.234, "speakers": 3},
+                        "test": {"utterances": 9, "hours": None, "speakers": None},
+                    },
+                },
+                {"name": "ur", "sets": {"train": None, "test": {"utterances": 9, "hours": 0.0123, "speakers": 1}}},
+            ],
+        },
         "chart": "RESULTS.png",
+        "paper": {"title": "Published", "source": "x", "columns": ["a"], "rows": [[1]]},
     }
     pages = [make_table(read_results(path), "test", EXPERIMENTS, **options) for _ in range(2)]
     assert pages[0] == pages[1]
-    assert pages[0].startswith(
-        "# RESULTS of tiny\n\nThe speech is synthetic.\n\n## How these numbers were made\n\n- date:"
-    )
+    assert pages[0].startswith("# RESULTS of tiny\n\nThe speech is synthetic.\n\n## WER (%)")
+    sections = [row[3:] for row in pages[0].splitlines() if row.startswith("## ")]
+    last = ["Published", "The corpus", "How these numbers were made"]
+    assert sections == ["WER (%)", "CER (%)", "Paired comparisons", *last]
+    assert rows(pages[0], "## The corpus") == {
+        "": ["train", "test"],
+        "hi": ["1,200, 1.23 h, 3 speakers", "9, ? h, ? speakers"],
+        "ur": ["-", "9, 0.0123 h, 1 speaker"],
+    }
+    assert "`--size tiny`" in pages[0] and "\n- date: `2026" in pages[0]
+    assert rows(pages[0], "Each run of a stage")["adapt"] == ["2026-01-02T02:00:00", "box", "did not end", "-"]
     assert rows(pages[0], "Each run of a stage")["6 decode"] == ["2026-01-02T01:00:00", "box", "1:02:05", "813"]
-    assert "```sh\npelasr decode --exps 'A0 | A1'\n```" in pages[0]
+    assert "```sh\npelasr decode --exps 'A0 | A1'\npelasr adapt\n```" in pages[0]
     for fact in (
         "scorer: `jiwer 4.0.0`",
         "scored at commit: `abc`",
@@ -163,6 +188,15 @@ def test_one_experiment_and_one_language(tmp_path, capsys):
     print_table(results)
     printed = [row.split() for row in capsys.readouterr().out.splitlines() if row and not row.startswith("-")]
     assert printed == [["WER", "%", "test", "en"], ["B0", "3.0"], ["CER", "%", "test", "en"], ["B0", "1.0"]]
+
+
+def test_a_chart_of_one_system_is_readable():
+    """Its one bar does not fill the picture, has its number beside it, and begins at zero."""
+    axes = recognition_table.chart(select([line("rnnt", "en", 1.7, lo=0.3, hi=3.3)])).axes[0]
+    bar = axes.patches[0]
+    assert bar.get_width() / (axes.get_xlim()[1] - axes.get_xlim()[0]) < 0.25 and axes.get_ylim()[0] == 0
+    assert [text.get_text() for text in axes.texts] == ["1.7"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["en"]
 
 
 def test_large_chart_is_small(tmp_path):

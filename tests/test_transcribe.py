@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -203,3 +204,29 @@ def test_a_line_is_written_as_soon_as_it_is_known(tmp_path):
         assert process.stdout.readline().startswith(f"{tmp_path}/a.flac ".encode())
         rest, _ = process.communicate(Path("one.wav").read_bytes())
     assert rest.startswith(b"- ") and process.returncode == 0
+
+
+def test_interrupted_it_says_how_far_it_came(tmp_path):
+    """What is done is printed; the same command would do it again, so nothing is said of going on."""
+    shutil.copy("one.wav", tmp_path / "a.wav")
+    code = "import pelasr.pieces; pelasr.pieces.WINDOW = 1; from pelasr.cli import main; main()"
+    command = [sys.executable, "-c", code, *COMMAND[3:], str(tmp_path / "a.wav"), "-"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes) as process:
+        assert process.stdout.readline().startswith(f"{tmp_path}/a.wav ")
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate()
+    assert told.splitlines()[-1] == "interrupted; 1 of 2 files are done" and process.returncode == 130
+
+
+def test_closed_standard_input_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)  # as Python has it after `<&-`
+    lines, _, code = run(capsys, "transcribe", "--model", "exp/A5", "--lang", "hi", "-")
+    assert lines == [] and str(code).startswith("error: standard input: unreadable audio")
+
+
+def test_dashes_are_underscores(capsys):
+    texts = pelasr.load("exp/A1").decode(["one.wav"], "hi")
+    for alone in ("--no-adapter", "--no_adapter"):
+        lines, _, code = run(capsys, "transcribe", "--model=exp/A5", "--lang=hi", alone, "--beam-size=1", "one.wav")
+        assert lines == [f"one.wav {texts[0]}"] and code == 0

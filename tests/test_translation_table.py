@@ -171,7 +171,7 @@ def test_one_pair(tmp_path, capsys):
 
 def test_sections_without_figures_are_left_out():
     text = make_table([bleu_line("2", "en-de", 20.0)])
-    assert [row for row in text.splitlines() if row.startswith("## ")] == ["## How these numbers were made", "## BLEU"]
+    assert [row for row in text.splitlines() if row.startswith("## ")] == ["## BLEU", "## How these numbers were made"]
 
 
 def test_the_same_lines_give_the_same_bytes(results, tmp_path):
@@ -207,3 +207,17 @@ def test_paper_figures(recipe):
     assert [row[0] for row in experiments] == list(range(1, 9))
     table = rows(make_table([bleu_line("2", "en-de", 1.0)], paper=paper), f"## {paper['title']}")
     assert table["8"][-1] == "24.90"
+
+
+@pytest.mark.parametrize("counts", [[1_300_000], [200_000, 10_000_000], [200_000, 900_000_000]])
+def test_a_chart_has_parameters_in_millions(counts):
+    """Also of one row, which has its number beside it: ticks on both sides of it or near, and BLEU from zero."""
+    lines = [bleu_line("23"[n], "mb-fr", 0.34) | {"trainable_parameters": count} for n, count in enumerate(counts)]
+    figure = chart(select(lines))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    lowest, highest = axes.get_xlim()
+    ticks = {text.get_text() for text in axes.get_xticklabels() if lowest <= text.get_position()[0] <= highest}
+    assert len(ticks) >= 2 and all(float(text) == round(float(text), 1) for text in ticks)
+    if len(counts) == 1:
+        assert [text.get_text() for text in axes.texts] == ["2: 0.34"] and axes.get_ylim()[0] == 0

@@ -5,7 +5,7 @@
 # one that fits the machine.
 set -euo pipefail
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd -P "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=$root/.venv
 pins=$root/tools/pins.txt
 python=${PYTHON:-python3}

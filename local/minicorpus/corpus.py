@@ -15,6 +15,7 @@ from minicorpus.meanings import Draw
 from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
+from pelasr.terminal import at_terminal
 
 SPLITS = ("train", "dev", "test")
 
@@ -34,12 +35,8 @@ def command_line(purpose: str, sizes: dict[str, str], option: str, choices: Sequ
     everything = " ".join(choices)
     parser.add_argument(option, dest="chosen", metavar=metavar, default=everything, help="which languages, in quotes")
     arguments = parser.parse_args()
-    try:
+    with at_terminal(resumes=True):
         make(arguments.data, arguments.chosen.split(), arguments.size, arguments.seed, arguments.nj)
-    except PelasrError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; run it again to go on")
 
 
 def check_chosen(chosen: Iterable[str], choices: Sequence[str], corpus: str) -> None:

@@ -16,6 +16,7 @@ from scipy.signal import resample
 from minicorpus.augment import augment
 from minicorpus.espeak import synthesise
 from minicorpus.speakers import Speaker
+from pelasr.files import naming
 from pelasr.progress import track
 
 RATE = 16000  # Hz
@@ -63,7 +64,7 @@ def _say(spoken: str, voice: str, rate: int, pitch: int, speaker: Speaker) -> tu
 
 def write_wav(request: Request) -> None:
     """Speak the utterance into its file, 16-bit mono at 16 kHz."""
-    with wave.open(str(request.path), "wb") as stream:
+    with naming(request.path), wave.open(str(request.path), "wb") as stream:
         stream.setnchannels(1)
         stream.setsampwidth(2)
         stream.setframerate(RATE)

@@ -73,7 +73,9 @@ def save_weights(path: Path, state: dict[str, Any]) -> None:
         stream.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
 
 
-def load_weights(path: Path, sha256: str | None = None) -> dict[str, Any]:
+def load_weights(
+    path: Path, sha256: str | None = None, cure: str = "restore it, or delete it and run the stage that makes it"
+) -> dict[str, Any]:
     """Read tensors from safetensors.
 
     Raises PelasrError if the file is absent or damaged, or its bytes do not have the hash that is asked for.
@@ -81,7 +83,6 @@ def load_weights(path: Path, sha256: str | None = None) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    cure = "restore it, or delete it and run the stage that makes it"
     if missing := no_file(path):
         raise PelasrError(f"{path}: {missing}; run the stage that makes it")
     try:
@@ -173,17 +174,17 @@ class Bounds(TorchFunctionMode):
         return made
 
 
-def sizes(path: Path) -> tuple[int, int]:
+def sizes(path: Path, cure: str = "run the stage that makes it") -> tuple[int, int]:
     """Bytes of the header of a file of weights, as it says, and of the file. Raises PelasrError if there is none."""
     if missing := no_file(path):
-        raise PelasrError(f"{path}: {missing}; run the stage that makes it")
+        raise PelasrError(f"{path}: {missing}; {cure}")
     with open_file(path) as stream:
         return int.from_bytes(stream.read(8), "little"), path.stat().st_size
 
 
 def check_size(path: Path, expected: dict[str, Any], cure: str) -> None:
     """Raise PelasrError for a file that is larger than its tensors and a header can be, before it is read."""
-    header, size = sizes(path)
+    header, size = sizes(path, cure)
     needed = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     if header > LIMIT or size > 8 + LIMIT + needed:
         raise PelasrError(

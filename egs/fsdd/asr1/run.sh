@@ -2,7 +2,6 @@
 # English digits by six speakers, real voices: run.sh --fsdd DIR, where DIR is the `recordings` folder of a clone of
 # the Free Spoken Digit Dataset (Jakobovski/free-spoken-digit-dataset).
 set -euo pipefail
-from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipe=fsdd/asr1
@@ -12,10 +11,10 @@ exps="rnnt"
 config=conf/rnnt_fsdd.yaml
 adapter=../../../conf/adapter/houlsby_mini.yaml
 fsdd=
+paths=fsdd
 options="fsdd: folder of the recordings, {digit}_{speaker}_{take}.wav; without it: how to get them"
 
 prepare_data() {
-  case "$fsdd" in "" | /*) ;; *) fsdd=$from/$fsdd ;; esac
   run python local/data.py ${fsdd:+--fsdd "$fsdd"} --data "$data_dir"
 }
 

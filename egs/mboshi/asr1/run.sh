@@ -2,7 +2,6 @@
 # Mboshi (Bantu C25) recognised, real voices: run.sh --mboshi DIR, where DIR is the folder `full_corpus_newsplit`
 # of a clone of besacier/mboshi-french-parallel-corpus.
 set -euo pipefail
-from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipe=mboshi/asr1
@@ -12,12 +11,12 @@ exps="rnnt"
 config=conf/rnnt_mboshi.yaml
 adapter=../../../conf/adapter/houlsby_mini.yaml
 mboshi=
+paths=mboshi
 speeds="0.9 1.1"
 options="mboshi: folder with train and dev of the corpus; without it: how to get them
 speeds: of copies of the training speech, beside the speech itself"
 
 prepare_data() {
-  case "$mboshi" in "" | /*) ;; *) mboshi=$from/$mboshi ;; esac
   run python local/data.py ${mboshi:+--mboshi "$mboshi"} --data "$data_dir" --skip_bad "$skip_bad" --speeds "$speeds"
 }
 

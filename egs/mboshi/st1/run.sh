@@ -2,7 +2,6 @@
 # Mboshi (Bantu C25) speech into French, real voices: run.sh --mboshi DIR, where DIR is the folder `full_corpus_newsplit`
 # of a clone of besacier/mboshi-french-parallel-corpus.
 set -euo pipefail
-from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipe=mboshi/st1
@@ -16,10 +15,10 @@ token_type=unigram
 beam_size=5
 vocab_size=300
 mboshi=
+paths=mboshi
 options="mboshi: folder with train and dev of the corpus; without it: how to get them"
 
 prepare_data() {
-  case "$mboshi" in "" | /*) ;; *) mboshi=$from/$mboshi ;; esac
   run python local/data.py ${mboshi:+--mboshi "$mboshi"} --data "$data_dir" --skip_bad "$skip_bad"
 }
 

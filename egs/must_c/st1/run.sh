@@ -2,7 +2,6 @@
 # MuST-C v1, English talks into eight languages: Le et al. 2021 (rows 1-8) at the paper's sizes: run.sh --must_c DIR,
 # where DIR holds en-de, en-es, ... as they are published. --langs "en-de en-fr" takes some of the pairs.
 set -euo pipefail
-from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 recipe=must_c/st1
@@ -16,10 +15,10 @@ token_type=unigram
 beam_size=5
 vocab_size=10000
 must_c=
+paths=must_c
 options="must_c: folder of the corpus, with en-de/data/train/wav and so on; without it: how to get them"
 
 prepare_data() {
-  case "$must_c" in "" | /*) ;; *) must_c=$from/$must_c ;; esac
   run python local/data.py ${must_c:+--must_c "$must_c"} --data "$data_dir" --pairs "$langs" --skip_bad "$skip_bad"
 }
 

@@ -8,11 +8,11 @@ training set, takes 5 to 9 serve as dev. The speakers are the same in all three.
 import argparse
 import os
 import re
-import sys
 from pathlib import Path
 
 from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import PelasrError
+from pelasr.terminal import at_terminal
 
 DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 RECORDING = re.compile(r"(\d)_([a-z]+)_(\d+)\.wav")  # digit, speaker, take
@@ -27,10 +27,8 @@ def main() -> None:
     parser.add_argument("--fsdd", type=Path, help="the corpus' folder `recordings`")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder to write to")
     arguments = parser.parse_args()
-    try:
+    with at_terminal():
         make_data_dirs(arguments.fsdd, arguments.data)
-    except PelasrError as error:
-        sys.exit(f"error: {error}")
 
 
 def make_data_dirs(recordings: Path | None, data: Path) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from pelasr.data import Utterance, add_skipped, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.files import atomic_write
+from pelasr.terminal import at_terminal
 from pelasr.text import normalise
 
 HOW_TO_GET_IT = (
@@ -34,10 +35,8 @@ def main() -> None:
     parser.add_argument("--skip_bad", choices=["true", "false"], default="false", help="true: drop bad utterances")
     parser.add_argument("--speeds", type=read_speeds, default="", help="of copies of the training speech: '0.9 1.1'")
     arguments = parser.parse_args()
-    try:
+    with at_terminal():
         make_data_dirs(arguments.mboshi, arguments.data, arguments.skip_bad == "true", arguments.speeds)
-    except PelasrError as error:
-        sys.exit(f"error: {error}")
 
 
 def read_speeds(text: str) -> list[float]:

@@ -18,6 +18,7 @@ import yaml
 from pelasr.data import Utterance, add_skipped, split_pair, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.progress import track
+from pelasr.terminal import at_terminal
 from pelasr.text import normalise
 
 SPLITS = {"train": "train", "dev": "dev", "test": "tst-COMMON"}
@@ -37,10 +38,8 @@ def main() -> None:
     parser.add_argument("--pairs", required=True, help='which pairs, "en-de en-fr"')
     parser.add_argument("--skip_bad", choices=["true", "false"], default="false", help="true: drop bad segments")
     arguments = parser.parse_args()
-    try:
+    with at_terminal():
         make_data_dirs(arguments.must_c, arguments.data, arguments.pairs.split(), arguments.skip_bad == "true")
-    except PelasrError as error:
-        sys.exit(f"error: {error}")
 
 
 def make_data_dirs(must_c: Path | None, data: Path, pairs: list[str], skip_bad: bool) -> None:
