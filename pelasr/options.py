@@ -27,7 +27,7 @@ class TrainingOptions:
             `wsd`, for trainings that end by themselves: constant, then straight down to zero, see `pelasr.schedule`.
         patience: of `wsd`: validations without a better dev error after which a language's rate goes down; 0: it does
             so towards the last epoch.
-        decay_epochs: of `wsd`: how many epochs the rate takes to zero, where a language's training ends.
+        decay_epochs: of `wsd`: how many epochs the rate takes to zero, where a language's training ends; at most all.
         grad_clip: largest gradient norm (of the backbone, or of each language's adapters).
         specaug_conf: arguments of ESPnet's SpecAug on normalised features; none: no augmentation.
         val_interval: epochs between validations.
@@ -63,6 +63,11 @@ class TrainingOptions:
     num_workers: int = 0
     seed: int = 0
 
+    @property
+    def slowing(self) -> int:
+        """How many epochs the rate of `wsd` goes down."""
+        return min(self.decay_epochs, self.max_epoch)
+
     def __post_init__(self):
         """Raises PelasrError for values that would fail, or have no effect, hours later."""
         for key in ("max_epoch", "batch_size", "accum_grad", "val_interval", "keep_nbest_models"):
@@ -78,10 +83,9 @@ class TrainingOptions:
                 raise PelasrError(f"{key}: {getattr(self, key)} has no effect with {other}; set that to 0, or leave it")
         if self.scheduler not in SCHEDULERS:
             raise PelasrError(f"scheduler: {self.scheduler!r}; known: {', '.join(SCHEDULERS)}")
-        if self.scheduler == "wsd" and not 0 < self.decay_epochs < self.max_epoch:
+        if self.scheduler == "wsd" and not self.decay_epochs:
             raise PelasrError(
-                f"decay_epochs: {self.decay_epochs}; with scheduler wsd the rate goes down in a part of"
-                f" max_epoch ({self.max_epoch}): give a number from 1 to {self.max_epoch - 1}"
+                "decay_epochs: 0; with scheduler wsd the rate takes so many epochs to zero: give one or more"
             )
         if self.scheduler != "wsd" and (self.patience or self.decay_epochs):
             raise PelasrError(f"patience, decay_epochs: have no effect with scheduler {self.scheduler}; use wsd")

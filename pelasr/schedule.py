@@ -48,6 +48,8 @@ def decay_start(history: Sequence[Entry], name: str, options: TrainingOptions, f
     stay at 100 % while its loss falls, and fall later while its loss rises), and in any case early enough to end with
     `max_epoch` epochs. `first`: the epoch that the training goes on from; earlier validations are to be beaten.
     """
+    if options.slowing == options.max_epoch:
+        return first
     found = [(entry["epoch"], rank(scores_of(entry, name))) for entry in history]
     before = [scores for epoch, scores in found if epoch <= first]
     best = [min(part) for part in zip(*before, strict=True)]  # error and loss, each by itself
@@ -55,7 +57,7 @@ def decay_start(history: Sequence[Entry], name: str, options: TrainingOptions, f
     for epoch, scores in found[len(before) :]:
         waited = 0 if any(one < other for one, other in zip(scores, best, strict=True)) else waited + 1
         best = [min(pair) for pair in zip(best, scores, strict=True)]
-        late = epoch - first >= options.max_epoch - options.decay_epochs
+        late = epoch - first >= options.max_epoch - options.slowing
         if late or (options.patience and waited >= options.patience):
             return epoch
     return None
@@ -75,5 +77,5 @@ def factor(options: TrainingOptions, step: int, steps_per_epoch: int, decay: int
         return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
     if decay is None:
         return 1.0
-    gone = (step - decay * steps_per_epoch) / (options.decay_epochs * steps_per_epoch)
+    gone = (step - decay * steps_per_epoch) / (options.slowing * steps_per_epoch)
     return 1 - min(max(gone, 0.0), 1.0)

@@ -207,7 +207,7 @@ class Fit:
         """Whether the last epoch is over, or the learning rates of all groups are zero."""
         if self.place.epoch - self.first >= self.options.max_epoch:
             return True
-        ends = [decay + self.options.decay_epochs for decay in self.decays.values() if decay is not None]
+        ends = [decay + self.options.slowing for decay in self.decays.values() if decay is not None]
         return len(ends) == len(self.groups) and self.place.epoch >= max(ends)
 
     def run(self) -> None:

@@ -14,7 +14,7 @@ from minicorpus import versions
 from minicorpus.meanings import Draw
 from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import PelasrError
-from pelasr.files import atomic_write
+from pelasr.files import atomic_write, read_json
 from pelasr.terminal import at_terminal
 
 SPLITS = ("train", "dev", "test")
@@ -68,7 +68,7 @@ def make_missing(
     """
     wheels = versions()
     data = done_file.parent
-    done = json.loads(done_file.read_text(encoding="utf-8")) if done_file.exists() else {}
+    done = read_json(done_file, "delete it; the corpus is made again") if done_file.exists() else {}
     # As it will be read back: tuples are lists.
     settings = json.loads(json.dumps({language: {**own, **wheels} for language, own in settings.items()}))
     spoken = {

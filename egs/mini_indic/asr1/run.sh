@@ -10,12 +10,14 @@ all_exps="A0 A1 A2 A3 A4 A5"
 exps="A0 A1 A5"
 config=../../../conf/rnnt_mini.yaml
 adapter=../../../conf/adapter/houlsby_mini.yaml
-extras=corpora
+extras=corpora,translit
+later=pa
 size=$(nvidia-smi -L >/dev/null 2>&1 && echo full || echo tiny)
-options="size: of the corpus: test (seconds), tiny (0.6 h of train), full (3 h)"
+options="size: of the corpus: test (seconds), tiny (0.6 h of train), full (3 h)
+later: languages to add later, whose scripts the backbone never sees: pa, si (Sinhala), ka (Georgian)"
 
-prepare_data() { # pa, whose script the backbone never sees, is made beside the others for later
-  run python local/data.py --size "$size" --seed "${seed:-0}" --nj "$nj" --data "$data_dir" --langs "$langs pa"
+prepare_data() {
+  run python local/data.py --size "$size" --seed "${seed:-0}" --nj "$nj" --data "$data_dir" --langs "$langs $later"
 }
 
 . ../../../local/pipeline.sh
