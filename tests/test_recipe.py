@@ -47,7 +47,7 @@ def test_from_nothing_to_the_table(finished):
     page = (folder / "exp/RESULTS.md").read_text(encoding="utf-8")
     assert "synthetic" in page and "Kannan et al. 2019" in page
     assert page.index("## WER") < page.index("## The corpus") < page.index("## How these numbers were made")
-    assert "`--size test`" in page and "| hi | 12, 0.0037 h, 12 speakers |" in re.sub(" +", " ", page)
+    assert "`--size test --later pa`" in page and "| hi | 12, 0.0037 h, 12 speakers |" in re.sub(" +", " ", page)
     assert (folder / "exp/RESULTS.png").stat().st_size > 5000
     assert (folder / "exp/A1/curves.png").exists()
     runs = read_times(folder / "exp/times.jsonl")
