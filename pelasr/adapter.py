@@ -179,6 +179,11 @@ class Bank(nn.Module):
         return _count(backbone.parameters()) + _count(self.parameters())
 
     @property
+    def shares(self) -> bool:
+        """Whether languages have parameters in common."""
+        return sum(map(self.size, self.languages)) > _count(self.parameters())
+
+    @property
     def languages(self) -> list[str]:
         return [key.removesuffix("/").replace("/", ".") for key in list(self.adapters)]
 

@@ -16,6 +16,7 @@ from pelasr.bleu import WIDTHS, figure, statistics
 from pelasr.data import split_pair
 from pelasr.errors import TooShortError
 from pelasr.sampling import sorted_batches
+from pelasr.schedule import metric_of
 from pelasr.text import Tokenizer, is_unspaced
 from pelasr.wer import count_errors
 
@@ -33,6 +34,12 @@ class LanguageScores:
     def facts(self) -> dict[str, float]:
         """As the history has it: {"loss": ..., "wer": ...}."""
         return {"loss": self.loss, self.metric: self.value}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, float]) -> "LanguageScores":
+        """What `facts` gave."""
+        metric = metric_of(facts)
+        return cls(facts["loss"], facts[metric], metric)
 
 
 @dataclass(frozen=True)

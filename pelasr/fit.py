@@ -95,7 +95,7 @@ def _average(fit: Fit, best: BestBackbones) -> tuple[dict[str, torch.Tensor], di
         return best.average(fit.history), {"averaged": [single["epoch"]], "dev": single["mean"]}
     state = best.average(fit.history)
     best.backbone.load_state_dict(state)
-    mean = macro(fit.evaluate()).facts()
+    mean = macro(fit.evaluate(fit.dev)).facts()
     metric, epochs = metric_of(mean), [entry["epoch"] for entry in chosen]
     what = f"dev {metric.upper()} {mean[metric]:.1f} of the average of the epochs {' '.join(map(str, epochs))}"
     if rank(mean) <= rank(single["mean"]):

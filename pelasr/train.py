@@ -203,6 +203,15 @@ class Fit:
             self.decays = {name: decay_start(self.history, name, self.options, self.first) for name in self.groups}
 
     @property
+    def settled(self) -> set[str]:
+        """The languages that nothing changes any more: at the last validation their learning rates were zero already,
+        and they share no parameters with those that are still trained."""
+        if len(self.groups) == 1 or self.objective.bank.shares:
+            return set()
+        ends = {name: decay + self.options.slowing for name, decay in self.decays.items() if decay is not None}
+        return {name for name, end in ends.items() if self.history[-1]["epoch"] >= end}
+
+    @property
     def ended(self) -> bool:
         """Whether the last epoch is over, or the learning rates of all groups are zero."""
         if self.place.epoch - self.first >= self.options.max_epoch:
@@ -229,6 +238,7 @@ class Fit:
         place, options = self.place, self.options
         order = list(self.sampler.epoch(place.epoch))
         sizes = self._step_sizes(order)
+        order = [self._without(self.settled, batch) for batch in order]
         loader = batches(self.train, order[place.batch :], self.collate, options.num_workers)
         saved = time.monotonic()
         parts: list[tuple[Batch, Tensor]] = []
@@ -251,6 +261,10 @@ class Fit:
                 self._save()
                 saved = time.monotonic()
         place.epoch, place.batch = place.epoch + 1, 0
+
+    def _without(self, languages: set[str], batch: list[int]) -> list[int]:
+        """A batch without some languages; but all processes must have something of every batch."""
+        return [index for index in batch if self.train[index].language not in languages] or batch[:1]
 
     def _step_sizes(self, order: list[list[int]]) -> list[float]:
         """Utterances of each optimizer step over all processes, by process: each of them weighs the same, whatever the
@@ -307,9 +321,8 @@ class Fit:
 
     def _validate(self) -> None:
         place = self.place
-        scores = self.evaluate()
         train_loss = place.loss / place.utterances if place.utterances else None
-        self.history.append(entry_of(place.epoch, place.step, train_loss, scores))
+        self.history.append(entry_of(place.epoch, place.step, train_loss, self._scores()))
         self._find_decays()
         decays = {name: self.decays.get(name) for name in self.groups}
         wanted = [name for name, decay in decays.items() if is_candidate(place.epoch, decay, self.options)]
@@ -320,11 +333,18 @@ class Fit:
         self.fabric.barrier()
         place.loss, place.utterances = 0.0, 0
 
-    def evaluate(self) -> dict[str, LanguageScores]:
-        """Scores of each language on dev."""
+    def _scores(self) -> dict[str, LanguageScores]:
+        """Scores of each language on dev; those of settled ones stay what they were."""
+        settled = self.settled
+        scores = self.evaluate([example for example in self.dev if example.language not in settled])
+        known = {language: LanguageScores.of(self.history[-1]["dev"][language]) for language in settled}
+        return dict(sorted((scores | known).items()))
+
+    def evaluate(self, dev: list[Example]) -> dict[str, LanguageScores]:
+        """Scores of each language that there are utterances of."""
         self.wrapped.eval()
         objective = self.objective
-        return evaluate(objective.backbone, objective.bank, self.dev, self.collate, self.tokenizers, self.fabric)
+        return evaluate(objective.backbone, objective.bank, dev, self.collate, self.tokenizers, self.fabric)
 
     def _sum(self, value: float) -> float:
         """Over all processes."""

@@ -22,6 +22,9 @@ from pelasr.rows import only
 
 # Cells whose logits are alive at one time: on a CPU a block should stay in the cache, on a GPU it should fill the card.
 CELLS = {"cpu": 2048, "cuda": 65536}
+# Cells that paths visit less often than this add nothing that float32 would hold to sums over frames and labels, where
+# others come to 1. Computed all the same they give denormal numbers, with which a product takes ten times as long.
+NEGLIGIBLE = 1e-10
 AHEAD = 4  # frames that a step of the search looks at
 
 
@@ -95,6 +98,8 @@ class _FusedLoss(torch.autograd.Function):
             next_label = padded[b, :u].expand(log_z.shape)[..., None]
             label[b, t, :u] = logits.gather(-1, next_label)[..., 0] - log_z
         loss, blank_occupancy, label_occupancy = _lattice(blank, label, lengths, labels)
+        negligible = blank_occupancy + label_occupancy < NEGLIGIBLE
+        blank_occupancy[negligible] = label_occupancy[negligible] = 0.0
         ctx.save_for_backward(
             enc, pred, weight, bias, own_weight, own_bias, padded, normaliser, blank_occupancy, label_occupancy
         )

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load, save_file
 
 from pelasr import fit as fitting
+from pelasr import train
 from pelasr.backbones import build_backbone, describe_backbone, save_weights
 from pelasr.data import read_data_dir
 from pelasr.errors import PelasrError
@@ -75,6 +76,34 @@ def test_it_stops_by_itself(place, capsys):
     assert [entry["epoch"] for entry in history(place)] == list(range(6))
     assert "hi: dev WER" in (told := capsys.readouterr().out) and "after epoch 0 of 5" in told
     assert "no validation was better" in told and "--continue" not in told
+
+
+ENDS = {"hi": 3, "ta": 1}  # after which epoch the rate goes down
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_language_that_ended_is_not_computed_any_more(place, monkeypatch, shared):
+    """Unless it has parameters in common with another that is still trained."""
+    seen: dict[int, set[str]] = {}
+    backward = Fit._backward
+
+    def spy(run, batch, size):
+        seen.setdefault(run.place.epoch, set()).update(batch.languages)
+        return backward(run, batch, size)
+
+    def decay(entries, name, options, first):
+        return ENDS[name] if entries[-1]["epoch"] >= ENDS[name] else None
+
+    monkeypatch.setattr(Fit, "_backward", spy)
+    monkeypatch.setattr(train, "decay_start", decay)
+    monkeypatch.setattr(Fit, "_save", lambda run: None)
+    conf = {"bottleneck": 3, "shared_ln": shared}
+    assert fit(place, scheduler="wsd", decay_epochs=1, max_epoch=9, adapter_conf=conf, optim_conf={"lr": 0.01})
+    both = {"hi", "ta"}
+    assert seen == {0: both, 1: both, 2: both if shared else {"hi"}, 3: both if shared else {"hi"}}
+    dev = [entry["dev"] for entry in history(place)]
+    assert len(dev) == 5 and dev[0]["ta"] != dev[1]["ta"] != dev[2]["ta"]
+    assert (dev[2]["ta"] == dev[3]["ta"] == dev[4]["ta"]) != shared and dev[2]["hi"] != dev[3]["hi"] != dev[4]["hi"]
 
 
 def test_it_says_that_more_would_help(place, capsys):

@@ -196,6 +196,30 @@ def test_frozen_output_layer():
     assert arguments[2].grad is None and arguments[3].grad is None
 
 
+class Denormal(TorchDispatchMode):
+    """Counts the denormal numbers that matrix products are given."""
+
+    def __init__(self):
+        super().__init__()
+        self.products = self.found = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
+            self.products += 1
+            values = torch.cat([x.flatten().abs() for x in args if isinstance(x, torch.Tensor)])
+            self.found += int(((values > 0) & (values < torch.finfo(torch.float32).tiny)).sum())
+        return function(*args, **(kwargs or {}))
+
+
+def test_products_have_no_denormal_numbers():
+    """They would take many times as long; cells that paths hardly ever visit would give them."""
+    arguments = problem([60, 57], [21, 30], seed=3, scale=8.0)
+    with Denormal() as seen:
+        losses, _ = gradients(single(arguments), transducer_loss)
+    assert seen.products > 4 and seen.found == 0 and losses.min() > 100
+    assert_same(arguments, by_recursion, rtol=2e-5, atol=2e-4)
+
+
 class Largest(TorchDispatchMode):
     """Records the size of the largest tensor that any operation makes."""
 
