@@ -391,11 +391,6 @@ def audio_sha256(path: str | Path) -> str | None:
     """Hash of size and time of every audio file that a data directory names; None where one of them is missing."""
     files = sorted({without_offset(utterance.audio) for utterance in parse(path).utterances})
     try:
-        return sha256_json([(file, *_stamp(file)) for file in files])
+        return sha256_json([(file, (found := os.stat(file)).st_size, found.st_mtime_ns) for file in files])
     except OSError:
         return None
-
-
-def _stamp(file: str) -> tuple[int, int]:
-    status = os.stat(file)
-    return status.st_size, status.st_mtime_ns

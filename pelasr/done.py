@@ -10,7 +10,7 @@ from typing import Any
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_bytes, sha256_file, sha256_json
 
-KEYS = {"done": bool, "inputs": dict, "outputs": dict}
+KEYS = {"done": bool, "inputs": dict, "outputs": dict, "sha256": str}  # the last one of the others
 
 
 class Marker:
@@ -34,6 +34,8 @@ class Marker:
             found = json.loads(read_bytes(self.path).decode("utf-8"))
             if not all(isinstance(found[key], kind) for key, kind in KEYS.items()):
                 raise ValueError(f"want the keys {' '.join(KEYS)}")
+            if found.pop("sha256") != sha256_json(found):
+                raise ValueError("altered")
         except (PelasrError, ValueError, KeyError, TypeError, RecursionError) as error:
             if not strict:
                 return None
@@ -64,11 +66,17 @@ class Marker:
         outputs = self.found["outputs"] if self.found is not None else {}
         return {name: sha for name, sha in outputs.items() if name == part or name.startswith(f"{part}/")}
 
+    def faults(self) -> dict[str, str]:
+        """What is wrong with outputs that are not as the stage left them, by name, in a line each."""
+        return {
+            path.name: f"{path}: {'damaged: not as it was made' if path.exists() else 'missing, though it was made'}"
+            for path in self.damaged
+        }
+
     def check_outputs(self) -> None:
         """Raise PelasrError naming the first output that is not as the stage left it."""
-        for path in self.damaged:
-            what = "damaged: not as it was made" if path.exists() else "missing, though it was made"
-            raise PelasrError(f"{path}: {what}; restore it, or delete {self.path.parent} and run the stage again")
+        for fault in self.faults().values():
+            raise PelasrError(f"{fault}; restore it, or delete {self.path.parent} and run the stage again")
 
     @property
     def sha256(self) -> str:
@@ -93,7 +101,7 @@ class Marker:
             made = {os.path.relpath(path, self.path.parent): _fingerprint(path) for path in outputs}
         self.found = {"done": done, "inputs": self.inputs, "outputs": made}
         with atomic_write(self.path) as stream:
-            json.dump(self.found, stream, indent=1, ensure_ascii=False)
+            json.dump({**self.found, "sha256": sha256_json(self.found)}, stream, indent=1, ensure_ascii=False)
 
     def lock(self) -> None:
         """Make the folder this process's own until it ends. Raises PelasrError if another process works in it."""

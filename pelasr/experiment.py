@@ -13,6 +13,8 @@ from pelasr.files import sha256_json
 from pelasr.options import split_words
 from pelasr.pack_format import check_language
 
+BACKBONE_FACTS = "facts.json"  # beside a backbone: what the results say of it
+
 
 @dataclass(frozen=True)
 class Place:

@@ -10,7 +10,7 @@ from pelasr.backbone_format import read_backbone
 from pelasr.config import load_yaml
 from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
 from pelasr.errors import PelasrError
-from pelasr.experiment import AS_USUAL, Decoding, Experiment, Place
+from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment, Place
 from pelasr.files import read_json, sha256_json
 from pelasr.pack_format import read_checked
 from pelasr.stages import decoded, features_of, required, say, served_by, split_adapter_options, split_options
@@ -152,7 +152,7 @@ def _training_hours(place: Place, language: str) -> float:
 
 def _facts(place: Place, experiment: Experiment, languages: list[str], how: Decoding) -> dict[str, Any]:
     """What the results say of an experiment's training: of its backbones, or of the packs that were decoded."""
-    found = [_read_facts(folder / "facts.json") for folder in experiment.backbones(place)]
+    found = [_read_facts(folder / BACKBONE_FACTS) for folder in experiment.backbones(place)]
     packs = []
     if experiment.adapted:
         served = [served_by(place, experiment, language, how) for language in languages]

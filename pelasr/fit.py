@@ -19,7 +19,7 @@ from pelasr.batch import Collate, Example, load_examples
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.evaluate import macro
-from pelasr.experiment import Place
+from pelasr.experiment import BACKBONE_FACTS, Place
 from pelasr.features import FRAMES_PER_HOUR, load_stats
 from pelasr.files import atomic_write
 from pelasr.finetune import make_bank
@@ -79,8 +79,8 @@ def fit_backbone(
         facts = {"epochs": fit.place.epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}
         facts |= _amount(train) | averaged
         describe_backbone(folder, family, options, place.languages, place.tokens, {"training": facts})
-        _write_facts(folder, report, training, marker)
-        made = [folder / name for name in ("backbone.yaml", "facts.json", HISTORY)]
+        write_facts(folder, report, training, marker)
+        made = [folder / name for name in ("backbone.yaml", BACKBONE_FACTS, HISTORY)]
         marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
         fit.checkpoint.unlink()
     fabric.barrier()
@@ -235,12 +235,12 @@ def _amount(examples: list[Example]) -> dict[str, float]:
     return {"utterances": len(examples), "hours": round(hours, 4)}
 
 
-def _write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:
+def write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:
     """What the results table says of a backbone."""
     facts = {
         "total_parameters": report["total"],
         "seed": training.seed,
         "config_sha256": marker.sha256,
     }
-    with atomic_write(folder / "facts.json") as stream:
+    with atomic_write(folder / BACKBONE_FACTS) as stream:
         json.dump(facts, stream, indent=1)

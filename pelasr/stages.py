@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.backbone_format import read_backbone, settled
-from pelasr.config import check_keys, load_yaml, nearest
+from pelasr.config import check_keys, nearest
 from pelasr.data import data_sha256, split_pair
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
-from pelasr.experiment import AS_USUAL, Decoding, Experiment, Place, label
-from pelasr.files import atomic_write, sha256_file, sha256_json
+from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment, Place, label
+from pelasr.files import atomic_write, no_file, sha256_file, sha256_json
 from pelasr.options import TrainingOptions
 from pelasr.pack_format import read_checked
 
@@ -82,7 +82,7 @@ def train_backbone(
         if marker.found is None and (folder / "backbone.yaml").exists():
             raise PelasrError(f"{folder}: holds a backbone, but no train.json says of what; restore it, or delete all")
         if marker.finished:
-            marker.check_outputs()
+            _check_backbone(folder, marker, training)
             say(f"stage 4: the backbone {folder} is trained already")
         else:
             missing[folder] = part, marker
@@ -95,6 +95,26 @@ def train_backbone(
     for folder, (part, marker) in missing.items():
         fit_backbone(fabric, part, folder, marker, family, options, training, source)
     return True
+
+
+def _check_backbone(folder: Path, marker: Marker, training: TrainingOptions) -> None:
+    """Raise PelasrError where a finished backbone is not as it was made. Its facts are made again; a history cannot be,
+    but is no reason to lose a good backbone."""
+    from pelasr.monitor import HISTORY
+
+    faults = marker.faults()
+    if fault := faults.pop(HISTORY, None):
+        say(f"warning: {fault}; the backbone is not affected")
+    if set(faults) == {BACKBONE_FACTS}:
+        from pelasr.adapter import count_parameters
+        from pelasr.backbones import load_backbone
+        from pelasr.fit import write_facts
+
+        say(f"{faults[BACKBONE_FACTS]}; it is made again")
+        write_facts(folder, count_parameters(load_backbone(folder).module), training, marker)
+        faults.pop(BACKBONE_FACTS)
+    for fault in faults.values():
+        raise PelasrError(f"{fault}; restore it, or delete {folder} and train it again")
 
 
 def fit_adapters(
@@ -203,11 +223,11 @@ def _other(folder: Path, marker: Marker) -> str:
 
 def _write_model(place: Place, experiment: Experiment) -> None:
     """Say beside an experiment's packs which backbone they belong to."""
-    content = {"backbone": f"../{experiment.backbone}", "weights": experiment.weights}
+    content = f"backbone: ../{experiment.backbone}\nweights: {experiment.weights}\n"
     path = place.exp / experiment.name / "model.yaml"
-    if not path.exists() or load_yaml(path) != content:
+    if no_file(path) or path.read_bytes() != content.encode():
         with atomic_write(path) as stream:
-            stream.writelines(f"{key}: {value}\n" for key, value in content.items())
+            stream.write(content)
 
 
 def _settings(training: TrainingOptions) -> dict[str, Any]:

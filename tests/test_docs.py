@@ -114,6 +114,13 @@ def recipe(text: str, clone: Path, monkeypatch) -> None:
         main(["config", "--experiments", str(known.experiments), "--exps", known.exp, *map(str, check)])
 
 
+def data_alone(text: str, clone: Path, monkeypatch) -> None:
+    """The first stage of a recipe, by a dry run."""
+    done = subprocess.run(["bash", "-c", f"{text} --dry_run true"], capture_output=True, text=True)
+    told = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0 and [words[0] for words in told[1:]] == ["python", "pelasr"], done.stderr
+
+
 def helped(text: str, clone: Path, monkeypatch) -> None:
     done = subprocess.run([f"{INDIC}/run.sh", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--stage" in done.stdout
@@ -177,6 +184,9 @@ RUNS = {
     "egs/mini_indic/asr1/run.sh --stage 5 --langs pa": recipe,
     "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --langs pa"
     " --train_dir /my/train --dev_dir /my/dev --test_dir /my/test": recipe,
+    "egs/mini_indic/asr1/run.sh --stage 5 --langs pa --continue true": recipe,
+    'egs/mini_indic/asr1/run.sh --stop_stage 1 --later "pa ka"': data_alone,
+    "egs/mini_indic/asr1/run.sh --stage 5 --langs ka": recipe,
     'egs/mini_indic/asr1/run.sh --stage 5 --exps "A1 A5 F" --langs pa --forgetting true': recipe,
     'pelasr table --forgetting --langs "hi mr bn te gu ta ml kn ur" --recipe mini_indic/asr1': pelasr,
     "pelasr transcribe --model egs/mini_indic/asr1/exp/A5 --lang hi a.wav b.flac recordings/": pelasr,
@@ -211,6 +221,7 @@ RUNS = {
     "run.sh --ngpu N": recipe,
     "TORCH=cuda tools/install.sh corpora": parsed,
     "tools/install.sh corpora": parsed,
+    "tools/install.sh translit": parsed,
     "p=$(mktemp -d); egs/mini_indic/asr1/run.sh --size test --max_epoch 2 --adapt_max_epoch 2 --data_dir $p/data"
     " --dump_dir $p/dump --exp_dir $p/exp": recipe,
 }
@@ -258,7 +269,7 @@ def test_from_python(clone, monkeypatch):
     """As it is written, but for the length of the training."""
     monkeypatch.chdir(clone / INDIC)
     code = block_of("python", "import pelasr\n")
-    for written, here in {"max_epoch=20": "max_epoch=1", "epoch_steps=20": "epoch_steps=2"}.items():
+    for written, here in {'"max_epoch": 60': '"max_epoch": 1', "epoch_steps=20": "epoch_steps=2"}.items():
         assert written in code
         code = code.replace(written, here)
     names: dict = {}

@@ -12,7 +12,7 @@ import soundfile
 import yaml
 from documents import ROOT
 from must_c import make_must_c
-from test_docs import INDIC, RUNS, bench, recipe
+from test_docs import INDIC, RUNS, bench, data_alone, recipe
 from tiny_speech import noise
 
 pytestmark = pytest.mark.slow
@@ -90,7 +90,7 @@ def make_corpora(folder: Path) -> None:
 
 
 def run_here() -> list[str]:
-    found = [text for text, run in RUNS.items() if run in (recipe, bench)]
+    found = [text for text, run in RUNS.items() if run in (recipe, data_alone, bench)]
     return [text for text in found if not any(part in text for part in NOT_HERE)]
 
 

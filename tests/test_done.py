@@ -6,6 +6,7 @@ import pytest
 
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
+from pelasr.files import sha256_json
 
 
 def test_inputs_decide(tmp_path):
@@ -100,4 +101,5 @@ def test_a_damaged_done_file(tmp_path, content):
 
 def test_what_is_written(tmp_path):
     Marker(tmp_path / "done.json", {"a": 1}).write(done=True, outputs=[])
-    assert json.loads((tmp_path / "done.json").read_text()) == {"done": True, "inputs": {"a": 1}, "outputs": {}}
+    content = {"done": True, "inputs": {"a": 1}, "outputs": {}}
+    assert json.loads((tmp_path / "done.json").read_text()) == {**content, "sha256": sha256_json(content)}

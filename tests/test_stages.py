@@ -322,10 +322,10 @@ def test_an_average_is_not_worse_than_the_best(tmp_path, mean, wanted, monkeypat
     said = []
 
     class Run:
-        history, monitor = entries, type("Monitor", (), {"say": staticmethod(said.append)})
+        dev, history, monitor = [], entries, type("Monitor", (), {"say": staticmethod(said.append)})
         fabric = type("Fabric", (), {"broadcast": staticmethod(lambda value: value)})
 
-        def evaluate(self):
+        def evaluate(self, dev):
             assert model.weight.item() == 1.5
             return {"hi": LanguageScores(1.0, mean)}
 

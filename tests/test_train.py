@@ -16,6 +16,7 @@ import yaml
 from safetensors.torch import load_file
 
 from pelasr.backbones import state_sha256
+from pelasr.done import Marker
 from pelasr.features import INDEX, marker_of, read_feats, write_archive
 from pelasr.sealed import load_checkpoint
 
@@ -168,8 +169,7 @@ def test_a_truncated_checkpoint_says_what_to_do(trained):
     shutil.copytree((trained / "data").resolve().parent / "exp", trained / "truncated")
     run(trained, "truncated", "train", "--max_epoch", "1")
     folder = trained / "truncated/A1"
-    marker = json.loads((folder / "train.json").read_text())
-    (folder / "train.json").write_text(json.dumps({**marker, "done": False}))
+    Marker(folder / "train.json", json.loads((folder / "train.json").read_text())["inputs"]).write(done=False)
     (folder / "last.ckpt").write_bytes(b"PK\x03\x04")
     failed = run(trained, "truncated", "train", "--max_epoch", "1", check=False)
     assert failed.returncode == 1 and "last.ckpt: cannot go on from it" in failed.stderr
