@@ -165,6 +165,7 @@ class Fit:
         self.place = Progress(self.first, step=history[-1]["step"] if history else 0)
         self.groups = [group["name"] for group in self.optimizer.param_groups]
         self.decays: dict[str, int | None] = {}
+        self._find_decays()
         factors = [partial(self._learning_rate, name) for name in self.groups]
         self.schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         self.gradients_checked = False
@@ -206,7 +207,7 @@ class Fit:
     def settled(self) -> set[str]:
         """The languages that nothing changes any more: at the last validation their learning rates were zero already,
         and they share no parameters with those that are still trained."""
-        if len(self.groups) == 1 or self.objective.bank.shares:
+        if not self.history or len(self.groups) == 1 or self.objective.bank.shares:
             return set()
         ends = {name: decay + self.options.slowing for name, decay in self.decays.items() if decay is not None}
         return {name for name, end in ends.items() if self.history[-1]["epoch"] >= end}

@@ -4,6 +4,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -92,3 +93,12 @@ def test_runs_are_recorded_however_they_end(tmp_path):
         stream.write('{"stage": "tr')
     with pytest.raises(PelasrError, match="times.jsonl:10: not a run of a stage; remove the line"):
         read_times(path)
+
+
+@pytest.mark.parametrize(("given", "found"), [({}, "3000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_threads_that_wait_do_not_spin(given, found):
+    """Unless they are told to: the variable is there before torch is."""
+    code = "import pelasr, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    others = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    done = subprocess.run([sys.executable, "-c", code], env=others | given, capture_output=True, text=True)
+    assert done.stdout.split() == [found, "False"], done.stderr

@@ -92,7 +92,7 @@ def test_a_language_that_ended_is_not_computed_any_more(place, monkeypatch, shar
         return backward(run, batch, size)
 
     def decay(entries, name, options, first):
-        return ENDS[name] if entries[-1]["epoch"] >= ENDS[name] else None
+        return ENDS[name] if entries and entries[-1]["epoch"] >= ENDS[name] else None
 
     monkeypatch.setattr(Fit, "_backward", spy)
     monkeypatch.setattr(train, "decay_start", decay)
@@ -104,6 +104,23 @@ def test_a_language_that_ended_is_not_computed_any_more(place, monkeypatch, shar
     dev = [entry["dev"] for entry in history(place)]
     assert len(dev) == 5 and dev[0]["ta"] != dev[1]["ta"] != dev[2]["ta"]
     assert (dev[2]["ta"] == dev[3]["ta"] == dev[4]["ta"]) != shared and dev[2]["hi"] != dev[3]["hi"] != dev[4]["hi"]
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_a_short_training_slows_down_all_the_time(place, monkeypatch, more):
+    """Also one that goes on from another."""
+    rates = []
+    monkeypatch.setattr(Fit, "_step", lambda run, parts, step=Fit._step: (step(run, parts), rates.append(rate(run))))
+
+    def rate(run):
+        return run.schedule.get_last_lr()[0]
+
+    if more:
+        assert fit(place)
+        rates.clear()
+    wsd = {"scheduler": "wsd", "decay_epochs": 8, "max_epoch": 2, "optim_conf": {"lr": 0.01}, "warmup_steps": 0}
+    assert fit(place, go_on=more, **wsd)
+    assert rates == sorted(rates, reverse=True) and rates[0] < 0.01 and rates[-1] == 0
 
 
 def test_it_says_that_more_would_help(place, capsys):
