@@ -84,9 +84,13 @@ log() { echo "[$(date '+%H:%M:%S')] $*" >&2; }
 run() {
   if [ "$dry_run" = true ]; then echo "${*@Q}"; else "$@"; fi
 }
-made_with() { # the recipe's own options, as they were when the data were made
+made_with() { # the recipe's own options, as they were when the data were made; of paths the last name
+  local name value
   while IFS=: read -r name _; do
-    [ -z "$name" ] || [ -z "${!name}" ] || echo "--$name ${!name@Q}"
+    [ -n "$name" ] && [ -n "${!name}" ] || continue
+    value=${!name}
+    case " $paths " in *" $name "*) value=$(basename "$value") ;; esac
+    echo "--$name ${value@Q}"
   done <<<"$recipe_options"
 }
 . "$here/side_by_side.sh"

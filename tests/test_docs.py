@@ -291,6 +291,7 @@ def test_adding_a_corpus(clone, monkeypatch):
     done = subprocess.run(command, cwd=clone, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [u.audio for u in read_data_dir(folder / "data/test_en")] == [f"{clone}/my recordings/7_jackson_0.wav"]
+    assert (folder / "exp/made_with").read_text() == "--fsdd 'my recordings'\n"  # the page is not about this machine
     monkeypatch.chdir(clone)
     exec(compile(block_of("python", "from pelasr.data"), "README.md", "exec"), {})
     assert [utterance.text for utterance in read_data_dir("data/train_en")] == ["seven"]
