@@ -13,7 +13,11 @@ from pelasr import forgetting_table, recognition_table, translation_table
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json_lines
 from pelasr.grid import Grid, select
+from pelasr.pack_format import is_finite
 from pelasr.page import corpus_section, paper_section, provenance
+
+BEGAN = ("stage", "command", "started", "host")  # what `times.jsonl` says of a run when it begins
+COST = ("seconds", "max_rss_mb")  # and when it ends
 
 
 def read_times(path: str | Path) -> list[dict[str, Any]]:
@@ -24,10 +28,22 @@ def read_times(path: str | Path) -> list[dict[str, Any]]:
         return []
     runs: dict[tuple, dict[str, Any]] = {}
     for number, line in read_json_lines(path):
-        if not isinstance(line, dict) or "stage" not in line:
+        if not _is_run(line):
             raise PelasrError(f"{path}:{number}: not a run of a stage; remove the line")
         runs.setdefault(tuple(line.get(key) for key in ("started", "host", "command")), {}).update(line)
     return [run for run in runs.values() if run.get("outcome") != "nothing to do"]
+
+
+def _is_run(line: Any) -> bool:
+    """Whether a line says that a run began, or that it ended."""
+    if not isinstance(line, dict) or not set(BEGAN) <= set(line) <= {*BEGAN, "outcome", *COST}:
+        return False
+    texts, cost = [line[key] for key in line if key not in COST], [line[key] for key in COST if key in line]
+    return (
+        all(isinstance(text, str) for text in texts)
+        and len(cost) in (0, len(COST))
+        and all(is_finite(value) and 0 <= value < 1e9 for value in cost)
+    )
 
 
 def _task(grid: Grid) -> ModuleType:

@@ -174,8 +174,20 @@ def test_sections_without_facts_are_left_out(results, tmp_path):
     for absent in ("Each run of a stage", "```", "![", "paper"):
         assert absent not in text
     assert read_times(tmp_path / "times.jsonl") == []
-    (tmp_path / "times.jsonl").write_text('{"stage": "1 data"}\n')
-    assert read_times(tmp_path / "times.jsonl") == [{"stage": "1 data"}]
+
+
+RUN = {"stage": "data", "command": "pelasr data", "started": "2026-11-21T05:00:00+00:00", "host": "h"}
+ENDED = {**RUN, "outcome": "done", "seconds": 1.5, "max_rss_mb": 30}
+
+
+def test_runs_are_read(tmp_path):
+    path = tmp_path / "times.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in (RUN, {**RUN, "stage": "train"}, ENDED)))
+    assert read_times(path) == [ENDED]  # they began at the same time
+    for bad in ({**RUN, "seconds": 1}, {**ENDED, "seconds": -1}, {**ENDED, "max_rss_mb": "x"}, {**RUN, "host": 1}):
+        path.write_text(f"{json.dumps(RUN)}\n{json.dumps(bad)}\n")
+        with pytest.raises(PelasrError, match="times.jsonl:2: not a run of a stage; remove the line"):
+            read_times(path)
 
 
 def test_one_experiment_and_one_language(tmp_path, capsys):
