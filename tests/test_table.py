@@ -1,5 +1,6 @@
 """RESULTS.md and its chart from hand-made result lines of recognition."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from pelasr import recognition_table
+from pelasr.errors import PelasrError
 from pelasr.grid import select
 from pelasr.results import KEYS, append_results, read_results
 from pelasr.table import make_chart, make_table, print_table, read_times
