@@ -239,7 +239,8 @@ class Fit:
         place, options = self.place, self.options
         order = list(self.sampler.epoch(place.epoch))
         sizes = self._step_sizes(order)
-        order = [self._without(self.settled, batch) for batch in order]
+        settled = self.settled
+        order = [self._without(settled, batch) for batch in order]
         loader = batches(self.train, order[place.batch :], self.collate, options.num_workers)
         saved = time.monotonic()
         parts: list[tuple[Batch, Tensor]] = []
