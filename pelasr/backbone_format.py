@@ -6,8 +6,8 @@ from typing import Any
 
 from pelasr.config import check_keys
 from pelasr.errors import PelasrError, brief
-from pelasr.pack_format import FACTS, has_names, is_finite, is_hash, is_language
-from pelasr.sealed import read_description
+from pelasr.pack_format import FACTS, is_language
+from pelasr.storage import has_names, is_finite, is_hash, read_description
 
 CURE = "restore it, or delete the folder and train again"
 LARGEST = 1 << 14  # of sizes and counts among the options: layers are at most so wide that a batch has room

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pelasr import __version__
+from pelasr.config import split_words
 from pelasr.errors import PelasrError
-from pelasr.options import TOKENS, split_words
+from pelasr.options import TOKENS
 from pelasr.pack_verbs import add_pack_verbs
 from pelasr.terminal import at_terminal, with_underscores
 from pelasr.transcribe import add_speech_options, transcribe, translate

@@ -218,3 +218,11 @@ def construct(cls: Callable, conf: dict[str, Any] | None, where: str, **given: A
         raise
     except Exception as error:  # a library's own complaint about a value (typeguard raises a class of its own)
         raise PelasrError(f"{where}: {brief(str(error) or type(error).__name__, 300)}") from error
+
+
+def split_words(option: str, words: str) -> list[str]:
+    """The words of an option such as `--langs "hi ur"`. Raises PelasrError for one that comes twice."""
+    found = words.split()
+    if again := next((word for n, word in enumerate(found) if word in found[:n]), None):
+        raise PelasrError(f"{option} {words!r}: {again!r} comes twice; name it once")
+    return found

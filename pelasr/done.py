@@ -122,3 +122,10 @@ def _fingerprint(path: Path) -> str | int | None:
 def _brief(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:50]}..."
+
+
+def required(path: Path, stage: int, cure: str = "") -> str:
+    """Hash of a file that an earlier stage makes, or that there is another cure for where it is missing."""
+    if not path.exists():
+        raise PelasrError(f"{path}: no such file; {cure or f'run stage {stage} first'}")
+    return sha256_file(path)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pelasr.config import check_keys, load_yaml, nearest, override
+from pelasr.config import check_keys, load_yaml, nearest, override, split_words
 from pelasr.data import split_pair
 from pelasr.errors import PelasrError, brief
 from pelasr.files import sha256_json
-from pelasr.options import split_words
 from pelasr.pack_format import check_language
 
 BACKBONE_FACTS = "facts.json"  # beside a backbone: what the results say of it

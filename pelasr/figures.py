@@ -9,11 +9,13 @@ from pelasr import __version__
 from pelasr.backbone_format import read_backbone
 from pelasr.config import load_yaml
 from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
+from pelasr.done import required
 from pelasr.errors import PelasrError
 from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment, Place
 from pelasr.files import read_json, sha256_json
 from pelasr.pack_format import read_checked
-from pelasr.stages import decoded, features_of, required, say, served_by, split_adapter_options, split_options
+from pelasr.progress import say
+from pelasr.stages import decoded, features_of, served_by, split_adapter_options, split_options
 
 
 def score(

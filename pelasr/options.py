@@ -97,11 +97,3 @@ class TrainingOptions:
                 f"early_epoch: after epoch {early} there is no validation"
                 f" (max_epoch {self.max_epoch}, val_interval {self.val_interval})"
             )
-
-
-def split_words(option: str, words: str) -> list[str]:
-    """The words of an option such as `--langs "hi ur"`. Raises PelasrError for one that comes twice."""
-    found = words.split()
-    if again := next((word for n, word in enumerate(found) if word in found[:n]), None):
-        raise PelasrError(f"{option} {words!r}: {again!r} comes twice; name it once")
-    return found

@@ -20,7 +20,7 @@ from pelasr.files import sha256_file
 from pelasr.finetune import make_bank
 from pelasr.pack_format import CURE, FORMAT, again, check_description, read_checked
 from pelasr.private import VECTOR, Private
-from pelasr.sealed import write_description
+from pelasr.storage import write_description
 
 
 def save_pack(

@@ -1,6 +1,5 @@
 """What `pack.yaml` may say: the keys, and what their values must be, whoever wrote them."""
 
-import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -8,17 +7,13 @@ from typing import Any
 
 from pelasr.config import check_keys, require_keys
 from pelasr.errors import PelasrError, brief
-from pelasr.sealed import read_description
+from pelasr.storage import _is_number, has_names, is_finite, is_hash, read_description
 from pelasr.text import SPACE, can_be_token
 
 FORMAT = 2
 CURE = "restore it, or fit the language again"
 CODE = r"[A-Za-z][A-Za-z0-9]*(?:[._][A-Za-z0-9]+)*"  # hi, zh.Hant, pa_Guru: nothing that leads out of a folder
 LANGUAGE = re.compile(rf"(?=.{{1,40}}$){CODE}(?:-{CODE})?")
-
-
-def is_hash(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def is_language(value: Any) -> bool:
@@ -52,18 +47,6 @@ def _is_kinds(value: Any) -> bool:
 
 def _is_string(value: Any) -> bool:
     return isinstance(value, str)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
-
-
-def is_finite(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
-
-
-def has_names(value: Any, is_value: Callable[[Any], bool]) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) and is_value(each) for key, each in value.items())
 
 
 KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a description: what is expected, and whether it is

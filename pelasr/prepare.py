@@ -23,7 +23,8 @@ from pelasr.experiment import Experiment, Place
 from pelasr.files import atomic_write, locked, text_bytes
 from pelasr.pack_format import check_language
 from pelasr.problems import DROP, condense
-from pelasr.stages import say, split_options
+from pelasr.progress import say
+from pelasr.stages import split_options
 
 if TYPE_CHECKING:
     from pelasr.overlap import Heard

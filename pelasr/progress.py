@@ -36,3 +36,7 @@ def track(items: Iterable[Item], total: int, what: str, size: Callable[[Item], f
             left = (now - start) / done * max(0, total - done)
             print(f"{what}: {round(done, 2)}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
             last = now
+
+
+def say(message: str) -> None:
+    print(message, flush=True)

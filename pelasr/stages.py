@@ -8,17 +8,13 @@ from typing import Any
 from pelasr.backbone_format import read_backbone, settled
 from pelasr.config import check_keys, nearest
 from pelasr.data import data_sha256, split_pair
-from pelasr.done import Marker
+from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
 from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment, Place, label
 from pelasr.files import atomic_write, no_file, sha256_file, sha256_json
 from pelasr.options import TrainingOptions
 from pelasr.pack_format import read_checked
-
-
-def say(message: str) -> None:
-    print(message, flush=True)
-
+from pelasr.progress import say
 
 # Options that change how fast a run is made, or where, but not what comes out.
 WITHOUT_EFFECT = ("num_workers", "checkpoint_seconds")
@@ -263,13 +259,6 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     except (PelasrError, OSError):  # it is made again
         return None
     return training.get("config_sha256"), training.get("fitted_with", [])
-
-
-def required(path: Path, stage: int, cure: str = "") -> str:
-    """Hash of a file that an earlier stage makes, or that there is another cure for where it is missing."""
-    if not path.exists():
-        raise PelasrError(f"{path}: no such file; {cure or f'run stage {stage} first'}")
-    return sha256_file(path)
 
 
 def weights_sha256(folder: Path, weights: str, cure: str = "") -> str:

@@ -13,8 +13,8 @@ from pelasr import forgetting_table, recognition_table, translation_table
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json_lines
 from pelasr.grid import Grid, select
-from pelasr.pack_format import is_finite
 from pelasr.page import corpus_section, paper_section, provenance
+from pelasr.storage import is_finite
 
 BEGAN = ("stage", "command", "started", "host")  # what `times.jsonl` says of a run when it begins
 COST = ("seconds", "max_rss_mb")  # and when it ends

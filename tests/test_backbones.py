@@ -22,8 +22,8 @@ from pelasr.backbones import (
 from pelasr.backbones.rnnt import RNNT
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.sealed import read_description, write_description
 from pelasr.stages import split_options
+from pelasr.storage import read_description, write_description
 from pelasr.text import Tokenizer, train_graphemes
 
 OPTIONS = {

@@ -32,7 +32,8 @@ from pelasr.files import (
 )
 from pelasr.results import read_results
 from pelasr.score import read_text as read_reference
-from pelasr.sealed import load_checkpoint, read_description
+from pelasr.sealed import load_checkpoint
+from pelasr.storage import read_description
 from pelasr.table import read_times
 from pelasr.text import Tokenizer, train_graphemes
 from pelasr.transcribe import read_languages

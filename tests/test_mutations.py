@@ -19,7 +19,8 @@ from pelasr.files import sha256_file
 from pelasr.kept import BestBackbones
 from pelasr.options import TrainingOptions
 from pelasr.pack import load_bank
-from pelasr.sealed import load_checkpoint, read_description, save_checkpoint, write_description
+from pelasr.sealed import load_checkpoint, save_checkpoint
+from pelasr.storage import read_description, write_description
 from pelasr.train import Fit
 
 PACK, BACKBONE, CHECKPOINT, KEPT = "A5/packs/uk", "A1", "A1/last.ckpt", "A1/epochs/001.safetensors"

@@ -3,8 +3,9 @@
 import pytest
 
 from pelasr.cli import main
+from pelasr.config import split_words
 from pelasr.errors import PelasrError
-from pelasr.options import TrainingOptions, split_words
+from pelasr.options import TrainingOptions
 
 
 @pytest.mark.parametrize(

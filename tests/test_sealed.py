@@ -5,8 +5,10 @@ import hashlib
 import pytest
 import torch
 
+from pelasr.config import LIMIT
 from pelasr.errors import PelasrError
-from pelasr.sealed import LIMIT, load_checkpoint, read_description, save_checkpoint, write_description
+from pelasr.sealed import load_checkpoint, save_checkpoint
+from pelasr.storage import read_description, write_description
 
 SHARED = [1, 2]
 DESCRIPTION = {

@@ -19,7 +19,7 @@ from pelasr.files import sha256_file
 from pelasr.finetune import make_bank
 from pelasr.pack import save_pack
 from pelasr.private import Private
-from pelasr.sealed import read_description, write_description
+from pelasr.storage import read_description, write_description
 from pelasr.text import Tokenizer, train_graphemes
 
 RNNT = {
