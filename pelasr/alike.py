@@ -7,7 +7,7 @@ KAYANNA and GEORGIAN LETTER KAN are both written ka or k): by uroman (Hermjakob 
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from pelasr.text import BLANK, SOS_EOS, SPACE, TAG, UNKNOWN
+from pelasr.data.tokenizer import BLANK, SOS_EOS, SPACE, TAG, UNKNOWN
 
 Romanise = Callable[[str], str]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys
+from pelasr.data.language import is_language
 from pelasr.errors import PelasrError, brief
-from pelasr.pack_format import FACTS, is_language
+from pelasr.pack_format import FACTS
 from pelasr.storage import has_names, is_finite, is_hash, read_description
 
 CURE = "restore it, or delete the folder and train again"

@@ -186,8 +186,8 @@ def _positive(text: str) -> int:
 
 
 def _place(known: argparse.Namespace) -> Any:
-    from pelasr.experiment import Place
-    from pelasr.pack_format import check_language
+    from pelasr.data.language import check_language
+    from pelasr.data.place import Place
 
     languages = split_words("--langs", known.langs)
     for language in languages:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pelasr.data import read_data_dir, split_pair
-from pelasr.experiment import Place
-from pelasr.features import FRAMES_PER_HOUR, read_num_frames
+from pelasr.data.features import FRAMES_PER_HOUR, read_num_frames
+from pelasr.data.kaldi import read_data_dir
+from pelasr.data.language import split_pair
+from pelasr.data.place import Place
 from pelasr.files import atomic_write, read_json, read_text
 
 CURE = "delete it; stage 7 writes it again"

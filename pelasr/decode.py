@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from pelasr.backbones import LoadedBackbone, load_backbone
-from pelasr.batch import Collate, load_examples
+from pelasr.data.batch import Collate, load_examples
+from pelasr.data.place import Place
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError
 from pelasr.evaluate import Recognised, recognise
-from pelasr.experiment import Place
 from pelasr.files import atomic_write
 from pelasr.pack import load_bank
 from pelasr.private import Served, Unadapted
 from pelasr.progress import track
-from pelasr.text import Tokenizer
 
 
 def decode_sets(

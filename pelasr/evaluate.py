@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapter import Routes
-from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.bleu import WIDTHS, figure, statistics
-from pelasr.data import split_pair
+from pelasr.data.batch import Batch, Collate, Example, batches
+from pelasr.data.language import split_pair
+from pelasr.data.sampling import sorted_batches
+from pelasr.data.tokenizer import Tokenizer, is_unspaced
 from pelasr.errors import TooShortError
-from pelasr.sampling import sorted_batches
 from pelasr.schedule import metric_of
-from pelasr.text import Tokenizer, is_unspaced
 from pelasr.wer import count_errors
 
 BATCH_SIZE = 64

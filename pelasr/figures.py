@@ -8,10 +8,12 @@ from typing import Any
 from pelasr import __version__
 from pelasr.backbone_format import read_backbone
 from pelasr.config import load_yaml
-from pelasr.data import data_sha256, read_data_dir, split_pair, text_of
+from pelasr.data.kaldi import data_sha256, read_data_dir, text_of
+from pelasr.data.language import split_pair
+from pelasr.data.place import Place
 from pelasr.done import required
 from pelasr.errors import PelasrError
-from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment, Place
+from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment
 from pelasr.files import read_json, sha256_json
 from pelasr.pack_format import read_checked
 from pelasr.progress import say
@@ -146,7 +148,7 @@ def _not_decoded(place: Place, experiment: Experiment, name: str, languages: lis
 
 
 def _training_hours(place: Place, language: str) -> float:
-    from pelasr.features import FRAMES_PER_HOUR, read_num_frames
+    from pelasr.data.features import FRAMES_PER_HOUR, read_num_frames
 
     dumps = [place.dump / path.name for path in place.folders("train", language)]
     return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR

@@ -15,12 +15,14 @@ from pelasr.backbones import (
     load_encoder,
     save_weights,
 )
-from pelasr.batch import Collate, Example, load_examples
+from pelasr.data.batch import Collate, Example, load_examples
+from pelasr.data.features import FRAMES_PER_HOUR, load_stats
+from pelasr.data.place import Place
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.evaluate import macro
-from pelasr.experiment import BACKBONE_FACTS, Place
-from pelasr.features import FRAMES_PER_HOUR, load_stats
+from pelasr.experiment import BACKBONE_FACTS
 from pelasr.files import atomic_write
 from pelasr.finetune import make_bank
 from pelasr.kept import BestBackbones, BestSnapshots
@@ -29,7 +31,6 @@ from pelasr.newcomer import make_private
 from pelasr.options import TrainingOptions
 from pelasr.pack import identical, save_pack
 from pelasr.schedule import MEAN, best_entry, decay_start, metric_of, rank
-from pelasr.text import Tokenizer
 from pelasr.train import CHECKPOINT, Fit, Objective
 
 

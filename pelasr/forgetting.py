@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from pelasr.adapter import Bank
 from pelasr.backbones import load_backbone
-from pelasr.batch import Batch, Collate, batches, load_examples
+from pelasr.data.batch import Batch, Collate, batches, load_examples
+from pelasr.data.place import Place
+from pelasr.data.sampling import sorted_batches
+from pelasr.data.tokenizer import UNKNOWN_ID
 from pelasr.evaluate import encode
-from pelasr.experiment import Experiment, Place
+from pelasr.experiment import Experiment
 from pelasr.hypothesis import Hypothesis
 from pelasr.pack import load_bank
 from pelasr.progress import track
-from pelasr.sampling import sorted_batches
-from pelasr.text import UNKNOWN_ID
 
 BATCH_SIZE = 32
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pelasr.data import split_pair
+from pelasr.data.language import split_pair
 from pelasr.errors import PelasrError
 from pelasr.results import latest
 

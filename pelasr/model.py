@@ -14,23 +14,23 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.adapter import Bank, Routes, count_parameters
-from pelasr.audio import read_file
 from pelasr.backbones import load_backbone
 from pelasr.config import check_keys, load_yaml, nearest, require_keys
-from pelasr.data import split_pair
+from pelasr.data.audio import read_file
+from pelasr.data.features import MELS
+from pelasr.data.language import check_language, split_pair
+from pelasr.data.place import Place
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief
-from pelasr.experiment import Experiment, Place
-from pelasr.features import MELS
+from pelasr.experiment import Experiment
 from pelasr.files import no_file
 from pelasr.finetune import make_bank
 from pelasr.options import TOKENS, TrainingOptions
 from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
-from pelasr.pack_format import check_language
 from pelasr.pieces import Piece, batches, join, windows
 from pelasr.prepare import add_language
 from pelasr.private import Unadapted
 from pelasr.stages import fit_adapters
-from pelasr.text import Tokenizer
 
 KEYS = ("backbone", "weights")  # of model.yaml
 WEIGHTS = ("backbone", "early")

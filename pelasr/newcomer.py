@@ -6,11 +6,11 @@ import torch
 
 from pelasr.alike import alike, ordinary, romaniser
 from pelasr.backbones import LoadedBackbone
-from pelasr.batch import Batch, Collate, load_examples
-from pelasr.data import read_data_dir, text_of
-from pelasr.experiment import Place
+from pelasr.data.batch import Batch, Collate, load_examples
+from pelasr.data.kaldi import read_data_dir, text_of
+from pelasr.data.place import Place
+from pelasr.data.tokenizer import TAG, own_tokens, unknown_report
 from pelasr.private import VECTOR, Private, routed
-from pelasr.text import TAG, own_tokens, unknown_report
 
 OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
 SAMPLE = 16  # utterances that tell what to start from

@@ -1,29 +1,17 @@
 """What `pack.yaml` may say: the keys, and what their values must be, whoever wrote them."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys, require_keys
+from pelasr.data.language import is_language
+from pelasr.data.tokenizer import SPACE, can_be_token
 from pelasr.errors import PelasrError, brief
 from pelasr.storage import _is_number, has_names, is_finite, is_hash, read_description
-from pelasr.text import SPACE, can_be_token
 
 FORMAT = 2
 CURE = "restore it, or fit the language again"
-CODE = r"[A-Za-z][A-Za-z0-9]*(?:[._][A-Za-z0-9]+)*"  # hi, zh.Hant, pa_Guru: nothing that leads out of a folder
-LANGUAGE = re.compile(rf"(?=.{{1,40}}$){CODE}(?:-{CODE})?")
-
-
-def is_language(value: Any) -> bool:
-    return isinstance(value, str) and LANGUAGE.fullmatch(value) is not None
-
-
-def check_language(language: str, where: str) -> None:
-    """Raise PelasrError for what is no language key, or might be more than a name of a folder."""
-    if not is_language(language):
-        raise PelasrError(f"{where}: {brief(language)!r} is no language; write one such as hi, or a pair such as en-de")
 
 
 def _is_share(value: Any) -> bool:

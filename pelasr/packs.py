@@ -20,12 +20,13 @@ from pelasr.backbones import (
     state_sha256,
 )
 from pelasr.card import dev_score, figures_of, make_card
+from pelasr.data.language import check_language
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
 from pelasr.fold import fold
 from pelasr.model import find_backbone_of
 from pelasr.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
-from pelasr.pack_format import again, check_language
+from pelasr.pack_format import again
 
 FILES = ("pack.safetensors", "pack.yaml")
 ALONE = 1 << 32  # bytes of a pack's tensors at most, where no model says how many they are

@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from pelasr.features import RATE, log_mel
+from pelasr.data.features import RATE, log_mel
 from pelasr.segment import cut
 
 SHORTEST = RATE * 25 // 1000  # samples, a window of the features; what is shorter is not searched

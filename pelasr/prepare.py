@@ -7,28 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelasr.config import nearest
-from pelasr.data import (
-    Utterance,
-    audio_sha256,
-    data_sha256,
-    parse,
-    read_data_dir,
-    split_pair,
-    text_of,
-    write_data_dir,
-)
+from pelasr.data.kaldi import Utterance, audio_sha256, data_sha256, parse, read_data_dir, text_of, write_data_dir
+from pelasr.data.language import check_language, split_pair
+from pelasr.data.place import Place
+from pelasr.data.problems import DROP, condense
 from pelasr.done import Marker
 from pelasr.errors import DataError, PelasrError, counted, printable
-from pelasr.experiment import Experiment, Place
+from pelasr.experiment import Experiment
 from pelasr.files import atomic_write, locked, text_bytes
-from pelasr.pack_format import check_language
-from pelasr.problems import DROP, condense
 from pelasr.progress import say
 from pelasr.stages import split_options
 
 if TYPE_CHECKING:
-    from pelasr.overlap import Heard
-    from pelasr.validate import Report
+    from pelasr.data.overlap import Heard
+    from pelasr.data.validate import Report
 
 
 def validate_data(
@@ -39,9 +31,9 @@ def validate_data(
     Where the configured backbone trains with CTC, training utterances must be long enough for their labels. The tokens
     are not made yet: characters count.
     """
-    from pelasr.overlap import shared
-    from pelasr.text import Tokenizer, normalise, train_graphemes
-    from pelasr.validate import drop, validate
+    from pelasr.data.overlap import shared
+    from pelasr.data.tokenizer import Tokenizer, normalise, train_graphemes
+    from pelasr.data.validate import drop, validate
 
     train = place.dirs("train") if "train" in sets else []
     others = [path for path in place.dirs(*sets) if path not in train]
@@ -137,7 +129,7 @@ def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_t
 
 
 def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size: int) -> bool:
-    from pelasr.text import Tokenizer, train_graphemes, train_unigram, unknown_report
+    from pelasr.data.tokenizer import Tokenizer, train_graphemes, train_unigram, unknown_report
 
     inputs = {
         "token_type": token_type,
@@ -174,7 +166,7 @@ def _texts(place: Place, name: str, language: str) -> list[str]:
 
 def make_stats(place: Place, sets: list[str], nj: int) -> bool:
     """Stage 3: log-mel features of every utterance, and their mean and variance over the training data."""
-    from pelasr.features import feature_stats, features_sha256, save_stats
+    from pelasr.data.features import feature_stats, features_sha256, save_stats
 
     made = make_features(place, sets, nj)
     train = {path: place.dump / path.name for path in place.dirs("train")}
@@ -191,7 +183,7 @@ def make_stats(place: Place, sets: list[str], nj: int) -> bool:
 
 def make_features(place: Place, sets: list[str], nj: int) -> bool:
     """Log-mel features of every utterance of sets, where they are missing, or of other data than now."""
-    from pelasr.features import extract, marker_of
+    from pelasr.data.features import extract, marker_of
 
     pairs = [(path, place.dump / path.name) for path in place.dirs(*sets)]
     if all(marker_of(*pair).done for pair in pairs):

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 
 from pelasr import __version__, bleu, files
 from pelasr.bootstrap import Estimate
-from pelasr.data import split_pair
+from pelasr.data.language import split_pair
+from pelasr.data.tokenizer import normalise
 from pelasr.environment import commit, package_version
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, no_file
 from pelasr.results import KEYS, append_results
-from pelasr.text import normalise
 from pelasr.wer import Counts, count_errors, error_rate, mean_interval, paired_mean_test
 
 # What scoring is told; it finds the other keys of a result line itself.

@@ -7,10 +7,12 @@ from typing import Any
 
 from pelasr.backbone_format import read_backbone, settled
 from pelasr.config import check_keys, nearest
-from pelasr.data import data_sha256, split_pair
+from pelasr.data.kaldi import data_sha256
+from pelasr.data.language import split_pair
+from pelasr.data.place import Place, label
 from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
-from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment, Place, label
+from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment
 from pelasr.files import atomic_write, no_file, sha256_file, sha256_json
 from pelasr.options import TrainingOptions
 from pelasr.pack_format import read_checked
@@ -132,7 +134,7 @@ def fit_adapters(
         say(f"stage 5: {experiment.name} has no adapters")
         return False
     from pelasr.adapter import find_method
-    from pelasr.pack_format import check_language
+    from pelasr.data.language import check_language
 
     method, options, training = split_adapter_options(config, where)
     source = place.exp / experiment.backbone
@@ -244,7 +246,7 @@ def _consumed(place: Place) -> dict[str, Any]:
 
 def features_of(place: Place, dirs: list[Path]) -> str:
     """Hash of the features of data directories. Raises PelasrError if there are none, or of other audio than now."""
-    from pelasr.features import features_sha256
+    from pelasr.data.features import features_sha256
 
     return sha256_json([features_sha256(path, place.dump / path.name) for path in dirs])
 
@@ -352,7 +354,7 @@ def decoded(
 def _can_serve(experiment: Experiment, source: Path, language: str) -> bool:
     """Whether a backbone without adapters can be given a language that it was not trained on: not if there is one for
     each language, or no tag of the target."""
-    from pelasr.text import Tokenizer
+    from pelasr.data.tokenizer import Tokenizer
 
     target = split_pair(language)[1]
     return not experiment.each and (not target or f"<lang:{target}>" in Tokenizer.load(source / "tokens").tokens)

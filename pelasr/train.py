@@ -19,17 +19,17 @@ from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from pelasr.adapter import Bank
-from pelasr.batch import Batch, Collate, Example, batches
 from pelasr.config import construct
+from pelasr.data.batch import Batch, Collate, Example, batches
+from pelasr.data.sampling import BatchSampler
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, brief
 from pelasr.evaluate import LanguageScores, encode, evaluate
 from pelasr.kept import Kept
 from pelasr.monitor import Monitor, entry_of
 from pelasr.options import TrainingOptions
-from pelasr.sampling import BatchSampler
 from pelasr.schedule import MEAN, Entry, decay_start, factor, is_candidate
 from pelasr.sealed import load_checkpoint, save_checkpoint
-from pelasr.text import Tokenizer
 
 CHECKPOINT = "last.ckpt"
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pelasr.data.tables import encoding_of, iconv
 from pelasr.errors import DataError, PelasrError, printable
 from pelasr.files import text_bytes
-from pelasr.tables import encoding_of, iconv
 
 if TYPE_CHECKING:
     import numpy as np
@@ -127,7 +127,7 @@ def read_languages(path: Path, names: Sequence[str]) -> list[str]:
 
 def _check_kind(languages: Sequence[str], pairs: bool) -> None:
     """Raise PelasrError for a language where pairs are translated, or a pair where languages are transcribed."""
-    from pelasr.data import split_pair
+    from pelasr.data.language import split_pair
 
     for language in dict.fromkeys(languages):
         is_pair = split_pair(language)[1] is not None
@@ -141,7 +141,7 @@ def _read(names: Sequence[str], faults: dict[int, str]) -> "Iterator[np.ndarray]
     """The samples of each file; of one that cannot be read none, and what is wrong with it in `faults`."""
     import numpy as np
 
-    from pelasr.audio import read_file
+    from pelasr.data.audio import read_file
 
     for number, name in enumerate(names):
         try:

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from pelasr.bootstrap import Difference, Estimate, difference, estimate
+from pelasr.data.tokenizer import normalise
 from pelasr.errors import PelasrError
-from pelasr.text import normalise
 
 
 class Counts(NamedTuple):

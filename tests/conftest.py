@@ -10,7 +10,7 @@ import torch
 
 from pelasr.backbones.rnnt import RNNT
 from pelasr.backbones.st import ST
-from pelasr.batch import Batch
+from pelasr.data.batch import Batch
 
 torch.set_num_threads(1)
 

@@ -8,9 +8,9 @@ import pytest
 
 from pelasr.adapter import Bank
 from pelasr.backbones import LoadedBackbone, load_backbone
-from pelasr.batch import Collate, Example, load_examples
+from pelasr.data.batch import Collate, Example, load_examples
+from pelasr.data.place import Place
 from pelasr.evaluate import recognise
-from pelasr.experiment import Place
 from pelasr.pack import load_bank
 from pelasr.results import latest, read_results
 from pelasr.wer import count_errors, error_rate

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.archive import read_matrix
-from pelasr.audio import read_audio
-from pelasr.data import Utterance, parse, write_data_dir
+from pelasr.data.archive import read_matrix
+from pelasr.data.audio import read_audio
+from pelasr.data.features import INDEX, extract, feature_stats, read_feats, write_archive
+from pelasr.data.kaldi import Utterance, parse, write_data_dir
 from pelasr.errors import DataError, PelasrError
-from pelasr.features import INDEX, extract, feature_stats, read_feats, write_archive
 
 DRAWS = np.random.default_rng(0)
 INT16 = DRAWS.integers(-3000, 3000, 5000).astype(np.int16)

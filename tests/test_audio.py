@@ -4,12 +4,12 @@ import wave
 
 import kaldiio
 import numpy as np
+import pelasr.audio
 import pytest
 import soundfile
 
-import pelasr.audio
-from pelasr.audio import load_audio, read_audio, read_file, resample
-from pelasr.data import Utterance
+from pelasr.data.audio import load_audio, read_audio, read_file, resample
+from pelasr.data.kaldi import Utterance
 from pelasr.errors import DataError
 
 
@@ -144,7 +144,7 @@ def test_audio_errors_name_utterance_and_file(tmp_path):
 def test_a_file_read_in_blocks_is_what_it_is_at_once(tmp_path, monkeypatch, rate, block):
     stereo = np.random.default_rng(0).uniform(-0.5, 0.5, (rate + 17, 2))
     soundfile.write(tmp_path / "a.wav", stereo, rate)
-    monkeypatch.setattr(pelasr.audio, "BLOCK", block)
+    monkeypatch.setattr(pelasr.data.audio, "BLOCK", block)
     samples = read_file(tmp_path / "a.wav")
     assert samples.dtype == np.float32
     np.testing.assert_array_equal(samples, load_audio(utterance(audio=tmp_path / "a.wav")))

@@ -20,11 +20,11 @@ from pelasr.backbones import (
     state_sha256,
 )
 from pelasr.backbones.rnnt import RNNT
+from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.stages import split_options
 from pelasr.storage import read_description, write_description
-from pelasr.text import Tokenizer, train_graphemes
 
 OPTIONS = {
     "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pelasr.batch import Collate, Example
+from pelasr.data.batch import Collate, Example
+from pelasr.data.features import read_feats, write_archive
 from pelasr.errors import PelasrError
 from pelasr.evaluate import encode
-from pelasr.features import read_feats, write_archive
 from pelasr.finetune import make_bank
 
 PAIRS = ["en-de", "en-fr"]

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from pelasr.characters import named, remover, strange
+from pelasr.data.characters import named, remover, strange
 
 GOOD = {
     "Persian": "می‌خواهم خانه‌ها هـ.ش ه‍.ش",

@@ -3,17 +3,17 @@ from dataclasses import replace
 
 import pytest
 
-from pelasr.data import (
+from pelasr.data.kaldi import (
     Utterance,
     add_skipped,
     audio_sha256,
     data_sha256,
     parse,
     read_data_dir,
-    split_pair,
     text_of,
     write_data_dir,
 )
+from pelasr.data.language import split_pair
 from pelasr.errors import DataError
 
 

@@ -25,7 +25,7 @@ from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 from pelasr.backbones import load_backbone
 from pelasr.cli import _parser, main
-from pelasr.data import Utterance, read_data_dir, write_data_dir
+from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.results import append_results
 from pelasr.terminal import with_underscores
 

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pelasr.config import load_yaml
+from pelasr.data.place import Place
 from pelasr.errors import PelasrError
-from pelasr.experiment import Place, find_experiment, load_experiments, resolve
+from pelasr.experiment import find_experiment, load_experiments, resolve
 
 ROOT = Path(__file__).parents[1]
 

@@ -2,9 +2,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.data import Utterance, write_data_dir
-from pelasr.errors import PelasrError
-from pelasr.features import (
+from pelasr.data.features import (
     INDEX,
     extract,
     feature_stats,
@@ -17,6 +15,8 @@ from pelasr.features import (
     read_num_frames,
     save_stats,
 )
+from pelasr.data.kaldi import Utterance, write_data_dir
+from pelasr.errors import PelasrError
 
 
 def noise(samples, seed=0):

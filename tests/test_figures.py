@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from pelasr.config import load_yaml
-from pelasr.data import Utterance, write_data_dir
+from pelasr.data.kaldi import Utterance, write_data_dir
+from pelasr.data.place import Place
 from pelasr.errors import PelasrError
-from pelasr.experiment import Experiment, Place, load_experiments, resolve
+from pelasr.experiment import Experiment, load_experiments, resolve
 from pelasr.figures import _read_facts, count, new_languages
 from pelasr.translation_table import parameter_cell
 

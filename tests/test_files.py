@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from pelasr.config import load_yaml
-from pelasr.data import data_sha256, parse, read_data_dir
+from pelasr.data.features import INDEX, load_stats, read_feats
+from pelasr.data.kaldi import data_sha256, parse, read_data_dir
+from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.done import Marker
 from pelasr.environment import read_environment
 from pelasr.errors import DataError, PelasrError, brief
 from pelasr.experiment import load_experiments
-from pelasr.features import INDEX, load_stats, read_feats
 from pelasr.files import (
     LINE,
     append,
@@ -35,7 +36,6 @@ from pelasr.score import read_text as read_reference
 from pelasr.sealed import load_checkpoint
 from pelasr.storage import read_description
 from pelasr.table import read_times
-from pelasr.text import Tokenizer, train_graphemes
 from pelasr.transcribe import read_languages
 
 ROOT = Path(__file__).parents[1]

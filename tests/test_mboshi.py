@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.audio import load_audio
-from pelasr.data import read_data_dir
+from pelasr.data.audio import load_audio
+from pelasr.data.kaldi import read_data_dir
+from pelasr.data.validate import validate
 from pelasr.errors import DataError, PelasrError
-from pelasr.validate import validate
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "egs/mboshi/st1/local/data.py"

@@ -20,8 +20,8 @@ from minicorpus.meanings import CURRENCIES, PHRASE_UNITS, UNITS, open_ended, phr
 from minicorpus.script import SCRIPTS, clean, is_native, transcript  # noqa: E402
 from minicorpus.sentences import draw_splits  # noqa: E402
 
-from pelasr.audio import load_audio  # noqa: E402
-from pelasr.data import read_data_dir  # noqa: E402
+from pelasr.data.audio import load_audio  # noqa: E402
+from pelasr.data.kaldi import read_data_dir  # noqa: E402
 from pelasr.errors import PelasrError  # noqa: E402
 
 TARGETS = ["de", "es", "fr", "it", "nl", "pt", "ro", "ru"]

@@ -27,8 +27,8 @@ from minicorpus.sentences import draw_splits  # noqa: E402
 from minicorpus.speakers import SPEAKERS  # noqa: E402
 from minicorpus.speech import Request, speak, speak_all, workers  # noqa: E402
 
-from pelasr.audio import load_audio  # noqa: E402
-from pelasr.data import read_data_dir  # noqa: E402
+from pelasr.data.audio import load_audio  # noqa: E402
+from pelasr.data.kaldi import read_data_dir  # noqa: E402
 from pelasr.errors import PelasrError  # noqa: E402
 
 LANGUAGES = ["hi", "mr", "bn", "te", "gu", "ta", "ml", "kn", "ur", "pa"]

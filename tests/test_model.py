@@ -13,10 +13,10 @@ from tiny_speech import RATE, make_recogniser, make_translator, noise
 import pelasr
 from pelasr.adapter import _adapt
 from pelasr.backbones import load_backbone
-from pelasr.data import Utterance, write_data_dir
+from pelasr.data.kaldi import Utterance, write_data_dir
+from pelasr.data.place import Place
 from pelasr.decode import decode_sets
 from pelasr.errors import DataError, PelasrError
-from pelasr.experiment import Place
 from pelasr.model import find_backbone_of
 from pelasr.pieces import join
 from pelasr.prepare import make_features

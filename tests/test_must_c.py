@@ -13,10 +13,10 @@ import pytest
 import soundfile
 from must_c import make_must_c, write_talk
 
-from pelasr.audio import load_audio
-from pelasr.data import read_data_dir
+from pelasr.data.audio import load_audio
+from pelasr.data.kaldi import read_data_dir
+from pelasr.data.validate import validate
 from pelasr.errors import DataError, PelasrError
-from pelasr.validate import validate
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "egs/must_c/st1/local/data.py"

@@ -1,7 +1,7 @@
 """What train and other sets share."""
 
-from pelasr.data import Utterance
-from pelasr.overlap import Heard, shared
+from pelasr.data.kaldi import Utterance
+from pelasr.data.overlap import Heard, shared
 
 
 def heard(name, audio="a.wav", start=None, end=None, text=None, language="hi", digest=None):

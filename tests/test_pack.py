@@ -7,12 +7,12 @@ from torch import nn
 
 from pelasr.adapter import Bank
 from pelasr.backbones import LoadedBackbone, load_backbone, load_weights, state_sha256
+from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.finetune import make_bank as make_any_bank
 from pelasr.pack import bank_for, identical, load_bank, load_pack, open_pack, read_pack, save_pack
 from pelasr.private import Private
-from pelasr.text import Tokenizer, train_graphemes
 
 NAME = "encoder.layers.1/down.weight"
 

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.batch import load_examples
 from pelasr.config import load_yaml
-from pelasr.data import Utterance, read_data_dir, write_data_dir
+from pelasr.data.batch import load_examples
+from pelasr.data.features import INDEX
+from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
+from pelasr.data.place import Place
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import DataError, PelasrError
-from pelasr.experiment import Experiment, Place
-from pelasr.features import INDEX
+from pelasr.experiment import Experiment
 from pelasr.prepare import add_language, copy_data_dir, make_stats, make_tokens, validate_data
 from pelasr.stages import train_backbone
-from pelasr.text import Tokenizer
 
 ROOT = Path(__file__).parents[1]
 

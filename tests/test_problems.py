@@ -1,7 +1,7 @@
 """Many problems, few lines."""
 
+from pelasr.data.problems import Problem, condense
 from pelasr.errors import counted, printable
-from pelasr.problems import Problem, condense
 
 
 def problems(count, what="text is bad", kind="bad", file="text", directory="d", line=1):

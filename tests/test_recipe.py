@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import pelasr
-from pelasr.data import read_data_dir
+from pelasr.data.kaldi import read_data_dir
 from pelasr.results import KEYS, read_results
 from pelasr.table import read_times
 

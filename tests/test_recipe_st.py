@@ -10,7 +10,7 @@ import pytest
 import yaml
 from must_c import make_must_c
 
-from pelasr.data import read_data_dir, write_data_dir
+from pelasr.data.kaldi import read_data_dir, write_data_dir
 from pelasr.pack import read_pack
 from pelasr.results import KEYS, read_results
 

@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from pelasr.data.sampling import BatchSampler, language_shares, sorted_batches
 from pelasr.errors import PelasrError
-from pelasr.sampling import BatchSampler, language_shares, sorted_batches
 
 # Training utterances of Kannan et al. 2019, table 1, in thousands.
 PAPER = {"hi": 16000, "mr": 4100, "bn": 3900, "te": 2400, "gu": 2200, "ta": 1800, "ml": 1500, "kn": 1200, "ur": 443}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.audio import read_audio, read_file
-from pelasr.data import Utterance, write_data_dir
+from pelasr.data.audio import read_audio, read_file
+from pelasr.data.features import extract
+from pelasr.data.kaldi import Utterance, write_data_dir
+from pelasr.data.validate import validate
 from pelasr.errors import DataError, PelasrError
-from pelasr.features import extract
-from pelasr.validate import validate
 
 STREAMED = (0xFFFFFFFF, 0xFFFFFFDB, 0x7FFFF000, 0x80000000, 0x7FFFFFFF, 0)  # what programs write into a pipe
 
@@ -179,7 +179,7 @@ def test_headers_that_cannot_be_are_refused(tmp_path, content, message):
 
 def test_silence_that_is_compressed_to_nothing_is_bounded(monkeypatch):
     """Hours of it in a few kilobytes, with a header that does not say how long it is, or says it."""
-    monkeypatch.setattr("pelasr.sound.GRANTED", 1 << 20)
+    monkeypatch.setattr("pelasr.data.sound.GRANTED", 1 << 20)
     content = encoded(np.zeros((10_000, 1)), format="FLAC", subtype="PCM_16")
     start = content.index(b"\xff\xf8")
     frame = content[start : content.index(b"\xff\xf8", start + 2)]

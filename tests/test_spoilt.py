@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.data import Utterance, read_data_dir, write_data_dir
+from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
+from pelasr.data.place import Place
 from pelasr.errors import DataError
-from pelasr.experiment import Place
 from pelasr.prepare import validate_data
 
 SETS = ["train", "dev", "test"]

@@ -14,12 +14,13 @@ from safetensors.torch import load, save_file
 from pelasr import fit as fitting
 from pelasr import train
 from pelasr.backbones import build_backbone, describe_backbone, save_weights
-from pelasr.data import read_data_dir
+from pelasr.data.kaldi import read_data_dir
+from pelasr.data.place import Place
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError
-from pelasr.experiment import Decoding, Experiment, Place
+from pelasr.experiment import Decoding, Experiment
 from pelasr.prepare import make_features
 from pelasr.stages import decode, decoded, fit_adapters
-from pelasr.text import Tokenizer
 from pelasr.train import Fit
 
 OPTIONS = {

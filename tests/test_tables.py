@@ -2,7 +2,7 @@
 
 import pytest
 
-from pelasr.tables import encoding_of, read_table
+from pelasr.data.tables import encoding_of, read_table
 
 TEXTS = {
     "English": "u1 hello there\nu2 a\n",

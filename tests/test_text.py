@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from pelasr.errors import PelasrError
-from pelasr.text import (
+from pelasr.data.tokenizer import (
     Tokenizer,
     is_nfc,
     is_unspaced,
@@ -16,6 +15,7 @@ from pelasr.text import (
     train_unigram,
     unknown_report,
 )
+from pelasr.errors import PelasrError
 
 ENGLISH = ["the cat sat on the mat", "a dog ran to the cat", "the bird sang a song of cats", "dogs and birds sing"] * 5
 HINDI = ["नमस्ते दुनिया", "सोमवार पाँच मार्च"]

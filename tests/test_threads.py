@@ -23,9 +23,9 @@ from tiny_speech import PAIRS, make_recogniser, make_translator, noise
 import pelasr
 from pelasr.adapter import Bank
 from pelasr.backbones import load_backbone
+from pelasr.data.features import _extract_batch
 from pelasr.encoders import ESPnetEncoder
 from pelasr.errors import PelasrError
-from pelasr.features import _extract_batch
 
 THREADS = 8
 HOUSES = ["hi", "ur", "uk", "mr"]  # languages with houlsby adapters; those that the backbone knows are hi, ur and pa
@@ -342,7 +342,7 @@ def test_loading_leaves_standard_output(monkeypatch):
 def test_extraction_sets_the_number_of_threads_back(monkeypatch):
     before, waits = torch.get_num_threads(), {0: 0.1, 1: 0.2}
     torch.set_num_threads(2)
-    monkeypatch.setattr("pelasr.features._extract_one", time.sleep)
+    monkeypatch.setattr("pelasr.data.features._extract_one", time.sleep)
     try:
         in_threads(lambda n: (time.sleep(0.05 * n), _extract_batch([waits[n]])), 2)
         with ThreadPoolExecutor(1) as pool:

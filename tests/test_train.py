@@ -16,8 +16,8 @@ import yaml
 from safetensors.torch import load_file
 
 from pelasr.backbones import state_sha256
+from pelasr.data.features import INDEX, marker_of, read_feats, write_archive
 from pelasr.done import Marker
-from pelasr.features import INDEX, marker_of, read_feats, write_archive
 from pelasr.sealed import load_checkpoint
 
 ROOT = Path(__file__).parents[1]

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from pelasr.data import Utterance, read_data_dir, write_data_dir
+from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
+from pelasr.data.tokenizer import Tokenizer, train_graphemes
+from pelasr.data.validate import Language, drop, validate
 from pelasr.errors import DataError
-from pelasr.text import Tokenizer, train_graphemes
-from pelasr.validate import Language, drop, validate
 
 TOKENIZER = Tokenizer(train_graphemes(["abcdefgh ij"]))
 
@@ -160,8 +160,8 @@ def test_a_recording_of_many_segments_is_read_once(tmp_path, monkeypatch):
     directory = make(tmp_path / "d", count=4)
     add_segments(directory, [f"u{n} r 0.{n} 0.{n + 1}" for n in range(4)], directory / "u0.wav")
     read = []
-    true_read = pelasr.validate.read_audio
-    monkeypatch.setattr(pelasr.validate, "read_audio", lambda audio: read.append(audio) or true_read(audio))
+    true_read = pelasr.data.validate.read_audio
+    monkeypatch.setattr(pelasr.data.validate, "read_audio", lambda audio: read.append(audio) or true_read(audio))
     assert validate([directory]).problems == []
     assert len(read) == 1
 

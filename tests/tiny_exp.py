@@ -15,12 +15,12 @@ from pelasr.backbones import (
     load_weights,
     save_weights,
 )
+from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.files import sha256_file
 from pelasr.finetune import make_bank
 from pelasr.pack import save_pack
 from pelasr.private import Private
 from pelasr.storage import read_description, write_description
-from pelasr.text import Tokenizer, train_graphemes
 
 RNNT = {
     "stack": 2,

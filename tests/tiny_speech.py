@@ -8,7 +8,7 @@ from conftest import ST_ENCODERS
 from tiny_exp import make_backbone, make_packs
 
 from pelasr.backbones import LoadedBackbone, build_backbone, describe_backbone, load_backbone, save_weights
-from pelasr.text import Tokenizer, train_graphemes
+from pelasr.data.tokenizer import Tokenizer, train_graphemes
 
 RATE = 16000
 PAIRS = ["en-de", "en-fr"]

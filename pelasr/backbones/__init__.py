@@ -11,11 +11,11 @@ from torch.overrides import TorchFunctionMode
 
 from pelasr.backbone_format import CURE, check_options, read_backbone, settled
 from pelasr.config import LIMIT, arguments_of, construct, nearest
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief
 from pelasr.files import atomic_write, check_holes, no_file, open_file, sha256_file
 from pelasr.private import install
 from pelasr.storage import write_description
-from pelasr.text import Tokenizer
 
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
 TENSOR = 50  # bytes of a tensor in the header of a file of weights, at least

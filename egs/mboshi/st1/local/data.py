@@ -15,11 +15,11 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from pelasr.data import Utterance, add_skipped, write_data_dir
+from pelasr.data.kaldi import Utterance, add_skipped, write_data_dir
+from pelasr.data.tokenizer import normalise
 from pelasr.errors import DataError, PelasrError
 from pelasr.files import atomic_write
 from pelasr.terminal import at_terminal
-from pelasr.text import normalise
 
 HOW_TO_GET_IT = (
     "git clone https://github.com/besacier/mboshi-french-parallel-corpus, "

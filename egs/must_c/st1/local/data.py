@@ -15,11 +15,12 @@ from typing import NamedTuple
 import soundfile
 import yaml
 
-from pelasr.data import Utterance, add_skipped, split_pair, write_data_dir
+from pelasr.data.kaldi import Utterance, add_skipped, write_data_dir
+from pelasr.data.language import split_pair
+from pelasr.data.tokenizer import normalise
 from pelasr.errors import DataError, PelasrError
 from pelasr.progress import track
 from pelasr.terminal import at_terminal
-from pelasr.text import normalise
 
 SPLITS = {"train": "train", "dev": "dev", "test": "tst-COMMON"}
 SLACK = 0.1  # seconds a segment may end after its talk

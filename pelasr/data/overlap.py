@@ -6,9 +6,9 @@ from itertools import accumulate
 from os.path import abspath
 from typing import NamedTuple
 
-from pelasr.data import Utterance
+from pelasr.data.kaldi import Utterance
+from pelasr.data.tokenizer import normalise
 from pelasr.errors import counted, printable
-from pelasr.text import normalise
 
 SHOWN = 3
 TOUCH = 0.1  # seconds by which neighbouring segments of a recording may overlap

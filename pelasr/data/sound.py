@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from pelasr.archive import Part
+from pelasr.data.archive import Part
 from pelasr.files import check_holes, open_file, openable
 
 RATES = (1_000, 384_000)  # Hz

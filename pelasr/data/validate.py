@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pelasr.audio import read_audio
-from pelasr.characters import named, remover, strange
-from pelasr.data import EMPTY, DataDir, Utterance, add_skipped, parse, write_data_dir
+from pelasr.data.audio import read_audio
+from pelasr.data.characters import named, remover, strange
+from pelasr.data.features import RATE, num_frames
+from pelasr.data.kaldi import EMPTY, DataDir, Utterance, add_skipped, parse, write_data_dir
+from pelasr.data.overlap import Heard
+from pelasr.data.problems import DROP, SHOWN, Problem, condense
+from pelasr.data.tokenizer import Tokenizer, is_nfc, unknown_report
 from pelasr.errors import DataError, counted, printable
-from pelasr.features import RATE, num_frames
-from pelasr.overlap import Heard
 from pelasr.parallel import parallel_map
-from pelasr.problems import DROP, SHOWN, Problem, condense
-from pelasr.text import Tokenizer, is_nfc, unknown_report
 
 WINDOW = 400  # samples of the first feature window
 SEGMENT_SLACK = 0.1  # seconds a segment may end after its recording

@@ -14,11 +14,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pelasr.characters import named, strange
+from pelasr.data.characters import named, strange
+from pelasr.data.language import split_pair
+from pelasr.data.problems import Problem, condense
+from pelasr.data.tables import Entry, is_utf8, read_table, without_offset
 from pelasr.errors import DataError, PelasrError, brief, printable
 from pelasr.files import ABSENT, atomic_write, no_file, sha256_json, sha256_text, text_bytes
-from pelasr.problems import Problem, condense
-from pelasr.tables import Entry, is_utf8, read_table, without_offset
 
 AUDIO_FILES = ("wav.scp", "segments")
 FILES = (*AUDIO_FILES, "text", "utt2spk", "utt2lang")
@@ -46,14 +47,6 @@ class Utterance:
     speaker: str
     language: str
     translations: dict[str, str] = field(default_factory=dict, hash=False)
-
-
-def split_pair(key: str) -> tuple[str, str | None]:
-    """Source and target of a language key: `en-de` is ("en", "de"), `hi` is ("hi", None). Raises DataError."""
-    source, *targets = key.split("-")
-    if not source or len(targets) > 1 or "" in targets:
-        raise DataError(f"{key!r} is no language; cure: write a language such as hi, or a pair such as en-de")
-    return source, (targets[0] if targets else None)
 
 
 def text_of(utterance: Utterance, key: str) -> str:

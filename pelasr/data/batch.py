@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pelasr.data import read_data_dir, split_pair, text_of
+from pelasr.data.features import Feats, read_feats
+from pelasr.data.kaldi import read_data_dir, text_of
+from pelasr.data.language import split_pair
+from pelasr.data.place import Place
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, counted
-from pelasr.experiment import Place
-from pelasr.features import Feats, read_feats
-from pelasr.text import Tokenizer
 
 
 @dataclass(frozen=True)

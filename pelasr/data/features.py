@@ -13,9 +13,9 @@ from threading import Lock
 
 import numpy as np
 
-from pelasr.archive import read_matrix
-from pelasr.audio import load_audio
-from pelasr.data import AUDIO_FILES, Utterance, audio_sha256, data_sha256, read_data_dir
+from pelasr.data.archive import read_matrix
+from pelasr.data.audio import load_audio
+from pelasr.data.kaldi import AUDIO_FILES, Utterance, audio_sha256, data_sha256, read_data_dir
 from pelasr.done import Marker
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, read_bytes, text_bytes

@@ -9,11 +9,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pelasr.archive import ENTRY, open_audio
-from pelasr.data import Utterance, audio_fault
+from pelasr.data.archive import ENTRY, open_audio
+from pelasr.data.kaldi import Utterance, audio_fault
+from pelasr.data.sound import open_sound, received
 from pelasr.errors import DataError, brief, printable
 from pelasr.files import no_file
-from pelasr.sound import open_sound, received
 
 BLOCK = 1 << 20  # samples of a file that are read at once
 STEEP = 0x40  # libsoxr's SOXR_STEEP_FILTER, for which Python's soxr has no name: 3 dB at 7.6 kHz would be lost without

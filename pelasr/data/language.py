@@ -1,0 +1,28 @@
+"""Language keys: a language (`hi`, `zh.Hant`), or a pair of source and target (`en-de`)."""
+
+import re
+from typing import Any
+
+from pelasr.errors import DataError, PelasrError, brief
+
+
+def split_pair(key: str) -> tuple[str, str | None]:
+    """Source and target of a language key: `en-de` is ("en", "de"), `hi` is ("hi", None). Raises DataError."""
+    source, *targets = key.split("-")
+    if not source or len(targets) > 1 or "" in targets:
+        raise DataError(f"{key!r} is no language; cure: write a language such as hi, or a pair such as en-de")
+    return source, (targets[0] if targets else None)
+
+
+CODE = r"[A-Za-z][A-Za-z0-9]*(?:[._][A-Za-z0-9]+)*"  # hi, zh.Hant, pa_Guru: nothing that leads out of a folder
+LANGUAGE = re.compile(rf"(?=.{{1,40}}$){CODE}(?:-{CODE})?")
+
+
+def is_language(value: Any) -> bool:
+    return isinstance(value, str) and LANGUAGE.fullmatch(value) is not None
+
+
+def check_language(language: str, where: str) -> None:
+    """Raise PelasrError for what is no language key, or might be more than a name of a folder."""
+    if not is_language(language):
+        raise PelasrError(f"{where}: {brief(language)!r} is no language; write one such as hi, or a pair such as en-de")
