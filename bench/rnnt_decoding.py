@@ -29,8 +29,8 @@ from pelasr.backbones import build_backbone
 from pelasr.backbones.rnnt import RNNT
 from pelasr.config import load_yaml
 from pelasr.environment import environment
+from pelasr.search.transducer import greedy_search
 from pelasr.stages import split_options
-from pelasr.transducer import greedy_search
 
 CONF = Path(__file__).parents[1] / "conf/rnnt_mini.yaml"
 VOCABULARY, FRAMES, BLANK = 450, 45, 5.2

@@ -33,12 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapter import Bank, freeze
-from pelasr.attention import CachedDecoder
 from pelasr.backbones import backbone_options, build_backbone
 from pelasr.backbones.st import ST
-from pelasr.beam import beam_search
 from pelasr.config import load_yaml
 from pelasr.environment import environment
+from pelasr.search.attention import CachedDecoder
+from pelasr.search.beam import beam_search
 
 CONF = Path(__file__).parents[1] / "conf"
 LANGUAGES = [f"language{n}" for n in range(8)]

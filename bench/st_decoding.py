@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time of `pelasr.beam.beam_search` over a batch beside ESPnet's searches, which take one utterance after the other.
+"""Time of `pelasr.search.beam.beam_search` over a batch beside ESPnet's searches, which take one utterance after the other.
 
     OMP_NUM_THREADS=2 .venv/bin/python bench/st_decoding.py                 on the CPU
     .venv/bin/python bench/st_decoding.py --device cuda                     on a GPU
@@ -25,10 +25,10 @@ from io import StringIO
 import torch
 from torch import Tensor
 
-from pelasr.attention import CachedDecoder
 from pelasr.backbones.st import ST
-from pelasr.beam import beam_search
 from pelasr.environment import environment
+from pelasr.search.attention import CachedDecoder
+from pelasr.search.beam import beam_search
 
 WIDTH, UNITS, LAYERS, HEADS, VOCABULARY = 192, 768, 3, 4, 600
 UTTERANCES, FRAMES = 32, 40

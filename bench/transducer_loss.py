@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time and memory of `pelasr.transducer.transducer_loss`, forward and backward, beside the plain way of writing it.
+"""Time and memory of `pelasr.nn.transducer.transducer_loss`, forward and backward, beside the plain way of writing it.
 
     OMP_NUM_THREADS=2 .venv/bin/python bench/transducer_loss.py                 on the CPU
     .venv/bin/python bench/transducer_loss.py --device cuda --repeats 20        on a GPU
@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pelasr.environment import environment
-from pelasr.transducer import transducer_loss
+from pelasr.nn.transducer import transducer_loss
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from pelasr.config import arguments_of, check_keys, construct, nearest, require_keys
 from pelasr.errors import PelasrError
-from pelasr.mixed import Route
-from pelasr.parts import instead
+from pelasr.nn.mixed import Route
+from pelasr.nn.parts import instead
 from pelasr.private import Private, routed
 
 KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have private parts
@@ -37,7 +37,7 @@ class Adapter(nn.Module):
     names submodules that all languages of one training run may share (see `Bank.add`), `size` the option that is 0
     where there is to be no adapter. A method that `copies` has no forward: every language gets its own copy of the host
     modules, to be trained (see `pelasr.finetune`). `by_row`: `forward` also works on (B, T, D) with parameters that
-    have a row for each of x, (B, ...), as the modules of `pelasr.mixed` do: then a batch of mixed languages is faster.
+    have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed` do: then a batch of mixed languages is faster.
     """
 
     sites: tuple[str, ...] = ("layer",)

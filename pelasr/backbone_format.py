@@ -7,6 +7,7 @@ from typing import Any
 from pelasr.config import check_keys
 from pelasr.data.language import is_language
 from pelasr.errors import PelasrError, brief
+from pelasr.nn.defaults import settled
 from pelasr.pack_format import FACTS
 from pelasr.storage import has_names, is_finite, is_hash, read_description
 
@@ -53,15 +54,6 @@ def read_backbone(folder: Path) -> dict[str, Any]:
             " and train again"
         )
     return description
-
-
-def settled(options: dict[str, Any]) -> dict[str, Any]:
-    """A backbone's options, in which a Conformer's relative positions are never left to ESPnet: by its default,
-    `legacy`, an utterance's output depends on what pads its batch."""
-    conf = options.get("encoder_conf") or {}
-    if options.get("encoder") != "conformer" or not isinstance(conf, dict) or "rel_pos_type" in conf:
-        return options
-    return {**options, "encoder_conf": {**conf, "rel_pos_type": "latest"}}
 
 
 def check_options(options: dict[str, Any], where: str) -> None:

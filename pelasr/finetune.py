@@ -13,8 +13,8 @@ from torch import nn
 
 from pelasr.adapter import Bank, find_method, routed_by
 from pelasr.errors import PelasrError
-from pelasr.mixed import Route
-from pelasr.parts import Parts
+from pelasr.nn.mixed import Route
+from pelasr.nn.parts import Parts
 from pelasr.private import routed
 
 

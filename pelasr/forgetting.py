@@ -14,9 +14,9 @@ from pelasr.data.sampling import sorted_batches
 from pelasr.data.tokenizer import UNKNOWN_ID
 from pelasr.evaluate import encode
 from pelasr.experiment import Experiment
-from pelasr.hypothesis import Hypothesis
 from pelasr.pack import load_bank
 from pelasr.progress import track
+from pelasr.search.hypothesis import Hypothesis
 
 BATCH_SIZE = 32
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pelasr.rows import remaining
+from pelasr.nn.active_rows import remaining
 
 VECTOR, EMBEDDING, OUTPUT = "vector", "embedding", "output"  # kinds of site, see `private_sites` of a backbone
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pelasr.backbone_format import read_backbone, settled
+from pelasr.backbone_format import read_backbone
 from pelasr.config import check_keys, nearest
 from pelasr.data.kaldi import data_sha256
 from pelasr.data.language import split_pair
@@ -14,6 +14,7 @@ from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
 from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment
 from pelasr.files import atomic_write, no_file, sha256_file, sha256_json
+from pelasr.nn.defaults import settled
 from pelasr.options import TrainingOptions
 from pelasr.pack_format import read_checked
 from pelasr.progress import say

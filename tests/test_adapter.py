@@ -8,7 +8,7 @@ from torch import nn
 from pelasr.adapter import Bank, check_frozen, count_parameters, find_method, freeze
 from pelasr.backbones import state_sha256
 from pelasr.errors import PelasrError
-from pelasr.rows import only
+from pelasr.nn.active_rows import only
 
 LANGUAGES = ["hi", "ur", "pa"]
 ENCODERS = ["lstm", "conformer", "transformer"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from pelasr import attention
-from pelasr.attention import CachedDecoder
 from pelasr.errors import PelasrError
+from pelasr.search import attention
+from pelasr.search.attention import CachedDecoder
 
 DECODER = {"attention_heads": 2, "linear_units": 8, "num_blocks": 2}
 

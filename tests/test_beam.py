@@ -7,8 +7,8 @@ import torch
 from espnet.nets.beam_search import BeamSearch
 from espnet.nets.scorer_interface import ScorerInterface
 
-from pelasr.attention import CachedDecoder
-from pelasr.beam import beam_search
+from pelasr.search.attention import CachedDecoder
+from pelasr.search.beam import beam_search
 
 TAG, END = 7, 9
 

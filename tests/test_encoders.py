@@ -7,8 +7,10 @@ import torch
 from conftest import ST_ENCODERS, TAGS
 from torch import nn
 
-from pelasr.encoders import ConvSubsampler, ESPnetEncoder, ctc_loss, settled, within
 from pelasr.errors import PelasrError, TooShortError
+from pelasr.nn.defaults import settled
+from pelasr.nn.espnet import ESPnetEncoder
+from pelasr.nn.layers import ConvSubsampler, ctc_loss, within
 
 WIDTH = 16  # of frames and encoders; ESPnet's positions by convolution want a multiple of 16
 CONV2D = {"conv2d1": 1, "conv2d2": 2, "conv2d": 4, "conv2d6": 6, "conv2d8": 8}  # and the factor of the subsampling

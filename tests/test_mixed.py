@@ -9,7 +9,7 @@ from torch import nn
 from pelasr.adapters.bitfit import BitFit
 from pelasr.adapters.houlsby import Houlsby
 from pelasr.adapters.lora import Lora
-from pelasr.mixed import LayerNorm, Linear, Stack
+from pelasr.nn.mixed import LayerNorm, Linear, Stack
 
 INDEX = torch.tensor([2, 0, 2, 1, 0])
 ADAPTERS = {

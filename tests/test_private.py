@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from pelasr.adapter import Bank, freeze
+from pelasr.nn.transducer import transducer_loss
 from pelasr.private import Private, Served, Unadapted, install, routed
-from pelasr.transducer import transducer_loss
 
 V = 7  # tokens of conftest's RNN-T
 OWN = ["ਕ", "ਖ"]

@@ -24,8 +24,8 @@ import pelasr
 from pelasr.adapter import Bank
 from pelasr.backbones import load_backbone
 from pelasr.data.features import _extract_batch
-from pelasr.encoders import ESPnetEncoder
 from pelasr.errors import PelasrError
+from pelasr.nn.espnet import ESPnetEncoder
 
 THREADS = 8
 HOUSES = ["hi", "ur", "uk", "mr"]  # languages with houlsby adapters; those that the backbone knows are hi, ur and pa
@@ -329,7 +329,7 @@ def test_loading_leaves_standard_output(monkeypatch):
         time.sleep(next(waits))
         return import_module(name)
 
-    monkeypatch.setattr("pelasr.encoders.import_module", slowly)
+    monkeypatch.setattr("pelasr.nn.espnet.import_module", slowly)
 
     def work(n: int) -> None:
         time.sleep(0.05 * n)

@@ -8,9 +8,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pelasr import transducer
-from pelasr.rows import remaining
-from pelasr.transducer import greedy_search, transducer_loss
+from pelasr.nn import transducer
+from pelasr.nn.active_rows import remaining
+from pelasr.nn.transducer import transducer_loss
+from pelasr.search.transducer import greedy_search
 
 J, V = 4, 5
 NAMES = ("enc", "pred", "weight", "bias")

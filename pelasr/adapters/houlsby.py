@@ -4,7 +4,7 @@ Le et al. 2021 on the output of every feed-forward sub-layer (the serial kind: b
 from torch import Tensor, nn
 
 from pelasr.adapter import Adapter
-from pelasr.mixed import LayerNorm, Linear
+from pelasr.nn.mixed import LayerNorm, Linear
 
 
 class Houlsby(Adapter):

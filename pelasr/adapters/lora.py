@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from pelasr.adapter import Adapter
 from pelasr.errors import PelasrError
-from pelasr.mixed import Linear
+from pelasr.nn.mixed import Linear
 
 
 class Lora(Adapter):

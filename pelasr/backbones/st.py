@@ -12,15 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pelasr.attention import CachedDecoder
-from pelasr.beam import beam_search
 from pelasr.config import construct, nearest
-from pelasr.encoders import ESPNET_ENCODERS, ConvSubsampler, ESPnetEncoder, Loss, ctc_loss, within
 from pelasr.errors import PelasrError
-from pelasr.hypothesis import Hypothesis
-from pelasr.parts import Parts
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPnetEncoder
+from pelasr.nn.layers import ConvSubsampler, Loss, ctc_loss, within
+from pelasr.nn.parts import Parts
+from pelasr.nn.stateless import make_stateless
+from pelasr.search.attention import CachedDecoder
+from pelasr.search.beam import beam_search
+from pelasr.search.hypothesis import Hypothesis
 from pelasr.sites import module_sites
-from pelasr.stateless import make_stateless
 
 BLANK = 0
 IGNORED = -100  # what cross_entropy leaves out

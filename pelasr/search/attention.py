@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pelasr.encoders import within
 from pelasr.errors import PelasrError
-from pelasr.rows import only
-from pelasr.stateless import for_one_pass
+from pelasr.nn.active_rows import only
+from pelasr.nn.layers import within
+from pelasr.nn.stateless import for_one_pass
 
 ROOM = 64  # entries of the cache at least
 

@@ -13,7 +13,7 @@ from torch.func import vmap
 from torch.nn import functional as F
 
 from pelasr.errors import PelasrError
-from pelasr.rows import remaining
+from pelasr.nn.active_rows import remaining
 
 
 class Linear(nn.Linear):

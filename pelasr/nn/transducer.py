@@ -9,23 +9,17 @@ The joint network here is h = tanh(enc + pred), logits = h W' + b. A plain imple
 probability of blank and of the next label) and its log normaliser, and computes the logits again in the backward pass.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from pelasr.hypothesis import Hypothesis
-from pelasr.rows import only
 
 # Cells whose logits are alive at one time: on a CPU a block should stay in the cache, on a GPU it should fill the card.
 CELLS = {"cpu": 2048, "cuda": 65536}
 # Cells that paths visit less often than this add nothing that float32 would hold to sums over frames and labels, where
 # others come to 1. Computed all the same they give denormal numbers, with which a product takes ten times as long.
 NEGLIGIBLE = 1e-10
-AHEAD = 4  # frames that a step of the search looks at
 
 
 def transducer_loss(
@@ -211,83 +205,3 @@ def _forward_variables(blank: Tensor, label: Tensor) -> Tensor:
     for t in range(1, blank.shape[1]):
         rows.append(along[:, t] + (rows[-1] + blank[:, t - 1] - along[:, t]).logcumsumexp(-1))
     return torch.stack(rows, dim=1)
-
-
-@dataclass
-class _Path:
-    """How far the search has come in an utterance of so many frames; `emitted`: labels at the current frame."""
-
-    frames: int
-    frame: int = 0
-    emitted: int = 0
-    score: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-
-    def advance(self, symbols: list[int], log_probs: list[float], blanks: list[float], max_symbols: int) -> bool:
-        """Go over blanks to the next label, if there is one in the frames ahead, for each of which it is given the
-        likeliest symbol, its log probability and that of blank. Returns whether there was one."""
-        ahead = zip(symbols, log_probs, blanks, strict=True)
-        for symbol, log_prob, blank in islice(ahead, self.frames - self.frame):
-            if symbol and self.emitted < max_symbols:
-                self.tokens.append(symbol)
-                self.score += log_prob
-                self.emitted += 1
-                return True
-            self.score += blank
-            self.frame += 1
-            self.emitted = 0
-        return False
-
-
-@torch.no_grad()
-def greedy_search(
-    enc: Tensor,
-    enc_lens: Tensor,
-    predict: Callable[[Tensor, tuple[Tensor, ...] | None], tuple[Tensor, tuple[Tensor, ...]]],
-    output_layer: Callable[[Tensor], Tensor],
-    max_symbols: int = 5,
-) -> list[Hypothesis]:
-    """Follow the likeliest symbol at every frame, for all utterances of a batch at once.
-
-    Every utterance is at a frame of its own. As the prediction network does not change until there is a label, a step
-    looks at `AHEAD` frames and takes an utterance over blanks to the next label among them. So there are about as many
-    steps as labels, and the result is that of one by one.
-
-    Args:
-        enc: encoder output in the joint space (B, T, J); enc_lens: valid frames (B,).
-        predict: labels (N,) and the state before them (tensors of (., N, .)) to prediction output in the joint space
-            (N, J) and the state after.
-        output_layer: (N, AHEAD, J) to logits (N, AHEAD, V), blank = 0.
-            Both are called for some of the rows, which `rows.remaining()` tells.
-        max_symbols: labels at most per frame; then the blank is forced.
-    """
-
-    def indices(values: list) -> Tensor:
-        return torch.tensor(values, device=enc.device)
-
-    paths = [_Path(frames) for frames in enc_lens.tolist()]
-    cells = enc.flatten(0, 1)
-    pred, state = predict(indices([0] * len(paths)), None)
-    live = [b for b, path in enumerate(paths) if path.frames]
-    while live:
-        ahead = [b * enc.shape[1] + min(paths[b].frame + n, paths[b].frames - 1) for b in live for n in range(AHEAD)]
-        hidden = cells.index_select(0, indices(ahead)).view(len(live), AHEAD, -1)
-        rows = indices(live)
-        with only(rows):
-            hidden = (hidden + pred.index_select(0, rows)[:, None]).tanh()
-            log_probs = output_layer(hidden).float().log_softmax(-1)
-        log_prob, symbol = log_probs.max(-1)
-        found = zip(symbol.tolist(), log_prob.tolist(), log_probs[..., 0].tolist(), strict=True)
-        labelled = [b for b, row in zip(live, found, strict=True) if paths[b].advance(*row, max_symbols)]
-        if labelled:
-            labels, rows = indices([paths[b].tokens[-1] for b in labelled]), indices(labelled)
-            if len(labelled) == len(paths):  # a single utterance, for one: nothing to pick and to put back
-                pred, state = predict(labels, state)
-            else:
-                with only(rows):
-                    new_pred, after = predict(labels, tuple(part.index_select(1, rows) for part in state))
-                pred.index_copy_(0, rows, new_pred)
-                for part, new in zip(state, after, strict=True):
-                    part.index_copy_(1, rows, new)
-        live = [b for b in live if paths[b].frame < paths[b].frames]
-    return [Hypothesis(path.tokens, path.score) for path in paths]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pelasr.attention import CachedDecoder
-from pelasr.hypothesis import Hypothesis
+from pelasr.search.attention import CachedDecoder
+from pelasr.search.hypothesis import Hypothesis
 
 
 @torch.no_grad()
