@@ -20,12 +20,12 @@ import time
 
 import torch
 
-from pelasr.adapter import freeze
+from pelasr.adapters.finetune import make_bank
+from pelasr.adapters.freeze import freeze
+from pelasr.adapters.own import Private
 from pelasr.backbones import build_backbone
 from pelasr.config import load_yaml
 from pelasr.environment import environment
-from pelasr.finetune import make_bank
-from pelasr.private import Private
 from pelasr.stages import split_options
 
 LANGUAGES, VOCABULARY, OWN = 9, 440, 40

@@ -32,7 +32,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapter import Bank, freeze
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.freeze import freeze
 from pelasr.backbones import backbone_options, build_backbone
 from pelasr.backbones.st import ST
 from pelasr.config import load_yaml

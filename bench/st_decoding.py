@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time of `pelasr.search.beam.beam_search` over a batch beside ESPnet's searches, which take one utterance after the other.
+"""Time of `pelasr.search.beam.beam_search` over a batch beside ESPnet's searches, which take one after the other.
 
     OMP_NUM_THREADS=2 .venv/bin/python bench/st_decoding.py                 on the CPU
     .venv/bin/python bench/st_decoding.py --device cuda                     on a GPU

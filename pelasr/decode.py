@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pelasr.adapters.routes import Served, Unadapted
 from pelasr.backbones import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, load_examples
 from pelasr.data.place import Place
@@ -14,7 +15,6 @@ from pelasr.errors import PelasrError
 from pelasr.evaluate import Recognised, recognise
 from pelasr.files import atomic_write
 from pelasr.pack import load_bank
-from pelasr.private import Served, Unadapted
 from pelasr.progress import track
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapter import Routes
+from pelasr.adapters.routes import Routes
 from pelasr.bleu import WIDTHS, figure, statistics
 from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.language import split_pair

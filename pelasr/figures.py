@@ -194,7 +194,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def _copies(pack: dict[str, Any]) -> bool:
-    from pelasr.adapter import find_method
+    from pelasr.adapters.base import find_method
 
     return find_method(pack["adapter"]).copies
 
@@ -219,7 +219,8 @@ def _method(
 
 def _sizes(pack: dict[str, Any]) -> dict[str, int]:
     """Of a method that has a size: its size on each side of the backbone, 0 where it has no site."""
-    from pelasr.adapter import SIDES, find_method
+    from pelasr.adapters.bank import SIDES
+    from pelasr.adapters.base import find_method
     from pelasr.config import arguments_of
 
     cls = find_method(pack["adapter"])
@@ -279,9 +280,10 @@ def count(
     train, built without their numbers. `where` names the configuration in errors."""
     import torch
 
-    from pelasr.adapter import count_parameters, freeze
+    from pelasr.adapters.bank import count_parameters
+    from pelasr.adapters.finetune import make_bank
+    from pelasr.adapters.freeze import freeze
     from pelasr.backbones import build_backbone
-    from pelasr.finetune import make_bank
 
     family, options, _ = split_options(config, where)
     with torch.device("meta"):

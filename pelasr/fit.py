@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
-from pelasr.adapter import check_frozen, count_parameters, freeze
+from pelasr.adapters.bank import count_parameters
+from pelasr.adapters.finetune import make_bank
+from pelasr.adapters.freeze import check_frozen, freeze
 from pelasr.backbones import (
     build_backbone,
     describe_backbone,
@@ -24,7 +26,6 @@ from pelasr.errors import PelasrError
 from pelasr.evaluate import macro
 from pelasr.experiment import BACKBONE_FACTS
 from pelasr.files import atomic_write
-from pelasr.finetune import make_bank
 from pelasr.kept import BestBackbones, BestSnapshots
 from pelasr.monitor import HISTORY, read_history
 from pelasr.newcomer import make_private

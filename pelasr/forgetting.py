@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapter import Bank
+from pelasr.adapters.bank import Bank
 from pelasr.backbones import load_backbone
 from pelasr.data.batch import Batch, Collate, batches, load_examples
 from pelasr.data.place import Place

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapter import Bank
+from pelasr.adapters.bank import Bank
 from pelasr.backbones import load_weights, save_weights
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from pelasr.adapter import Bank, Routes, count_parameters
+from pelasr.adapters.bank import Bank, count_parameters
+from pelasr.adapters.finetune import make_bank
+from pelasr.adapters.routes import Routes, Unadapted
 from pelasr.backbones import load_backbone
 from pelasr.config import check_keys, load_yaml, nearest, require_keys
 from pelasr.data.audio import read_file
@@ -24,12 +26,10 @@ from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief
 from pelasr.experiment import Experiment
 from pelasr.files import no_file
-from pelasr.finetune import make_bank
 from pelasr.options import TOKENS, TrainingOptions
 from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
 from pelasr.pieces import Piece, batches, join, windows
 from pelasr.prepare import add_language
-from pelasr.private import Unadapted
 from pelasr.stages import fit_adapters
 
 KEYS = ("backbone", "weights")  # of model.yaml

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
+from pelasr.adapters.own import VECTOR, Private, routed
 from pelasr.alike import alike, ordinary, romaniser
 from pelasr.backbones import LoadedBackbone
 from pelasr.data.batch import Batch, Collate, load_examples
 from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import TAG, own_tokens, unknown_report
-from pelasr.private import VECTOR, Private, routed
 
 OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
 SAMPLE = 16  # utterances that tell what to start from

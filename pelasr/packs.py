@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from pelasr.adapters.fold import fold
 from pelasr.backbones import (
     LoadedBackbone,
     check_tensors,
@@ -23,7 +24,6 @@ from pelasr.card import dev_score, figures_of, make_card
 from pelasr.data.language import check_language
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
-from pelasr.fold import fold
 from pelasr.model import find_backbone_of
 from pelasr.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
 from pelasr.pack_format import again
@@ -135,7 +135,7 @@ def _average(states: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> di
 
 def fold_pack(pack: Path, output: Path, model: Path) -> None:
     """Write a backbone whose weights do alone what the model's do with a pack: `backbone.safetensors` and the rest of a
-    backbone's folder. Raises PelasrError, see `pelasr.fold`, for packs that no weights can express."""
+    backbone's folder. Raises PelasrError, see `pelasr.adapters.fold`, for packs that no weights can express."""
     _check_free(output)
     source, weights = find_backbone_of(model)
     backbone = load_backbone(source, weights)

@@ -48,7 +48,7 @@ def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict
 
 def check_adapter(config: dict[str, Any], where: str) -> None:
     """Raise PelasrError for options that the configured method does not have, long before stage 5."""
-    from pelasr.adapter import method_options
+    from pelasr.adapters.base import method_options
 
     method, options, _ = split_adapter_options(config, where)
     check_keys(options, method_options(method), f"{where}: adapter_conf of {method}")
@@ -105,7 +105,7 @@ def _check_backbone(folder: Path, marker: Marker, training: TrainingOptions) -> 
     if fault := faults.pop(HISTORY, None):
         say(f"warning: {fault}; the backbone is not affected")
     if set(faults) == {BACKBONE_FACTS}:
-        from pelasr.adapter import count_parameters
+        from pelasr.adapters.bank import count_parameters
         from pelasr.backbones import load_backbone
         from pelasr.fit import write_facts
 
@@ -134,7 +134,7 @@ def fit_adapters(
     if not experiment.adapted:
         say(f"stage 5: {experiment.name} has no adapters")
         return False
-    from pelasr.adapter import find_method
+    from pelasr.adapters.base import find_method
     from pelasr.data.language import check_language
 
     method, options, training = split_adapter_options(config, where)

@@ -18,7 +18,7 @@ import torch
 from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
-from pelasr.adapter import Bank
+from pelasr.adapters.bank import Bank
 from pelasr.config import construct
 from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.sampling import BatchSampler

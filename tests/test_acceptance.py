@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pelasr.adapter import Bank
+from pelasr.adapters.bank import Bank
 from pelasr.backbones import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.place import Place

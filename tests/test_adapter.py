@@ -5,7 +5,9 @@ import torch
 from conftest import TAGS
 from torch import nn
 
-from pelasr.adapter import Bank, check_frozen, count_parameters, find_method, freeze
+from pelasr.adapters.bank import Bank, count_parameters
+from pelasr.adapters.base import find_method
+from pelasr.adapters.freeze import check_frozen, freeze
 from pelasr.backbones import state_sha256
 from pelasr.errors import PelasrError
 from pelasr.nn.active_rows import only

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from pelasr.adapters.finetune import make_bank
 from pelasr.data.batch import Collate, Example
 from pelasr.data.features import read_feats, write_archive
 from pelasr.errors import PelasrError
 from pelasr.evaluate import encode
-from pelasr.finetune import make_bank
 
 PAIRS = ["en-de", "en-fr"]
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from pelasr.adapter import check_frozen, count_parameters, freeze
+from pelasr.adapters.bank import count_parameters
+from pelasr.adapters.finetune import FineTuned, make_bank
+from pelasr.adapters.freeze import check_frozen, freeze
 from pelasr.errors import PelasrError
-from pelasr.finetune import FineTuned, make_bank
 
 
 def loss(model, batch):

@@ -7,12 +7,12 @@ import torch
 from conftest import TAGS
 from torch import nn
 
-from pelasr.adapter import freeze
+from pelasr.adapters.finetune import make_bank
+from pelasr.adapters.fold import fold
+from pelasr.adapters.freeze import freeze
+from pelasr.adapters.own import Private
 from pelasr.backbones import state_sha256
 from pelasr.errors import PelasrError
-from pelasr.finetune import make_bank
-from pelasr.fold import fold
-from pelasr.private import Private
 
 MODELS = {
     "rnnt lstm": ("rnnt", {"ctc_weight": 0.3}),

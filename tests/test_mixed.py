@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pelasr.adapters.bitfit import BitFit
-from pelasr.adapters.houlsby import Houlsby
-from pelasr.adapters.lora import Lora
+from pelasr.adapters.methods.bitfit import BitFit
+from pelasr.adapters.methods.houlsby import Houlsby
+from pelasr.adapters.methods.lora import Lora
 from pelasr.nn.mixed import LayerNorm, Linear, Stack
 
 INDEX = torch.tensor([2, 0, 2, 1, 0])

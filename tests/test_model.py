@@ -11,7 +11,7 @@ from tiny_exp import make_exp, make_packs
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 import pelasr
-from pelasr.adapter import _adapt
+from pelasr.adapters.bank import _adapt
 from pelasr.backbones import load_backbone
 from pelasr.data.kaldi import Utterance, write_data_dir
 from pelasr.data.place import Place

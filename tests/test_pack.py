@@ -5,14 +5,14 @@ import torch
 from tiny_exp import OWN, make_exp, retensor, rewrite
 from torch import nn
 
-from pelasr.adapter import Bank
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.finetune import make_bank as make_any_bank
+from pelasr.adapters.own import Private
 from pelasr.backbones import LoadedBackbone, load_backbone, load_weights, state_sha256
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.finetune import make_bank as make_any_bank
 from pelasr.pack import bank_for, identical, load_bank, load_pack, open_pack, read_pack, save_pack
-from pelasr.private import Private
 
 NAME = "encoder.layers.1/down.weight"
 

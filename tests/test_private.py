@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pelasr.adapter import Bank, freeze
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.freeze import freeze
+from pelasr.adapters.own import Private, install, routed
+from pelasr.adapters.routes import Served, Unadapted
 from pelasr.nn.transducer import transducer_loss
-from pelasr.private import Private, Served, Unadapted, install, routed
 
 V = 7  # tokens of conftest's RNN-T
 OWN = ["ਕ", "ਖ"]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pelasr.adapter import Bank, count_parameters, freeze
+from pelasr.adapters.bank import Bank, count_parameters
+from pelasr.adapters.freeze import freeze
 from pelasr.backbones import build_backbone, state_sha256
 from pelasr.backbones.rnnt import LSTMEncoder, ProjectedLSTM, reduce_time, stack_frames
 from pelasr.cli import main

@@ -13,10 +13,11 @@ from test_adapter import METHODS, Toy, logits, make_bank
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pelasr.adapter import Bank, freeze
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.finetune import make_bank as make_any
+from pelasr.adapters.freeze import freeze
+from pelasr.adapters.own import Private, install
 from pelasr.errors import PelasrError
-from pelasr.finetune import make_bank as make_any
-from pelasr.private import Private, install
 from pelasr.train import Objective
 
 FRAMES = [40, 31, 22]

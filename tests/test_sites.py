@@ -5,7 +5,8 @@ import torch
 from conftest import ENCODERS, ST_ENCODERS, TAGS
 from torch import nn
 
-from pelasr.adapter import Bank, freeze
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.freeze import freeze
 from pelasr.errors import PelasrError
 
 MACARON = {**ST_ENCODERS["conformer"], "macaron_style": True}

@@ -8,7 +8,8 @@ import torch
 from conftest import LANGUAGES, MELS, ST_ENCODERS, ST_VOCABULARY, TAGS
 from torch import nn
 
-from pelasr.adapter import Bank, freeze
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.freeze import freeze
 from pelasr.backbones import build_backbone, state_sha256
 from pelasr.backbones.st import normalise
 from pelasr.config import load_yaml

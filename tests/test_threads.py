@@ -21,7 +21,7 @@ from tiny_exp import make_packs
 from tiny_speech import PAIRS, make_recogniser, make_translator, noise
 
 import pelasr
-from pelasr.adapter import Bank
+from pelasr.adapters.bank import Bank
 from pelasr.backbones import load_backbone
 from pelasr.data.features import _extract_batch
 from pelasr.errors import PelasrError

@@ -7,6 +7,8 @@ import torch
 import yaml
 from torch import nn
 
+from pelasr.adapters.finetune import make_bank
+from pelasr.adapters.own import Private
 from pelasr.backbones import (
     LoadedBackbone,
     build_backbone,
@@ -17,9 +19,7 @@ from pelasr.backbones import (
 )
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.files import sha256_file
-from pelasr.finetune import make_bank
 from pelasr.pack import save_pack
-from pelasr.private import Private
 from pelasr.storage import read_description, write_description
 
 RNNT = {

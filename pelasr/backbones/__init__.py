@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from pelasr.adapters.own import install
 from pelasr.backbone_format import CURE, check_options, read_backbone
 from pelasr.config import LIMIT, arguments_of, construct, nearest
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief
 from pelasr.files import atomic_write, check_holes, no_file, open_file, sha256_file
 from pelasr.nn.defaults import settled
-from pelasr.private import install
 from pelasr.storage import write_description
 
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.adapters.own import own_output
 from pelasr.config import construct, nearest
 from pelasr.errors import PelasrError
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPnetEncoder
 from pelasr.nn.layers import Loss, ctc_loss, within
 from pelasr.nn.parts import Parts
 from pelasr.nn.transducer import transducer_loss
-from pelasr.private import own_output
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.search.transducer import greedy_search
 from pelasr.sites import module_sites

@@ -99,7 +99,7 @@ def load_examples(
 
 class Collate:
     """Examples to a padded batch; `languages` gives the order of the language vector's slots. Languages that are `new`
-    to the backbone have none; what they are given is replaced by their own vector (`pelasr.private`)."""
+    to the backbone have none; what they are given is replaced by their own vector (`pelasr.adapters.own`)."""
 
     def __init__(self, languages: Sequence[str], new: Sequence[str] = ()):
         self.slots = dict.fromkeys(new, 0) | {language: slot for slot, language in enumerate(languages)}

@@ -7,8 +7,9 @@ import torch
 from conftest import ST_ENCODERS, TAGS
 from torch import nn
 
-from pelasr.adapter import Bank, freeze
-from pelasr.adapters.bitfit import BitFit
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.freeze import freeze
+from pelasr.adapters.methods.bitfit import BitFit
 from pelasr.backbones import build_backbone
 from pelasr.errors import PelasrError
 

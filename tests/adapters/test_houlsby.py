@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pelasr.adapter import Bank
-from pelasr.adapters.houlsby import Houlsby
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.methods.houlsby import Houlsby
 
 
 @pytest.fixture

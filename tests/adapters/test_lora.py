@@ -8,8 +8,9 @@ import torch
 from conftest import TAGS
 from torch import nn
 
-from pelasr.adapter import Bank, freeze
-from pelasr.adapters.lora import Lora
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.freeze import freeze
+from pelasr.adapters.methods.lora import Lora
 from pelasr.backbones import build_backbone
 from pelasr.errors import PelasrError
 

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from pelasr.adapter import Bank, find_method, routed_by
+from pelasr.adapters.bank import Bank, routed_by
+from pelasr.adapters.base import find_method
+from pelasr.adapters.own import routed
 from pelasr.errors import PelasrError
 from pelasr.nn.mixed import Route
 from pelasr.nn.parts import Parts
-from pelasr.private import routed
 
 
 class FineTuned(Bank):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapter import Adapter
+from pelasr.adapters.base import Adapter
 from pelasr.errors import PelasrError
 from pelasr.nn.mixed import Linear
 

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from pelasr.adapter import Bank
+from pelasr.adapters.bank import Bank
 from pelasr.errors import PelasrError
 
 

@@ -6,89 +6,24 @@ sites and knows, while a batch is processed, which language each row of it is in
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from importlib import import_module
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from pelasr.adapters.base import find_method, method_options
+from pelasr.adapters.own import Private, routed
 from pelasr.config import arguments_of, check_keys, construct, nearest, require_keys
 from pelasr.errors import PelasrError
 from pelasr.nn.mixed import Route
 from pelasr.nn.parts import instead
-from pelasr.private import Private, routed
 
 KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have private parts
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
 CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d)  # hosts that work on (B, D, T) or (B, D, T, F)
-
-
-class Adapter(nn.Module):
-    """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch.
-
-    `forward(x, y)` takes the host's input and output, (B, T, D) each (of some hosts (B, D) or (B, T, F, D), but D is
-    always last), and returns what replaces the output. It must be independent between rows. The constructor takes the
-    options, and as far as it names them `width`, of the host's output, and `host`, the module itself, to be looked at
-    but not kept. `sites` are the kinds of site the method goes to by itself, as far as the backbone has them, `shared`
-    names submodules that all languages of one training run may share (see `Bank.add`), `size` the option that is 0
-    where there is to be no adapter. A method that `copies` has no forward: every language gets its own copy of the host
-    modules, to be trained (see `pelasr.finetune`). `by_row`: `forward` also works on (B, T, D) with parameters that
-    have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed` do: then a batch of mixed languages is faster.
-    """
-
-    sites: tuple[str, ...] = ("layer",)
-    shared: tuple[str, ...] = ()
-    size: str = ""
-    copies: bool = False
-    by_row: bool = False
-
-    @classmethod
-    def wants(cls, host: nn.Module) -> bool:
-        """Whether there is something to adapt at a host, where one method looks for a bias, say. By default always."""
-        return True
-
-    def fold(self, host: nn.Module) -> None:
-        """Change the host's weights so that it does alone what it did with the adapter, exactly. Raises PelasrError
-        for a method that no weights of a host can express."""
-        raise PelasrError(f"{type(self).__name__.lower()} adapters cannot be folded into the backbone's weights")
-
-
-GIVEN = ("width", "host")  # what a method's constructor is given beside its options
-
-
-def method_options(name: str) -> list[str]:
-    """Options of a method, `sites` included; those of a fine-tuning are none."""
-    cls = find_method(name)
-    return [] if cls.copies else ["sites", *(key for key in arguments_of(cls) if key not in GIVEN)]
-
-
-def find_method(name: str) -> type[Adapter]:
-    """The adapter class of `pelasr/adapters/<name>.py`; an unknown name is an error that lists the folder."""
-    folder = Path(__file__).parent / "adapters"
-    known = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
-    if name not in known:
-        raise PelasrError(f"adapter: no method {name!r}; {nearest(name, known)}")
-    module = import_module(f"pelasr.adapters.{name}")
-    return next(c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Adapter) and c is not Adapter)
-
-
-class Routes(Protocol):
-    """What changes a backbone's modules for the languages of a batch: a `Bank`, or what stands in its place."""
-
-    mixes_languages: bool  # whether a batch may hold several languages
-
-    def touches(self, side: str) -> bool:
-        """Whether anything differs between languages in `encoder` or in `decoder`."""
-
-    def route(self, languages: list[str]) -> AbstractContextManager[None]:
-        """Inside the block, and in this thread, row b of every batch belongs to `languages[b]`. Of several blocks the
-        innermost counts."""
-
-
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
 
 
@@ -306,27 +241,6 @@ def _adapt(path: str, host: nn.Module, args: tuple, output: Any) -> Any:
     if isinstance(host, CHANNELS_FIRST):
         return route.adapt(path, x.movedim(1, -1), y.movedim(1, -1)).movedim(-1, 1)
     return _with_tensor(output, route.adapt(path, x, y))
-
-
-def freeze(backbone: nn.Module) -> None:
-    """No gradients, and evaluation mode (dropout off, BatchNorm's statistics fixed) that `train()` does not end."""
-    backbone.requires_grad_(False)
-    backbone.train = partial(_stay_frozen, backbone)  # not a function in here, which could not be pickled
-    backbone.train()
-
-
-def _stay_frozen(backbone: nn.Module, mode: bool = True) -> nn.Module:
-    for module in backbone.modules():
-        # cuDNN refuses a recurrent layer's backward pass in evaluation mode; it has no dropout of its own here.
-        module.training = isinstance(module, nn.RNNBase)
-    return backbone
-
-
-def check_frozen(backbone: nn.Module) -> None:
-    """Raise PelasrError if any tensor of the backbone would train."""
-    training = [name for name, parameter in backbone.named_parameters() if parameter.requires_grad]
-    if training:
-        raise PelasrError(f"{len(training)} tensors of the backbone would train, {training[0]} first: freeze it")
 
 
 def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str, int]:

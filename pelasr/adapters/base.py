@@ -1,0 +1,58 @@
+"""What a method is: a function of a host module's input and output, one file in `methods/`."""
+
+from importlib import import_module
+from pathlib import Path
+
+from torch import nn
+
+from pelasr.config import arguments_of, nearest
+from pelasr.errors import PelasrError
+
+
+class Adapter(nn.Module):
+    """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch.
+
+    `forward(x, y)` takes the host's input and output, (B, T, D) each (of some hosts (B, D) or (B, T, F, D), but D is
+    always last), and returns what replaces the output. It must be independent between rows. The constructor takes the
+    options, and as far as it names them `width`, of the host's output, and `host`, the module itself, to be looked at
+    but not kept. `sites` are the kinds of site the method goes to by itself, as far as the backbone has them, `shared`
+    names submodules that all languages of one training run may share (see `Bank.add`), `size` the option that is 0
+    where there is to be no adapter. A method that `copies` has no forward: every language gets its own copy of the host
+    modules, to be trained. `by_row`: `forward` also works on (B, T, D) with parameters that
+    have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed` do: so mixed batches are faster.
+    """
+
+    sites: tuple[str, ...] = ("layer",)
+    shared: tuple[str, ...] = ()
+    size: str = ""
+    copies: bool = False
+    by_row: bool = False
+
+    @classmethod
+    def wants(cls, host: nn.Module) -> bool:
+        """Whether there is something to adapt at a host, where one method looks for a bias, say. By default always."""
+        return True
+
+    def fold(self, host: nn.Module) -> None:
+        """Change the host's weights so that it does alone what it did with the adapter, exactly. Raises PelasrError
+        for a method that no weights of a host can express."""
+        raise PelasrError(f"{type(self).__name__.lower()} adapters cannot be folded into the backbone's weights")
+
+
+GIVEN = ("width", "host")  # what a method's constructor is given beside its options
+
+
+def method_options(name: str) -> list[str]:
+    """Options of a method, `sites` included; those of a fine-tuning are none."""
+    cls = find_method(name)
+    return [] if cls.copies else ["sites", *(key for key in arguments_of(cls) if key not in GIVEN)]
+
+
+def find_method(name: str) -> type[Adapter]:
+    """The adapter class of `pelasr/adapters/methods/<name>.py`; an unknown name is an error that lists the folder."""
+    folder = Path(__file__).parent / "methods"
+    known = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
+    if name not in known:
+        raise PelasrError(f"adapter: no method {name!r}; {nearest(name, known)}")
+    module = import_module(f"pelasr.adapters.methods.{name}")
+    return next(c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Adapter) and c is not Adapter)
