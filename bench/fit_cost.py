@@ -23,7 +23,7 @@ import torch
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.own import Private
-from pelasr.backbones import build_backbone
+from pelasr.backbones.base import build_backbone
 from pelasr.config import load_yaml
 from pelasr.environment import environment
 from pelasr.stages import split_options

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pelasr.backbones import build_backbone
+from pelasr.backbones.base import build_backbone
 from pelasr.backbones.rnnt import RNNT
 from pelasr.config import load_yaml
 from pelasr.environment import environment

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.freeze import freeze
-from pelasr.backbones import backbone_options, build_backbone
+from pelasr.backbones.base import backbone_options, build_backbone
 from pelasr.backbones.st import ST
 from pelasr.config import load_yaml
 from pelasr.environment import environment

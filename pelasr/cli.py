@@ -386,7 +386,7 @@ def _params(known: argparse.Namespace, rest: list[str]) -> bool:
 def _config(known: argparse.Namespace, rest: list[str]) -> bool:
     import yaml
 
-    from pelasr.backbones import backbone_options
+    from pelasr.backbones.base import backbone_options
     from pelasr.config import given_for_adapter, suggest, two_configurations
     from pelasr.options import TrainingOptions
     from pelasr.stages import check_adapter, split_adapter_options, split_options

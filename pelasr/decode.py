@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from pelasr.adapters.routes import Served, Unadapted
-from pelasr.backbones import LoadedBackbone, load_backbone
+from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, load_examples
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer

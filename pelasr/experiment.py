@@ -10,8 +10,6 @@ from pelasr.data.language import check_language
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError, brief
 
-BACKBONE_FACTS = "facts.json"  # beside a backbone: what the results say of it
-
 
 @dataclass(frozen=True)
 class Decoding:

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from pelasr import __version__
-from pelasr.backbone_format import read_backbone
+from pelasr.backbones.format import BACKBONE_FACTS, read_backbone
 from pelasr.config import load_yaml
 from pelasr.data.kaldi import data_sha256, read_data_dir, text_of
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
 from pelasr.done import required
 from pelasr.errors import PelasrError
-from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment
+from pelasr.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.files import read_json, sha256_json
 from pelasr.pack_format import read_checked
 from pelasr.progress import say
@@ -283,7 +283,7 @@ def count(
     from pelasr.adapters.bank import count_parameters
     from pelasr.adapters.finetune import make_bank
     from pelasr.adapters.freeze import freeze
-    from pelasr.backbones import build_backbone
+    from pelasr.backbones.base import build_backbone
 
     family, options, _ = split_options(config, where)
     with torch.device("meta"):

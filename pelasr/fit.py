@@ -10,13 +10,9 @@ import torch
 from pelasr.adapters.bank import count_parameters
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.freeze import check_frozen, freeze
-from pelasr.backbones import (
-    build_backbone,
-    describe_backbone,
-    load_backbone,
-    load_encoder,
-    save_weights,
-)
+from pelasr.backbones.base import build_backbone
+from pelasr.backbones.format import BACKBONE_FACTS
+from pelasr.backbones.store import describe_backbone, load_backbone, load_encoder
 from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.features import FRAMES_PER_HOUR, load_stats
 from pelasr.data.place import Place
@@ -24,7 +20,6 @@ from pelasr.data.tokenizer import Tokenizer
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.evaluate import macro
-from pelasr.experiment import BACKBONE_FACTS
 from pelasr.files import atomic_write
 from pelasr.kept import BestBackbones, BestSnapshots
 from pelasr.monitor import HISTORY, read_history
@@ -32,6 +27,7 @@ from pelasr.newcomer import make_private
 from pelasr.options import TrainingOptions
 from pelasr.pack import identical, save_pack
 from pelasr.schedule import MEAN, best_entry, decay_start, metric_of, rank
+from pelasr.storage import save_weights
 from pelasr.train import CHECKPOINT, Fit, Objective
 
 

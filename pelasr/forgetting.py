@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapters.bank import Bank
-from pelasr.backbones import load_backbone
+from pelasr.backbones.store import load_backbone
 from pelasr.data.batch import Batch, Collate, batches, load_examples
 from pelasr.data.place import Place
 from pelasr.data.sampling import sorted_batches

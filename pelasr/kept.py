@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapters.bank import Bank
-from pelasr.backbones import load_weights, save_weights
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.options import TrainingOptions
 from pelasr.schedule import MEAN, Entry, best_entry, rank
+from pelasr.storage import load_weights, save_weights
 
 
 class Kept(ABC):

@@ -16,52 +16,25 @@ from torch.nn.utils.rnn import pad_sequence
 from pelasr.adapters.bank import Bank, count_parameters
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.routes import Routes, Unadapted
-from pelasr.backbones import load_backbone
-from pelasr.config import check_keys, load_yaml, nearest, require_keys
+from pelasr.backbones.store import find_backbone_of, load_backbone
+from pelasr.config import check_keys, nearest
 from pelasr.data.audio import read_file
 from pelasr.data.features import MELS
 from pelasr.data.language import check_language, split_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
-from pelasr.errors import PelasrError, TooShortError, brief
+from pelasr.errors import PelasrError, TooShortError
 from pelasr.experiment import Experiment
-from pelasr.files import no_file
 from pelasr.options import TOKENS, TrainingOptions
 from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
 from pelasr.pieces import Piece, batches, join, windows
 from pelasr.prepare import add_language
 from pelasr.stages import fit_adapters
 
-KEYS = ("backbone", "weights")  # of model.yaml
-WEIGHTS = ("backbone", "early")
 LOADING = RLock()  # held while what a model has is changed; one of all models, which can be copied then
 FITTING = Lock()  # one fit at a time: torch's random numbers are drawn from one source
 Routed = tuple[Routes, Tokenizer]  # what routes a language, and its tokenizer
 SHORTEST_PIECE, LONGEST_PIECE = 1.0, 20.0  # seconds, of audio that is cut
-
-
-def find_backbone_of(folder: Path) -> tuple[Path, str]:
-    """The folder of the backbone that an experiment's packs belong to, and which of its weights.
-
-    The experiment's `model.yaml` says it (`backbone: ../A1`, `weights: backbone`); a folder with `backbone.yaml` is a
-    backbone itself. Raises PelasrError where there is neither.
-    """
-    path = folder / "model.yaml"
-    if not path.is_file():
-        if (folder / "backbone.yaml").is_file():
-            return folder, "backbone"
-        raise PelasrError(
-            f"{folder}: no model: neither model.yaml (stage 5 writes it) nor backbone.yaml (stage 4 writes it)"
-        )
-    found = load_yaml(path)
-    require_keys(found, KEYS, str(path))
-    check_keys(found, KEYS, str(path))
-    if found["weights"] not in WEIGHTS:
-        raise PelasrError(f"{path}: weights: expected {' or '.join(WEIGHTS)}, found {brief(found['weights'])}")
-    backbone = folder / str(found["backbone"])
-    if no_file(backbone / "backbone.yaml"):
-        raise PelasrError(f"{path}: backbone: {backbone} has no backbone.yaml; train it with stage 4, or mend the path")
-    return backbone, found["weights"]
 
 
 class Model:

@@ -6,7 +6,7 @@ import torch
 
 from pelasr.adapters.own import VECTOR, Private, routed
 from pelasr.alike import alike, ordinary, romaniser
-from pelasr.backbones import LoadedBackbone
+from pelasr.backbones.store import LoadedBackbone
 from pelasr.data.batch import Batch, Collate, load_examples
 from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.place import Place

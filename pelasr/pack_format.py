@@ -4,22 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pelasr.backbones.format import FACTS
 from pelasr.config import check_keys, require_keys
 from pelasr.data.language import is_language
 from pelasr.data.tokenizer import SPACE, can_be_token
 from pelasr.errors import PelasrError, brief
-from pelasr.storage import _is_number, has_names, is_finite, is_hash, read_description
+from pelasr.storage import has_names, is_count, is_finite, is_hash, read_description
 
 FORMAT = 2
 CURE = "restore it, or fit the language again"
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, dict) and is_language(value.get("language")) and is_finite(value.get("weight"))
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
 
 
 def _is_option(value: Any) -> bool:
@@ -49,25 +42,14 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a description: wha
             and all(_is_option(each) for key, each in value.items() if key != "sites")
         ),
     ),
-    "sites": ("widths by path", lambda value: has_names(value, _is_count)),
+    "sites": ("widths by path", lambda value: has_names(value, is_count)),
     "own_tokens": ("a list of tokens", lambda value: isinstance(value, list)),
     "own_vector": ("true or false", lambda value: isinstance(value, bool)),
     "backbone_sha256": ("a hash", is_hash),
     "tokens_sha256": ("a hash", is_hash),
     "safetensors_sha256": ("a hash", is_hash),
-    "parameters": ("a count", _is_count),
+    "parameters": ("a count", is_count),
     "training": ("facts by name", lambda value: has_names(value, lambda fact: True)),
-}
-FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of `training`, as far as it has them
-    "epoch": ("a count", _is_count),
-    "step": ("a count", _is_count),
-    "utterances": ("a count", _is_count),
-    "seed": ("a whole number", lambda value: type(value) is int),
-    "hours": ("a number", is_finite),
-    "dev": ("numbers by name", lambda value: has_names(value, _is_number)),
-    "config_sha256": ("a hash", lambda value: isinstance(value, str)),
-    "fitted_with": ("languages", lambda value: isinstance(value, list) and all(map(is_language, value))),
-    "merged": ("languages and weights", lambda value: isinstance(value, list) and all(map(_is_share, value))),
 }
 
 

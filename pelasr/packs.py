@@ -10,23 +10,14 @@ import yaml
 from torch import Tensor
 
 from pelasr.adapters.fold import fold
-from pelasr.backbones import (
-    LoadedBackbone,
-    check_tensors,
-    describe_backbone,
-    load_backbone,
-    load_weights,
-    save_weights,
-    sizes,
-    state_sha256,
-)
+from pelasr.backbones.store import LoadedBackbone, describe_backbone, find_backbone_of, load_backbone
 from pelasr.card import dev_score, figures_of, make_card
 from pelasr.data.language import check_language
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
-from pelasr.model import find_backbone_of
 from pelasr.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
 from pelasr.pack_format import again
+from pelasr.storage import check_tensors, load_weights, save_weights, sizes, state_sha256
 
 FILES = ("pack.safetensors", "pack.yaml")
 ALONE = 1 << 32  # bytes of a pack's tensors at most, where no model says how many they are

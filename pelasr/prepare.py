@@ -99,7 +99,7 @@ def _subsampling(config: dict[str, Any]) -> int:
     """Feature frames per encoder frame of the configured backbone, which is built without its weights."""
     import torch
 
-    from pelasr.backbones import build_backbone
+    from pelasr.backbones.base import build_backbone
 
     family, options, _ = split_options(config, "configuration")
     with torch.device("meta"):

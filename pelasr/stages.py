@@ -5,14 +5,14 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from pelasr.backbone_format import read_backbone
+from pelasr.backbones.format import BACKBONE_FACTS, read_backbone
 from pelasr.config import check_keys, nearest
 from pelasr.data.kaldi import data_sha256
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place, label
 from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
-from pelasr.experiment import AS_USUAL, BACKBONE_FACTS, Decoding, Experiment
+from pelasr.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.files import atomic_write, no_file, sha256_file, sha256_json
 from pelasr.nn.defaults import settled
 from pelasr.options import TrainingOptions
@@ -25,7 +25,7 @@ WITHOUT_EFFECT = ("num_workers", "checkpoint_seconds")
 
 def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:
     """Name of the backbone's family, its options, and the training options, of a flat configuration."""
-    from pelasr.backbones import backbone_options
+    from pelasr.backbones.base import backbone_options
 
     if "backbone" not in config:
         raise PelasrError(f"{where}: the key `backbone` is missing")
@@ -106,7 +106,7 @@ def _check_backbone(folder: Path, marker: Marker, training: TrainingOptions) -> 
         say(f"warning: {fault}; the backbone is not affected")
     if set(faults) == {BACKBONE_FACTS}:
         from pelasr.adapters.bank import count_parameters
-        from pelasr.backbones import load_backbone
+        from pelasr.backbones.store import load_backbone
         from pelasr.fit import write_facts
 
         say(f"{faults[BACKBONE_FACTS]}; it is made again")

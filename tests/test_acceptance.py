@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pelasr.adapters.bank import Bank
-from pelasr.backbones import LoadedBackbone, load_backbone
+from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.place import Place
 from pelasr.evaluate import recognise

@@ -8,9 +8,9 @@ from torch import nn
 from pelasr.adapters.bank import Bank, count_parameters
 from pelasr.adapters.base import find_method
 from pelasr.adapters.freeze import check_frozen, freeze
-from pelasr.backbones import state_sha256
 from pelasr.errors import PelasrError
 from pelasr.nn.active_rows import only
+from pelasr.storage import state_sha256
 
 LANGUAGES = ["hi", "ur", "pa"]
 ENCODERS = ["lstm", "conformer", "transformer"]

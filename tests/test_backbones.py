@@ -7,24 +7,14 @@ import tracemalloc
 import pytest
 import torch
 
-from pelasr.backbones import (
-    backbone_options,
-    build_backbone,
-    check_tensors,
-    describe_backbone,
-    find_backbone,
-    load_backbone,
-    load_encoder,
-    load_weights,
-    save_weights,
-    state_sha256,
-)
+from pelasr.backbones.base import backbone_options, build_backbone, find_backbone
 from pelasr.backbones.rnnt import RNNT
+from pelasr.backbones.store import describe_backbone, load_backbone, load_encoder
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.stages import split_options
-from pelasr.storage import read_description, write_description
+from pelasr.storage import check_tensors, load_weights, read_description, save_weights, state_sha256, write_description
 
 OPTIONS = {
     "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},

@@ -23,7 +23,7 @@ from test_train import SMALL
 from tiny_exp import make_packs
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
-from pelasr.backbones import load_backbone
+from pelasr.backbones.store import load_backbone
 from pelasr.cli import _parser, main
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.results import append_results

@@ -11,8 +11,8 @@ from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.fold import fold
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.own import Private
-from pelasr.backbones import state_sha256
 from pelasr.errors import PelasrError
+from pelasr.storage import state_sha256
 
 MODELS = {
     "rnnt lstm": ("rnnt", {"ctc_weight": 0.3}),

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from pelasr.backbones import save_weights
 from pelasr.errors import PelasrError
 from pelasr.kept import BestBackbones, BestSnapshots
 from pelasr.options import TrainingOptions
+from pelasr.storage import save_weights
 
 BLEU = [None, 3.0, 9.0, 4.0, 8.0, 1.0]  # by epoch; 0 is before training
 

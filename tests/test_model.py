@@ -12,12 +12,11 @@ from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 import pelasr
 from pelasr.adapters.bank import _adapt
-from pelasr.backbones import load_backbone
+from pelasr.backbones.store import find_backbone_of, load_backbone
 from pelasr.data.kaldi import Utterance, write_data_dir
 from pelasr.data.place import Place
 from pelasr.decode import decode_sets
 from pelasr.errors import DataError, PelasrError
-from pelasr.model import find_backbone_of
 from pelasr.pieces import join
 from pelasr.prepare import make_features
 from pelasr.segment import cut

@@ -13,14 +13,14 @@ import torch
 from tiny_exp import make_exp, retensor, rewrite
 from torch import nn
 
-from pelasr.backbones import load_backbone, load_weights, save_weights
+from pelasr.backbones.store import load_backbone
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.kept import BestBackbones
 from pelasr.options import TrainingOptions
 from pelasr.pack import load_bank
 from pelasr.sealed import load_checkpoint, save_checkpoint
-from pelasr.storage import read_description, write_description
+from pelasr.storage import load_weights, read_description, save_weights, write_description
 from pelasr.train import Fit
 
 PACK, BACKBONE, CHECKPOINT, KEPT = "A5/packs/uk", "A1", "A1/last.ckpt", "A1/epochs/001.safetensors"

@@ -7,12 +7,14 @@ from pelasr import forgetting
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.own import routed
-from pelasr.backbones import build_backbone, describe_backbone, load_backbone, save_weights
+from pelasr.backbones.base import build_backbone
+from pelasr.backbones.store import describe_backbone, load_backbone
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.experiment import Experiment
 from pelasr.newcomer import _sample, make_private
 from pelasr.pack import load_bank, save_pack
+from pelasr.storage import save_weights
 
 OPTIONS = {
     "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},

@@ -8,11 +8,12 @@ from torch import nn
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank as make_any_bank
 from pelasr.adapters.own import Private
-from pelasr.backbones import LoadedBackbone, load_backbone, load_weights, state_sha256
+from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.pack import bank_for, identical, load_bank, load_pack, open_pack, read_pack, save_pack
+from pelasr.storage import load_weights, state_sha256
 
 NAME = "encoder.layers.1/down.weight"
 

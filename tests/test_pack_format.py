@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny_exp import make_exp, retensor, rewrite
 
-from pelasr.backbones import load_backbone
+from pelasr.backbones.store import load_backbone
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.pack import load_bank, load_pack

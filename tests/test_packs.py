@@ -8,9 +8,10 @@ import torch
 import yaml
 from tiny_exp import TRAINING, make_backbone, make_exp, make_packs, retensor
 
-from pelasr.backbones import load_backbone, load_weights
+from pelasr.backbones.store import load_backbone
 from pelasr.cli import main
 from pelasr.pack import load_bank, read_pack
+from pelasr.storage import load_weights
 
 RESULT = {
     **{"recipe": "tiny/asr1", "experiment": "A5", "set": "test", "method": "houlsby", "metric": "wer"},

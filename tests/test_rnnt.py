@@ -10,13 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pelasr.adapters.bank import Bank, count_parameters
 from pelasr.adapters.freeze import freeze
-from pelasr.backbones import build_backbone, state_sha256
+from pelasr.backbones.base import build_backbone
 from pelasr.backbones.rnnt import LSTMEncoder, ProjectedLSTM, reduce_time, stack_frames
 from pelasr.cli import main
 from pelasr.config import load_yaml, override
 from pelasr.errors import PelasrError
 from pelasr.figures import count
 from pelasr.stages import split_options
+from pelasr.storage import state_sha256
 
 ROOT = Path(__file__).parents[1]
 KANNAN = ROOT / "conf/rnnt_kannan2019.yaml"

@@ -10,11 +10,12 @@ from torch import nn
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.freeze import freeze
-from pelasr.backbones import build_backbone, state_sha256
+from pelasr.backbones.base import build_backbone
 from pelasr.backbones.st import normalise
 from pelasr.config import load_yaml
 from pelasr.errors import PelasrError
 from pelasr.stages import split_options
+from pelasr.storage import state_sha256
 
 CONF = Path(__file__).parents[1] / "conf"
 END = ST_VOCABULARY - 1

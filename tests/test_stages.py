@@ -13,7 +13,8 @@ from safetensors.torch import load, save_file
 
 from pelasr import fit as fitting
 from pelasr import train
-from pelasr.backbones import build_backbone, describe_backbone, save_weights
+from pelasr.backbones.base import build_backbone
+from pelasr.backbones.store import describe_backbone
 from pelasr.data.kaldi import read_data_dir
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ from pelasr.errors import PelasrError
 from pelasr.experiment import Decoding, Experiment
 from pelasr.prepare import make_features
 from pelasr.stages import decode, decoded, fit_adapters
+from pelasr.storage import save_weights
 from pelasr.train import Fit
 
 OPTIONS = {

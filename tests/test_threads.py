@@ -22,7 +22,7 @@ from tiny_speech import PAIRS, make_recogniser, make_translator, noise
 
 import pelasr
 from pelasr.adapters.bank import Bank
-from pelasr.backbones import load_backbone
+from pelasr.backbones.store import load_backbone
 from pelasr.data.features import _extract_batch
 from pelasr.errors import PelasrError
 from pelasr.nn.espnet import ESPnetEncoder
@@ -173,14 +173,14 @@ def test_an_error_within_a_search(method, made, monkeypatch):
 
 def test_a_pack_is_loaded_once(made, monkeypatch):
     """By whichever thread asks first; the others wait for it."""
-    model, loaded, load = pelasr.load(made / "houlsby"), [], pelasr.model.load_pack
+    model, loaded, load = pelasr.load(made / "houlsby"), [], pelasr.pack.load_pack
 
     def slowly(folder, *args):
         loaded.append(folder.name)
         time.sleep(0.05)
         return load(folder, *args)
 
-    monkeypatch.setattr("pelasr.model.load_pack", slowly)
+    monkeypatch.setattr("pelasr.pack.load_pack", slowly)
     found = in_threads(lambda n: model.decode(AUDIO, HOUSES[n % 2]))
     assert sorted(loaded) == sorted(HOUSES[:2]) and len(model._banks) == 1
     assert found == [model.decode(AUDIO, HOUSES[n % 2]) for n in range(THREADS)]

@@ -15,10 +15,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from pelasr.backbones import state_sha256
 from pelasr.data.features import INDEX, marker_of, read_feats, write_archive
 from pelasr.done import Marker
 from pelasr.sealed import load_checkpoint
+from pelasr.storage import state_sha256
 
 ROOT = Path(__file__).parents[1]
 LANGS = "hi ta ur"

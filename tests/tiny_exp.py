@@ -9,18 +9,12 @@ from torch import nn
 
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.own import Private
-from pelasr.backbones import (
-    LoadedBackbone,
-    build_backbone,
-    describe_backbone,
-    load_backbone,
-    load_weights,
-    save_weights,
-)
+from pelasr.backbones.base import build_backbone
+from pelasr.backbones.store import LoadedBackbone, describe_backbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.files import sha256_file
 from pelasr.pack import save_pack
-from pelasr.storage import read_description, write_description
+from pelasr.storage import load_weights, read_description, save_weights, write_description
 
 RNNT = {
     "stack": 2,

@@ -7,8 +7,10 @@ import torch
 from conftest import ST_ENCODERS
 from tiny_exp import make_backbone, make_packs
 
-from pelasr.backbones import LoadedBackbone, build_backbone, describe_backbone, load_backbone, save_weights
+from pelasr.backbones.base import build_backbone
+from pelasr.backbones.store import LoadedBackbone, describe_backbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
+from pelasr.storage import save_weights
 
 RATE = 16000
 PAIRS = ["en-de", "en-fr"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.adapters.own import own_output
+from pelasr.backbones.sites import module_sites
 from pelasr.config import construct, nearest
 from pelasr.errors import PelasrError
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPnetEncoder
@@ -21,7 +22,6 @@ from pelasr.nn.parts import Parts
 from pelasr.nn.transducer import transducer_loss
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.search.transducer import greedy_search
-from pelasr.sites import module_sites
 
 BLANK = 0
 OUTPUT_LAYER = "joint.lin_out"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.backbones.sites import module_sites
 from pelasr.config import construct, nearest
 from pelasr.errors import PelasrError
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPnetEncoder
@@ -21,7 +22,6 @@ from pelasr.nn.stateless import make_stateless
 from pelasr.search.attention import CachedDecoder
 from pelasr.search.beam import beam_search
 from pelasr.search.hypothesis import Hypothesis
-from pelasr.sites import module_sites
 
 BLANK = 0
 IGNORED = -100  # what cross_entropy leaves out

@@ -10,7 +10,7 @@ from torch import nn
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.methods.bitfit import BitFit
-from pelasr.backbones import build_backbone
+from pelasr.backbones.base import build_backbone
 from pelasr.errors import PelasrError
 
 HOSTS = {

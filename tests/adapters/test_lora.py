@@ -11,7 +11,7 @@ from torch import nn
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.methods.lora import Lora
-from pelasr.backbones import build_backbone
+from pelasr.backbones.base import build_backbone
 from pelasr.errors import PelasrError
 
 PAPER = {"output_size": 768, "attention_heads": 12, "linear_units": 3072, "num_blocks": 12}

@@ -8,8 +8,7 @@ from pelasr.config import check_keys
 from pelasr.data.language import is_language
 from pelasr.errors import PelasrError, brief
 from pelasr.nn.defaults import settled
-from pelasr.pack_format import FACTS
-from pelasr.storage import has_names, is_finite, is_hash, read_description
+from pelasr.storage import has_names, is_count, is_finite, is_hash, is_number, read_description
 
 CURE = "restore it, or delete the folder and train again"
 LARGEST = 1 << 14  # of sizes and counts among the options: layers are at most so wide that a batch has room
@@ -75,3 +74,21 @@ def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
 
 def _error(path: Path, key: str, what: str, value: Any) -> PelasrError:
     return PelasrError(f"{path}: {key}: expected {what}, found {brief(value)}; {CURE}")
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, dict) and is_language(value.get("language")) and is_finite(value.get("weight"))
+
+
+FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of `training`, as far as it has them
+    "epoch": ("a count", is_count),
+    "step": ("a count", is_count),
+    "utterances": ("a count", is_count),
+    "seed": ("a whole number", lambda value: type(value) is int),
+    "hours": ("a number", is_finite),
+    "dev": ("numbers by name", lambda value: has_names(value, is_number)),
+    "config_sha256": ("a hash", lambda value: isinstance(value, str)),
+    "fitted_with": ("languages", lambda value: isinstance(value, list) and all(map(is_language, value))),
+    "merged": ("languages and weights", lambda value: isinstance(value, list) and all(map(_is_share, value))),
+}
+BACKBONE_FACTS = "facts.json"  # beside a backbone: what the results say of it

@@ -1,0 +1,160 @@
+"""Trained backbones in their folders: described, saved, loaded."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from pelasr.backbones.base import build_backbone
+from pelasr.backbones.format import CURE, read_backbone
+from pelasr.config import LIMIT, check_keys, load_yaml, nearest, require_keys
+from pelasr.data.tokenizer import Tokenizer
+from pelasr.errors import PelasrError, TooShortError, brief
+from pelasr.files import no_file, sha256_file
+from pelasr.nn.defaults import settled
+from pelasr.storage import check_size, check_tensors, load_weights, sizes, state_sha256, write_description
+
+TENSOR = 50  # bytes of a tensor in the header of a file of weights, at least
+STEPS = 10  # calls of torch to make a tensor and its first values, at most
+
+
+@dataclass
+class LoadedBackbone:
+    """A trained backbone with what belongs to it; `sha256` binds packs to its tensors."""
+
+    module: Any
+    tokenizer: Tokenizer
+    languages: list[str]
+    sha256: str
+    facts: dict[str, Any]
+
+
+def describe_backbone(
+    folder: Path, name: str, options: dict[str, Any], languages: list[str], tokens: Path, facts: dict[str, Any]
+) -> None:
+    """Write `backbone.yaml`, which has the hash of each file of weights in the folder, and a copy of the tokens."""
+    tokenizer = Tokenizer.load(tokens)
+    tokenizer.save(folder / "tokens")
+    description = {
+        "backbone": name,
+        "options": settled(options),
+        "languages": languages,
+        "tokens_sha256": tokenizer.sha256,
+        "weights": {path.stem: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
+        **facts,
+    }
+    write_description(folder / "backbone.yaml", description)
+
+
+def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbone:
+    """Load a trained backbone from its experiment's folder.
+
+    Raises PelasrError where a file is absent or not as it was saved, or the tensors are not those of the description,
+    naming the first that differs.
+    """
+    folder = Path(folder)
+    description = read_backbone(folder)
+    tokenizer = Tokenizer.load(folder / "tokens")
+    if tokenizer.sha256 != description["tokens_sha256"]:
+        raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with; {CURE}")
+    path = folder / f"{weights}.safetensors"
+    family, options, languages = (description[key] for key in ("backbone", "options", "languages"))
+    given = family, options, len(tokenizer.tokens), len(languages)
+    bounds = Bounds(path)
+    try:
+        with bounds, torch.device("meta"):
+            expected = build_backbone(*given).state_dict()
+    except PelasrError as error:
+        raise PelasrError(f"{folder}/backbone.yaml: {error}") from None
+    check_size(path, expected, CURE)
+    state = _read_weights(path, description)
+    check_tensors(state, expected, str(path))
+    module = build_backbone(*given)
+    module.load_state_dict(state)
+    module.eval()
+    _try(module, options, len(languages), f"{folder}/backbone.yaml")
+    return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
+
+
+@torch.no_grad()
+def _try(module: torch.nn.Module, options: dict[str, Any], languages: int, where: str) -> None:
+    """Raise PelasrError for a backbone that cannot be run: options may fit the weights and not each other."""
+    feats, frames, label = torch.zeros(1, 200, options.get("num_mels", 80)), torch.tensor([200]), torch.tensor([1])
+    try:
+        enc, enc_lens = module.encode(feats, frames, torch.tensor([languages - 1]))
+        module.logits(enc, enc_lens, label[None], label)
+    except TooShortError:
+        return
+    except Exception as error:  # whatever torch says of it, the options are at fault
+        raise PelasrError(f"{where}: options: no model can be run with them ({brief(error, 200)}); {CURE}") from None
+
+
+class Bounds(TorchFunctionMode):
+    """Inside the block a PelasrError ends what makes more tensors, or larger ones, than a file of weights can hold:
+    options from anywhere may ask for any number of layers of any size. To be used on torch's `meta` device."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        header, size = sizes(path)
+        self.steps = 1000 + STEPS * (min(header, size, LIMIT) // TENSOR)
+        self.elements = (1 << 26) + 4 * size  # tables of positions are in no file
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = function(*args, **(kwargs or {}))
+        self.steps -= 1
+        if isinstance(made, torch.Tensor):
+            self.elements -= made.numel()
+        if self.steps < 0 or self.elements < 0:
+            raise PelasrError("its options ask for more or larger tensors than its file of weights has")
+        return made
+
+
+def _read_weights(path: Path, description: dict[str, Any]) -> dict[str, Any]:
+    known = description["weights"]
+    if path.stem not in known:
+        raise PelasrError(f"{path.parent}/backbone.yaml: has no weights {path.stem!r}; {nearest(path.stem, known)}")
+    return load_weights(path, known[path.stem])
+
+
+def load_encoder(module: Any, folder: Path) -> None:
+    """Give a backbone the encoder of another one, trained in `folder`.
+
+    Raises PelasrError where its weights are not as they were saved, or the two encoders differ, naming the first
+    tensor.
+    """
+    path = folder / "backbone.safetensors"
+    state = _read_weights(path, read_backbone(folder))
+    found = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
+    check_tensors(found, own, str(path))
+    module.load_state_dict(found, strict=False)
+
+
+KEYS = ("backbone", "weights")  # of model.yaml
+WEIGHTS = ("backbone", "early")
+
+
+def find_backbone_of(folder: Path) -> tuple[Path, str]:
+    """The folder of the backbone that an experiment's packs belong to, and which of its weights.
+
+    The experiment's `model.yaml` says it (`backbone: ../A1`, `weights: backbone`); a folder with `backbone.yaml` is a
+    backbone itself. Raises PelasrError where there is neither.
+    """
+    path = folder / "model.yaml"
+    if not path.is_file():
+        if (folder / "backbone.yaml").is_file():
+            return folder, "backbone"
+        raise PelasrError(
+            f"{folder}: no model: neither model.yaml (stage 5 writes it) nor backbone.yaml (stage 4 writes it)"
+        )
+    found = load_yaml(path)
+    require_keys(found, KEYS, str(path))
+    check_keys(found, KEYS, str(path))
+    if found["weights"] not in WEIGHTS:
+        raise PelasrError(f"{path}: weights: expected {' or '.join(WEIGHTS)}, found {brief(found['weights'])}")
+    backbone = folder / str(found["backbone"])
+    if no_file(backbone / "backbone.yaml"):
+        raise PelasrError(f"{path}: backbone: {backbone} has no backbone.yaml; train it with stage 4, or mend the path")
+    return backbone, found["weights"]
