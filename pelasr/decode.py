@@ -14,7 +14,7 @@ from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError
 from pelasr.evaluate import Recognised, recognise
 from pelasr.files import atomic_write
-from pelasr.pack import load_bank
+from pelasr.packs.pack import load_bank
 from pelasr.progress import track
 
 

@@ -15,7 +15,7 @@ from pelasr.done import required
 from pelasr.errors import PelasrError
 from pelasr.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.files import read_json, sha256_json
-from pelasr.pack_format import read_checked
+from pelasr.packs.format import read_checked
 from pelasr.progress import say
 from pelasr.stages import decoded, features_of, served_by, split_adapter_options, split_options
 
@@ -87,7 +87,7 @@ def measure_forgetting(
     metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
     from pelasr.environment import commit
     from pelasr.forgetting import measure
-    from pelasr.pack import read_pack
+    from pelasr.packs.pack import read_pack
     from pelasr.results import KEYS, append_results
 
     lines = []

@@ -25,7 +25,7 @@ from pelasr.kept import BestBackbones, BestSnapshots
 from pelasr.monitor import HISTORY, read_history
 from pelasr.newcomer import make_private
 from pelasr.options import TrainingOptions
-from pelasr.pack import identical, save_pack
+from pelasr.packs.pack import identical, save_pack
 from pelasr.schedule import MEAN, best_entry, decay_start, metric_of, rank
 from pelasr.storage import save_weights
 from pelasr.train import CHECKPOINT, Fit, Objective

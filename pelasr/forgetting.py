@@ -14,7 +14,7 @@ from pelasr.data.sampling import sorted_batches
 from pelasr.data.tokenizer import UNKNOWN_ID
 from pelasr.evaluate import encode
 from pelasr.experiment import Experiment
-from pelasr.pack import load_bank
+from pelasr.packs.pack import load_bank
 from pelasr.progress import track
 from pelasr.search.hypothesis import Hypothesis
 

@@ -26,7 +26,7 @@ from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError
 from pelasr.experiment import Experiment
 from pelasr.options import TOKENS, TrainingOptions
-from pelasr.pack import detached_bank_for, load_pack, read_pack, save_pack
+from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
 from pelasr.pieces import Piece, batches, join, windows
 from pelasr.prepare import add_language
 from pelasr.stages import fit_adapters

@@ -1,4 +1,4 @@
-"""The verbs `pelasr packs <verb>` and their options; `pelasr.packs` is what they do."""
+"""The verbs `pelasr packs <verb>` and their options; `pelasr.packs.manage` is what they do."""
 
 import argparse
 from pathlib import Path
@@ -48,25 +48,25 @@ def add_pack_verbs(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(known: argparse.Namespace, rest: list[str]) -> None:
-    from pelasr.packs import list_packs
+    from pelasr.packs.manage import list_packs
 
     list_packs(known.folders)
 
 
 def _show(known: argparse.Namespace, rest: list[str]) -> None:
-    from pelasr.packs import show_pack
+    from pelasr.packs.manage import show_pack
 
     show_pack(known.pack)
 
 
 def _verify(known: argparse.Namespace, rest: list[str]) -> None:
-    from pelasr.packs import verify_packs
+    from pelasr.packs.manage import verify_packs
 
     verify_packs(known.packs, known.model)
 
 
 def _merge(known: argparse.Namespace, rest: list[str]) -> None:
-    from pelasr.packs import fold_pack, merge_packs
+    from pelasr.packs.manage import fold_pack, merge_packs
 
     if not known.fold:
         if known.language is None:
@@ -79,12 +79,12 @@ def _merge(known: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _export(known: argparse.Namespace, rest: list[str]) -> None:
-    from pelasr.packs import export_pack
+    from pelasr.packs.manage import export_pack
 
     export_pack(known.pack, known.output)
 
 
 def _import(known: argparse.Namespace, rest: list[str]) -> None:
-    from pelasr.packs import import_pack
+    from pelasr.packs.manage import import_pack
 
     import_pack(known.pack, known.model)

@@ -16,7 +16,7 @@ from pelasr.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.files import atomic_write, no_file, sha256_file, sha256_json
 from pelasr.nn.defaults import settled
 from pelasr.options import TrainingOptions
-from pelasr.pack_format import read_checked
+from pelasr.packs.format import read_checked
 from pelasr.progress import say
 
 # Options that change how fast a run is made, or where, but not what comes out.

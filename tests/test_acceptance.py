@@ -11,7 +11,7 @@ from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.place import Place
 from pelasr.evaluate import recognise
-from pelasr.pack import load_bank
+from pelasr.packs.pack import load_bank
 from pelasr.results import latest, read_results
 from pelasr.wer import count_errors, error_rate
 

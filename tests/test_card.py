@@ -8,8 +8,8 @@ import yaml
 from tiny_exp import make_exp
 from tiny_speech import RATE, make_recogniser, noise
 
-from pelasr.card import dev_score, figures_of, make_card
-from pelasr.pack import read_pack
+from pelasr.packs.card import dev_score, figures_of, make_card
+from pelasr.packs.pack import read_pack
 
 FIGURE = {"set": "test", "metric": "bleu", "value": 30.0, "lo": 28.0, "hi": 32.0, "utterances": 100, "scorer": "s|1"}
 

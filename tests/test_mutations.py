@@ -18,7 +18,7 @@ from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.kept import BestBackbones
 from pelasr.options import TrainingOptions
-from pelasr.pack import load_bank
+from pelasr.packs.pack import load_bank
 from pelasr.sealed import load_checkpoint, save_checkpoint
 from pelasr.storage import load_weights, read_description, save_weights, write_description
 from pelasr.train import Fit

@@ -13,7 +13,7 @@ from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.experiment import Experiment
 from pelasr.newcomer import _sample, make_private
-from pelasr.pack import load_bank, save_pack
+from pelasr.packs.pack import load_bank, save_pack
 from pelasr.storage import save_weights
 
 OPTIONS = {

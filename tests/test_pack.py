@@ -12,7 +12,7 @@ from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.pack import bank_for, identical, load_bank, load_pack, open_pack, read_pack, save_pack
+from pelasr.packs.pack import bank_for, identical, load_bank, load_pack, open_pack, read_pack, save_pack
 from pelasr.storage import load_weights, state_sha256
 
 NAME = "encoder.layers.1/down.weight"

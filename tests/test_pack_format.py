@@ -7,7 +7,7 @@ from tiny_exp import make_exp, retensor, rewrite
 from pelasr.backbones.store import load_backbone
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.pack import load_bank, load_pack
+from pelasr.packs.pack import load_bank, load_pack
 
 HI = "A5/packs/hi"
 

@@ -10,7 +10,7 @@ from tiny_exp import TRAINING, make_backbone, make_exp, make_packs, retensor
 
 from pelasr.backbones.store import load_backbone
 from pelasr.cli import main
-from pelasr.pack import load_bank, read_pack
+from pelasr.packs.pack import load_bank, read_pack
 from pelasr.storage import load_weights
 
 RESULT = {

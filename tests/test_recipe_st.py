@@ -11,7 +11,7 @@ import yaml
 from must_c import make_must_c
 
 from pelasr.data.kaldi import read_data_dir, write_data_dir
-from pelasr.pack import read_pack
+from pelasr.packs.pack import read_pack
 from pelasr.results import KEYS, read_results
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from pelasr.backbones.base import build_backbone
 from pelasr.backbones.store import LoadedBackbone, describe_backbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.files import sha256_file
-from pelasr.pack import save_pack
+from pelasr.packs.pack import save_pack
 from pelasr.storage import load_weights, read_description, save_weights, write_description
 
 RNNT = {

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pelasr.adapters.fold import fold
 from pelasr.backbones.store import LoadedBackbone, describe_backbone, find_backbone_of, load_backbone
-from pelasr.card import dev_score, figures_of, make_card
 from pelasr.data.language import check_language
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
-from pelasr.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
-from pelasr.pack_format import again
+from pelasr.packs.card import dev_score, figures_of, make_card
+from pelasr.packs.format import again
+from pelasr.packs.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
 from pelasr.storage import check_tensors, load_weights, save_weights, sizes, state_sha256
 
 FILES = ("pack.safetensors", "pack.yaml")
