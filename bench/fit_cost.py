@@ -25,7 +25,7 @@ from pelasr.adapters.freeze import freeze
 from pelasr.adapters.own import Private
 from pelasr.backbones.base import build_backbone
 from pelasr.config import load_yaml
-from pelasr.environment import environment
+from pelasr.score.environment import environment
 from pelasr.stages import split_options
 
 LANGUAGES, VOCABULARY, OWN = 9, 440, 40

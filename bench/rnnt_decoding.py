@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.rnnt import RNNT
 from pelasr.config import load_yaml
-from pelasr.environment import environment
+from pelasr.score.environment import environment
 from pelasr.search.transducer import greedy_search
 from pelasr.stages import split_options
 

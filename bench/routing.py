@@ -37,7 +37,7 @@ from pelasr.adapters.freeze import freeze
 from pelasr.backbones.base import backbone_options, build_backbone
 from pelasr.backbones.st import ST
 from pelasr.config import load_yaml
-from pelasr.environment import environment
+from pelasr.score.environment import environment
 from pelasr.search.attention import CachedDecoder
 from pelasr.search.beam import beam_search
 

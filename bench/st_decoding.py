@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from pelasr.backbones.st import ST
-from pelasr.environment import environment
+from pelasr.score.environment import environment
 from pelasr.search.attention import CachedDecoder
 from pelasr.search.beam import beam_search
 

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pelasr.environment import environment
 from pelasr.nn.transducer import transducer_loss
+from pelasr.score.environment import environment
 
 
 @dataclass(frozen=True)

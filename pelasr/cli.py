@@ -36,7 +36,7 @@ def _recorded(known: argparse.Namespace, given: Sequence[str]) -> AbstractContex
     """Record the run where results pages look for it, if it is that of a stage."""
     if "exp_dir" not in known or known.verb == "table":
         return nullcontext({})
-    from pelasr.environment import recorded
+    from pelasr.score.environment import recorded
 
     return recorded(known.exp_dir / "times.jsonl", known.verb, given)
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapters.routes import Routes
-from pelasr.bleu import WIDTHS, figure, statistics
 from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.language import split_pair
 from pelasr.data.sampling import sorted_batches
 from pelasr.data.tokenizer import Tokenizer, is_unspaced
 from pelasr.errors import TooShortError
 from pelasr.schedule import metric_of
-from pelasr.wer import count_errors
+from pelasr.score.bleu import WIDTHS, figure, statistics
+from pelasr.score.wer import count_errors
 
 BATCH_SIZE = 64
 

@@ -34,9 +34,9 @@ def score(
     Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
     """
     from pelasr.corpus import write_corpus
-    from pelasr.environment import write_environment
-    from pelasr.score import compare
-    from pelasr.score import score as score_set
+    from pelasr.score.decoded import compare
+    from pelasr.score.decoded import score as score_set
+    from pelasr.score.environment import write_environment
 
     write_environment(place.exp / "environment.json")
     added = {new for experiment, name in product(chosen, sets) for new in new_languages(place, experiment, name)}
@@ -85,10 +85,10 @@ def measure_forgetting(
 ) -> bool:
     """Stage 7, after languages were added: whether anything changed for the others, as lines of results with the
     metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
-    from pelasr.environment import commit
     from pelasr.forgetting import measure
     from pelasr.packs.pack import read_pack
-    from pelasr.results import KEYS, append_results
+    from pelasr.score.environment import commit
+    from pelasr.score.results import KEYS, append_results
 
     lines = []
     for experiment in chosen:
@@ -245,9 +245,9 @@ def write_page(
     `forgetting`: on the terminal only what the page says of languages that were added later.
     """
     from pelasr.corpus import read_corpus
-    from pelasr.environment import read_environment
     from pelasr.files import atomic_write
-    from pelasr.results import read_results
+    from pelasr.score.environment import read_environment
+    from pelasr.score.results import read_results
     from pelasr.table import make_chart, make_table, print_table, read_times
 
     results = read_results(place.exp / "results.jsonl")

@@ -7,7 +7,7 @@ from typing import Any
 
 from pelasr.data.language import split_pair
 from pelasr.errors import PelasrError
-from pelasr.results import latest
+from pelasr.score.results import latest
 
 Line = Mapping[str, Any]
 

@@ -68,7 +68,7 @@ def make_table(
     """The text of RESULTS.md.
 
     `test_set`, `experiments`, `languages`: see `grid.select`. `note`: what a reader must know of the data.
-    `environment`: as `pelasr.environment.environment` gives it. `times`: see `read_times`. `corpus`: as
+    `environment`: as `pelasr.score.environment.environment` gives it. `times`: see `read_times`. `corpus`: as
     `pelasr.corpus.write_corpus` gives it. `paper`: published figures with the keys title, source, columns, rows, note.
     `chart`: the chart's file name, as seen from RESULTS.md. What is empty has no section. The figures come first.
     """

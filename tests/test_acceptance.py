@@ -12,8 +12,8 @@ from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.place import Place
 from pelasr.evaluate import recognise
 from pelasr.packs.pack import load_bank
-from pelasr.results import latest, read_results
-from pelasr.wer import count_errors, error_rate
+from pelasr.score.results import latest, read_results
+from pelasr.score.wer import count_errors, error_rate
 
 ROOT = Path(__file__).parents[1]
 LANGUAGES = ["hi", "mr", "bn", "te", "gu", "ta", "ml", "kn", "ur"]  # by size of the training data

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pelasr.results import latest, read_results
+from pelasr.score.results import latest, read_results
 
 ROOT = Path(__file__).parents[1]
 REFINED = ["3", "4", "5", "6", "7", "8"]

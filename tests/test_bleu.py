@@ -8,8 +8,8 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
-from pelasr.bleu import figure, mean_interval, paired_mean_test, sentence_bleu, signature, statistics, summary
 from pelasr.errors import PelasrError
+from pelasr.score.bleu import figure, mean_interval, paired_mean_test, sentence_bleu, signature, statistics, summary
 
 WORDS = ["Das", "ist", "ein", "Haus,", "das", "größer", "war", "als", "25,5", "Bäume.", "«Там»", "é", "&amp;", "-"]
 OWN = {"bleu": BLEU, "chrf": CHRF}

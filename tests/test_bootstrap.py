@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pelasr.bootstrap import RESAMPLES, difference, estimate
+from pelasr.score.bootstrap import RESAMPLES, difference, estimate
 
 
 def ratio(sums):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pelasr.cli import main
-from pelasr.results import latest, read_results
+from pelasr.score.results import latest, read_results
 
 LANGS = ["--langs", "hi ta"]
 SIZES = [

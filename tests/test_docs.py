@@ -26,7 +26,7 @@ from tiny_speech import RATE, make_recogniser, make_translator, noise
 from pelasr.backbones.store import load_backbone
 from pelasr.cli import _parser, main
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
-from pelasr.results import append_results
+from pelasr.score.results import append_results
 from pelasr.terminal import with_underscores
 
 INDIC, EUROPE = "egs/mini_indic/asr1", "egs/mini_europe/st1"

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from pelasr.environment import commit, environment, read_environment, recorded, write_environment
 from pelasr.errors import PelasrError
+from pelasr.score.environment import commit, environment, read_environment, recorded, write_environment
 from pelasr.table import read_times
 
 

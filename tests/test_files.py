@@ -16,7 +16,6 @@ from pelasr.data.features import INDEX, load_stats, read_feats
 from pelasr.data.kaldi import data_sha256, parse, read_data_dir
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.done import Marker
-from pelasr.environment import read_environment
 from pelasr.errors import DataError, PelasrError, brief
 from pelasr.experiment import load_experiments
 from pelasr.files import (
@@ -31,8 +30,9 @@ from pelasr.files import (
     sha256_file,
     text_bytes,
 )
-from pelasr.results import read_results
-from pelasr.score import read_text as read_reference
+from pelasr.score.decoded import read_text as read_reference
+from pelasr.score.environment import read_environment
+from pelasr.score.results import read_results
 from pelasr.sealed import load_checkpoint
 from pelasr.storage import read_description
 from pelasr.table import read_times

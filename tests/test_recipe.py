@@ -11,7 +11,7 @@ import pytest
 
 import pelasr
 from pelasr.data.kaldi import read_data_dir
-from pelasr.results import KEYS, read_results
+from pelasr.score.results import KEYS, read_results
 from pelasr.table import read_times
 
 ROOT = Path(__file__).parents[1]

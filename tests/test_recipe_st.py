@@ -12,7 +12,7 @@ from must_c import make_must_c
 
 from pelasr.data.kaldi import read_data_dir, write_data_dir
 from pelasr.packs.pack import read_pack
-from pelasr.results import KEYS, read_results
+from pelasr.score.results import KEYS, read_results
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "egs/must_c/st1/run.sh"

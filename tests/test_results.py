@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pelasr.errors import PelasrError
-from pelasr.results import KEYS, append_results, read_results
+from pelasr.score.results import KEYS, append_results, read_results
 
 
 def test_parallel_appends_do_not_mix(tmp_path):

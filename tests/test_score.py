@@ -6,11 +6,11 @@ import pytest
 from sacrebleu.metrics import BLEU, CHRF
 
 from pelasr import __version__
-from pelasr.bleu import signature
-from pelasr.environment import commit
 from pelasr.errors import DataError, PelasrError
-from pelasr.results import KEYS, latest, read_results
-from pelasr.score import compare, read_text, score
+from pelasr.score.bleu import signature
+from pelasr.score.decoded import compare, read_text, score
+from pelasr.score.environment import commit
+from pelasr.score.results import KEYS, latest, read_results
 
 FACTS = {
     "recipe": "tiny",

@@ -7,15 +7,7 @@ import jiwer
 import pytest
 
 from pelasr.errors import PelasrError
-from pelasr.wer import (
-    Counts,
-    count_errors,
-    error_rate,
-    interval,
-    mean_interval,
-    paired_mean_test,
-    paired_test,
-)
+from pelasr.score.wer import Counts, count_errors, error_rate, interval, mean_interval, paired_mean_test, paired_test
 
 
 def distance(a, b):

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from pelasr.errors import brief
-from pelasr.results import latest, read_results
+from pelasr.score.results import latest, read_results
 
 UNITS = {"wer": "WER, %", "cer": "CER, %", "bleu": "BLEU", "chrf": "chrF2"}  # metrics that a card shows
 LOAD = """```sh

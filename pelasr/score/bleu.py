@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from pelasr.bootstrap import Difference, Estimate, difference, estimate
 from pelasr.errors import PelasrError
+from pelasr.score.bootstrap import Difference, Estimate, difference, estimate
 
 NAMES = {"bleu": "BLEU", "chrf": "chrF2"}  # metrics of result lines, and sacrebleu's names for them
 WIDTHS = {"bleu": 10, "chrf": 18}  # numbers that sacrebleu keeps of a sentence

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pelasr.bootstrap import Difference, Estimate, difference, estimate
 from pelasr.data.tokenizer import normalise
 from pelasr.errors import PelasrError
+from pelasr.score.bootstrap import Difference, Estimate, difference, estimate
 
 
 class Counts(NamedTuple):
