@@ -33,7 +33,7 @@ def score(
 
     Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
     """
-    from pelasr.corpus import write_corpus
+    from pelasr.report.corpus import write_corpus
     from pelasr.score.decoded import compare
     from pelasr.score.decoded import score as score_set
     from pelasr.score.environment import write_environment
@@ -244,8 +244,8 @@ def write_page(
 
     `forgetting`: on the terminal only what the page says of languages that were added later.
     """
-    from pelasr.corpus import read_corpus
     from pelasr.files import atomic_write
+    from pelasr.report.corpus import read_corpus
     from pelasr.score.environment import read_environment
     from pelasr.score.results import read_results
     from pelasr.table import make_chart, make_table, print_table, read_times

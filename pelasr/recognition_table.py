@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pelasr.grid import Grid, Measure
-from pelasr.page import COLOURS, comparisons, intervals, markdown, numbers, parameters, without_mean
+from pelasr.report.grid import Grid, Measure
+from pelasr.report.sections import COLOURS, comparisons, intervals, markdown, numbers, parameters, without_mean
 
 WER = Measure("wer", "WER", "%", 1, False, "negative: fewer errors")
 CER = Measure("cer", "CER", "%", 1, False, "negative: fewer errors")

@@ -9,11 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pelasr import forgetting_table, recognition_table, translation_table
+from pelasr import recognition_table, translation_table
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json_lines
-from pelasr.grid import Grid, select
-from pelasr.page import corpus_section, paper_section, provenance
+from pelasr.report import added as forgetting_table
+from pelasr.report.grid import Grid, select
+from pelasr.report.sections import corpus_section, paper_section, provenance
 from pelasr.storage import is_finite
 
 BEGAN = ("stage", "command", "started", "host")  # what `times.jsonl` says of a run when it begins
@@ -69,7 +70,7 @@ def make_table(
 
     `test_set`, `experiments`, `languages`: see `grid.select`. `note`: what a reader must know of the data.
     `environment`: as `pelasr.score.environment.environment` gives it. `times`: see `read_times`. `corpus`: as
-    `pelasr.corpus.write_corpus` gives it. `paper`: published figures with the keys title, source, columns, rows, note.
+    `pelasr.report.corpus.write_corpus` gives it. `paper`: published figures with the keys title, source, columns, rows, note.
     `chart`: the chart's file name, as seen from RESULTS.md. What is empty has no section. The figures come first.
     """
     grid = select(results, test_set, experiments, languages)

@@ -7,8 +7,8 @@ dec=64`. `dict`: one dictionary (and model) for all pairs, `multi`, or one for e
 
 from typing import Any
 
-from pelasr.grid import Grid, Measure
-from pelasr.page import COLOURS, comparisons, intervals, markdown, numbers, parameters, without_mean
+from pelasr.report.grid import Grid, Measure
+from pelasr.report.sections import COLOURS, comparisons, intervals, markdown, numbers, parameters, without_mean
 
 BLEU = Measure("bleu", "BLEU", "", 2, True, "positive: better")
 CHRF = Measure("chrf", "chrF2", "", 2, True, "positive: better")

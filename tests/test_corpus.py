@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from pelasr.corpus import read_corpus, write_corpus
 from pelasr.data.features import write_archive
 from pelasr.data.kaldi import Utterance, write_data_dir
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError
+from pelasr.report.corpus import read_corpus, write_corpus
 
 
 def write(folder, count, speakers, language="en", **translations):

@@ -3,7 +3,7 @@
 import pytest
 
 from pelasr.errors import PelasrError
-from pelasr.grid import Measure, select
+from pelasr.report.grid import Measure, select
 
 RATE = Measure("wer", "WER", "%", 1, False, "negative: fewer errors")
 BLEU = Measure("bleu", "BLEU", "", 2, True, "positive: better")

@@ -9,7 +9,7 @@ import yaml
 
 from pelasr import recognition_table
 from pelasr.errors import PelasrError
-from pelasr.grid import select
+from pelasr.report.grid import select
 from pelasr.score.results import KEYS, append_results, read_results
 from pelasr.table import make_chart, make_table, print_table, read_times
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from test_table import line, rows
 
-from pelasr.grid import select
+from pelasr.report.grid import select
 from pelasr.table import make_chart, make_table, print_table
 from pelasr.translation_table import chart, parameter_cell, setting_cells
 

@@ -1,7 +1,7 @@
 """The part of a results page on languages that were added later, and on what that did to the others."""
 
-from pelasr.grid import Grid, Measure
-from pelasr.page import markdown, parameters
+from pelasr.report.grid import Grid, Measure
+from pelasr.report.sections import markdown, parameters
 
 
 def sections(grid: Grid, measure: Measure) -> list[str]:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
-from pelasr.grid import Grid, Line, Measure
+from pelasr.report.grid import Grid, Line, Measure
 
 # Okabe and Ito's palette, told apart with any colour vision.
 COLOURS = ["#999999", "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442"]
 
 
 def corpus_section(corpus: Mapping[str, Any]) -> list[str]:
-    """The section on the data, as `pelasr.corpus.write_corpus` has them."""
+    """The section on the data, as `pelasr.report.corpus.write_corpus` has them."""
     sets = list(dict.fromkeys(name for group in corpus["languages"] for name in group["sets"]))
     rows = [[group["name"], *(_amount(group["sets"].get(name)) for name in sets)] for group in corpus["languages"]]
     text = "What was trained on and scored: utterances, hours of features, and speakers as far as they are known."
