@@ -9,13 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pelasr import recognition_table, translation_table
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json_lines
 from pelasr.report import added as forgetting_table
 from pelasr.report.grid import Grid, select
 from pelasr.report.sections import corpus_section, paper_section, provenance
 from pelasr.storage import is_finite
+from pelasr.tasks import recognition as recognition_table
+from pelasr.tasks import translation as translation_table
 
 BEGAN = ("stage", "command", "started", "host")  # what `times.jsonl` says of a run when it begins
 COST = ("seconds", "max_rss_mb")  # and when it ends

@@ -10,7 +10,7 @@ from pelasr.data.place import Place
 from pelasr.errors import PelasrError
 from pelasr.experiment import Experiment, load_experiments, resolve
 from pelasr.figures import _read_facts, count, new_languages
-from pelasr.translation_table import parameter_cell
+from pelasr.tasks.translation import parameter_cell
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 8

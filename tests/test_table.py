@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pelasr import recognition_table
 from pelasr.errors import PelasrError
 from pelasr.report.grid import select
 from pelasr.score.results import KEYS, append_results, read_results
 from pelasr.table import make_chart, make_table, print_table, read_times
+from pelasr.tasks import recognition as recognition_table
 
 PAPER = Path(__file__).parents[1] / "egs/mini_indic/asr1/conf/results.yaml"
 EXPERIMENTS = {"A0": "no vector", "A1": "language vector", "A5": "A1 + adapters"}

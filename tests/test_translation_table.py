@@ -8,7 +8,7 @@ from test_table import line, rows
 
 from pelasr.report.grid import select
 from pelasr.table import make_chart, make_table, print_table
-from pelasr.translation_table import chart, parameter_cell, setting_cells
+from pelasr.tasks.translation import chart, parameter_cell, setting_cells
 
 EGS = Path(__file__).parents[1] / "egs"
 PAIRS = ["en-de", "en-es"]
