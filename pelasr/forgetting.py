@@ -12,7 +12,7 @@ from pelasr.data.batch import Batch, Collate, batches, load_examples
 from pelasr.data.place import Place
 from pelasr.data.sampling import sorted_batches
 from pelasr.data.tokenizer import UNKNOWN_ID
-from pelasr.evaluate import encode
+from pelasr.decode.recognise import encode
 from pelasr.experiment import Experiment
 from pelasr.packs.pack import load_bank
 from pelasr.progress import track

@@ -23,11 +23,11 @@ from pelasr.data.features import MELS
 from pelasr.data.language import check_language, split_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
+from pelasr.decode.long_audio import Piece, batches, join, windows
 from pelasr.errors import PelasrError, TooShortError
 from pelasr.experiment import Experiment
 from pelasr.options import TOKENS, TrainingOptions
 from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
-from pelasr.pieces import Piece, batches, join, windows
 from pelasr.prepare import add_language
 from pelasr.stages import fit_adapters
 

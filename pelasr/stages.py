@@ -288,7 +288,7 @@ def decode(
     if not missing:
         say(f"stage 6: {folder}/decode is made already")
         return False
-    from pelasr.decode import decode_sets
+    from pelasr.decode.sets import decode_sets
 
     packs = folder / "packs" if experiment.adapted else None
     like = {language: served_by(place, experiment, language, how) for _, language in missing}

@@ -23,8 +23,9 @@ from pelasr.config import construct
 from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.sampling import BatchSampler
 from pelasr.data.tokenizer import Tokenizer
+from pelasr.decode.recognise import encode
 from pelasr.errors import PelasrError, brief
-from pelasr.evaluate import LanguageScores, encode, evaluate
+from pelasr.evaluate import LanguageScores, evaluate
 from pelasr.kept import Kept
 from pelasr.monitor import Monitor, entry_of
 from pelasr.options import TrainingOptions

@@ -16,7 +16,7 @@ from pelasr.files import text_bytes
 if TYPE_CHECKING:
     import numpy as np
 
-    from pelasr.pieces import Transcript
+    from pelasr.decode.long_audio import Transcript
 
 PIPE = "-"
 # What libsndfile reads, by the names that such files have.
@@ -51,7 +51,7 @@ def translate(known: argparse.Namespace, rest: list[str]) -> None:
 def _run(known: argparse.Namespace, pairs: bool) -> None:
     """Raises PelasrError, after all that can be read is written, for files that could not be read."""
     from pelasr import load
-    from pelasr.pieces import join
+    from pelasr.decode.long_audio import join
     from pelasr.progress import track
 
     names = find_audio(known.audio)

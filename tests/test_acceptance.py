@@ -10,7 +10,7 @@ from pelasr.adapters.bank import Bank
 from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.place import Place
-from pelasr.evaluate import recognise
+from pelasr.decode.recognise import recognise
 from pelasr.packs.pack import load_bank
 from pelasr.score.results import latest, read_results
 from pelasr.score.wer import count_errors, error_rate

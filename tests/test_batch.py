@@ -7,8 +7,8 @@ import torch
 from pelasr.adapters.finetune import make_bank
 from pelasr.data.batch import Collate, Example
 from pelasr.data.features import read_feats, write_archive
+from pelasr.decode.recognise import encode
 from pelasr.errors import PelasrError
-from pelasr.evaluate import encode
 
 PAIRS = ["en-de", "en-fr"]
 

@@ -15,11 +15,10 @@ from pelasr.adapters.bank import _adapt
 from pelasr.backbones.store import find_backbone_of, load_backbone
 from pelasr.data.kaldi import Utterance, write_data_dir
 from pelasr.data.place import Place
-from pelasr.decode import decode_sets
+from pelasr.decode.long_audio import cut, join
+from pelasr.decode.sets import decode_sets
 from pelasr.errors import DataError, PelasrError
-from pelasr.pieces import join
 from pelasr.prepare import make_features
-from pelasr.segment import cut
 
 
 def test_backbones_and_experiments_with_packs(tmp_path):
@@ -171,8 +170,8 @@ def test_long_audio_is_the_join_of_its_pieces(made, tmp_path, name, language, se
 def test_more_audio_than_is_searched_at_once(made, monkeypatch):
     model, audio, languages = pelasr.load(made / "A5"), noises(9), ["hi", "ur", "uk"] * 3
     expected = model.decode(audio, languages)
-    monkeypatch.setattr("pelasr.pieces.WINDOW", 300)
-    monkeypatch.setattr("pelasr.pieces.BATCH", 200)
+    monkeypatch.setattr("pelasr.decode.long_audio.WINDOW", 300)
+    monkeypatch.setattr("pelasr.decode.long_audio.BATCH", 200)
     asked = []
 
     def one_by_one():

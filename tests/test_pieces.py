@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pelasr.pieces import Piece, batches, join, windows
+from pelasr.decode.long_audio import Piece, batches, join, windows
 
 
 def piece(start=0.0, end=1.0, duration=1.0, frames=100, text="a", score=-1.0):
@@ -9,7 +9,7 @@ def piece(start=0.0, end=1.0, duration=1.0, frames=100, text="a", score=-1.0):
 
 
 def test_batches_hold_no_more_than_their_frames_with_padding(monkeypatch):
-    monkeypatch.setattr("pelasr.pieces.BATCH", 300)
+    monkeypatch.setattr("pelasr.decode.long_audio.BATCH", 300)
     pieces = [piece(frames=frames) for frames in (50, 100, 70, 400, 100, 60, 110)]
     found = [[len(one.feats) for one in batch] for batch in batches(pieces)]
     assert found == [[400], [110, 100], [100, 70, 60], [50]]
@@ -17,7 +17,7 @@ def test_batches_hold_no_more_than_their_frames_with_padding(monkeypatch):
 
 
 def test_windows_ask_for_one_audio_at_a_time(monkeypatch):
-    monkeypatch.setattr("pelasr.pieces.WINDOW", 250)
+    monkeypatch.setattr("pelasr.decode.long_audio.WINDOW", 250)
     asked = []
 
     def audio():

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from tiny_speech import noise
 
-from pelasr.segment import cut
+from pelasr.decode.long_audio import cut
 
 RATE = 16000
 

@@ -11,8 +11,8 @@ from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, load_examples
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
+from pelasr.decode.recognise import Recognised, recognise
 from pelasr.errors import PelasrError
-from pelasr.evaluate import Recognised, recognise
 from pelasr.files import atomic_write
 from pelasr.packs.pack import load_bank
 from pelasr.progress import track

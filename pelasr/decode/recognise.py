@@ -1,0 +1,98 @@
+"""Encoding and searching batches of utterances."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pelasr.adapters.routes import Routes
+from pelasr.data.batch import Batch, Collate, Example, batches
+from pelasr.data.sampling import sorted_batches
+from pelasr.errors import TooShortError
+
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """One utterance's label sequence, its score by the search, whether the length limit ended it, and the loss of its
+    reference."""
+
+    example: Example
+    tokens: list[int]
+    score: float
+    limited: bool
+    loss: float
+
+
+def encode(
+    backbone: nn.Module,
+    bank: Routes | None,
+    batch: Batch,
+    augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Encoder output (B, T', D) and its frames (B,) of a batch.
+
+    An utterance with several targets is encoded once, unless the encoder or its adapters look at the language. Raises
+    TooShortError naming the shortest utterance if it is too short.
+    """
+    try:
+        return _encode(backbone, bank, batch, augment)
+    except TooShortError as error:
+        lens = batch.lens if batch.rows is None else batch.lens[batch.rows]
+        raise TooShortError(f"utterance {batch.ids[int(lens.argmin())]}: {error}; cure: drop it") from None
+
+
+def _encode(
+    backbone: nn.Module,
+    bank: Routes | None,
+    batch: Batch,
+    augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
+) -> tuple[Tensor, Tensor]:
+    feats, lens, rows = batch.feats, batch.lens, batch.rows
+    if rows is None:
+        return backbone.encode(feats, lens, batch.language_ids, augment)
+    if backbone.encodes_language or (bank is not None and bank.touches("encoder")):
+        return backbone.encode(feats.index_select(0, rows), lens[rows], batch.language_ids, augment)
+    enc, lens = backbone.encode(feats, lens, None, augment)
+    return enc.index_select(0, rows), lens[rows]
+
+
+@torch.no_grad()
+def recognise(
+    backbone: nn.Module,
+    bank: Routes | None,
+    examples: list[Example],
+    collate: Collate,
+    beam_size: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Recognised]:
+    """Search batches of like length and mixed languages; a process takes every `world_size`-th batch."""
+    order = _batches(examples, bank is None or bank.mixes_languages)[rank::world_size]
+    device = next(backbone.parameters()).device
+    for indices, batch in zip(order, batches(examples, order, collate), strict=True):
+        batch = batch.to(device)
+        with bank.route(batch.languages) if bank is not None else nullcontext():
+            enc, enc_lens = encode(backbone, bank, batch)
+            losses = backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total.tolist()
+            found = backbone.search(enc, enc_lens, batch.prefix, beam_size)
+        for index, hypothesis, loss in zip(indices, found, losses, strict=True):
+            yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss)
+
+
+def _batches(examples: list[Example], mixed: bool) -> list[list[int]]:
+    """Batches of like length, longest first, of all languages together or of each by itself."""
+    if mixed:
+        return sorted_batches([example.frames for example in examples], BATCH_SIZE)
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, example in enumerate(examples):
+        members[example.language].append(index)
+    return [
+        [indices[n] for n in batch]
+        for indices in members.values()
+        for batch in sorted_batches([examples[index].frames for index in indices], BATCH_SIZE)
+    ]
