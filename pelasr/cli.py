@@ -12,9 +12,9 @@ from typing import Any
 from pelasr import __version__
 from pelasr.config import split_words
 from pelasr.errors import PelasrError
-from pelasr.options import TOKENS
 from pelasr.pack_verbs import add_pack_verbs
 from pelasr.terminal import at_terminal, with_underscores
+from pelasr.train.options import TOKENS
 from pelasr.transcribe import add_speech_options, transcribe, translate
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
@@ -388,8 +388,8 @@ def _config(known: argparse.Namespace, rest: list[str]) -> bool:
 
     from pelasr.backbones.base import backbone_options
     from pelasr.config import given_for_adapter, suggest, two_configurations
-    from pelasr.options import TrainingOptions
     from pelasr.stages import check_adapter, split_adapter_options, split_options
+    from pelasr.train.options import TrainingOptions
 
     config, adapter = two_configurations(known.config, known.adapter, rest)
     if known.others and "backbone" in config:

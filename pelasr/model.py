@@ -26,10 +26,10 @@ from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.long_audio import Piece, batches, join, windows
 from pelasr.errors import PelasrError, TooShortError
 from pelasr.experiment import Experiment
-from pelasr.options import TOKENS, TrainingOptions
 from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
 from pelasr.prepare import add_language
 from pelasr.stages import fit_adapters
+from pelasr.train.options import TOKENS, TrainingOptions
 
 LOADING = RLock()  # held while what a model has is changed; one of all models, which can be copied then
 FITTING = Lock()  # one fit at a time: torch's random numbers are drawn from one source

@@ -15,9 +15,9 @@ from pelasr.errors import PelasrError
 from pelasr.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.files import atomic_write, no_file, sha256_file, sha256_json
 from pelasr.nn.defaults import settled
-from pelasr.options import TrainingOptions
 from pelasr.packs.format import read_checked
 from pelasr.progress import say
+from pelasr.train.options import TrainingOptions
 
 # Options that change how fast a run is made, or where, but not what comes out.
 WITHOUT_EFFECT = ("num_workers", "checkpoint_seconds")
@@ -87,8 +87,8 @@ def train_backbone(
             missing[folder] = part, marker
     if not missing:
         return False
-    from pelasr.fit import fit_backbone
-    from pelasr.train import make_fabric
+    from pelasr.train.fabric import make_fabric
+    from pelasr.train.fit import fit_backbone
 
     fabric = make_fabric(ngpu)
     for folder, (part, marker) in missing.items():
@@ -99,7 +99,7 @@ def train_backbone(
 def _check_backbone(folder: Path, marker: Marker, training: TrainingOptions) -> None:
     """Raise PelasrError where a finished backbone is not as it was made. Its facts are made again; a history cannot be,
     but is no reason to lose a good backbone."""
-    from pelasr.monitor import HISTORY
+    from pelasr.train.monitor import HISTORY
 
     faults = marker.faults()
     if fault := faults.pop(HISTORY, None):
@@ -107,7 +107,7 @@ def _check_backbone(folder: Path, marker: Marker, training: TrainingOptions) -> 
     if set(faults) == {BACKBONE_FACTS}:
         from pelasr.adapters.bank import count_parameters
         from pelasr.backbones.store import load_backbone
-        from pelasr.fit import write_facts
+        from pelasr.train.fit import write_facts
 
         say(f"{faults[BACKBONE_FACTS]}; it is made again")
         write_facts(folder, count_parameters(load_backbone(folder).module), training, marker)
@@ -168,8 +168,8 @@ def fit_adapters(
             missing.append((part, folder, marker, languages, how))
     if not missing:
         return False
-    from pelasr.fit import fit_bank
-    from pelasr.train import make_fabric
+    from pelasr.train.fabric import make_fabric
+    from pelasr.train.fit import fit_bank
 
     fabric = make_fabric(ngpu, adapters=True)
     for part, folder, marker, languages, how in missing:

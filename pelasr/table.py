@@ -70,8 +70,8 @@ def make_table(
     """The text of RESULTS.md.
 
     `test_set`, `experiments`, `languages`: see `grid.select`. `note`: what a reader must know of the data.
-    `environment`: as `pelasr.score.environment.environment` gives it. `times`: see `read_times`. `corpus`: as
-    `pelasr.report.corpus.write_corpus` gives it. `paper`: published figures with the keys title, source, columns, rows, note.
+    `environment`, `corpus`: as `score.environment` and `report.corpus` give them. `times`: see `read_times`.
+    `paper`: published figures with the keys title, source, columns, rows, note.
     `chart`: the chart's file name, as seen from RESULTS.md. What is empty has no section. The figures come first.
     """
     grid = select(results, test_set, experiments, languages)

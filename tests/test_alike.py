@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from pelasr.alike import alike, ordinary, romaniser
+from pelasr.train.alike import alike, ordinary, romaniser
 
 TOKENS = ["<blank>", "<unk>", "<space>", "क", "ख", "ક", "a", "<lang:de>", "<sos/eos>"]
 EVERYTHING = [3, 4, 5, 6]

@@ -33,9 +33,9 @@ from pelasr.files import (
 from pelasr.score.decoded import read_text as read_reference
 from pelasr.score.environment import read_environment
 from pelasr.score.results import read_results
-from pelasr.sealed import load_checkpoint
 from pelasr.storage import read_description
 from pelasr.table import read_times
+from pelasr.train.checkpoint import load_checkpoint
 from pelasr.transcribe import read_languages
 
 ROOT = Path(__file__).parents[1]

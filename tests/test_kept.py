@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from pelasr.errors import PelasrError
-from pelasr.kept import BestBackbones, BestSnapshots
-from pelasr.options import TrainingOptions
 from pelasr.storage import save_weights
+from pelasr.train.kept import BestBackbones, BestSnapshots
+from pelasr.train.options import TrainingOptions
 
 BLEU = [None, 3.0, 9.0, 4.0, 8.0, 1.0]  # by epoch; 0 is before training
 

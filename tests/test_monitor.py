@@ -5,8 +5,8 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from pelasr.events import Events
-from pelasr.monitor import curves, plot_curves
+from pelasr.train.events import Events
+from pelasr.train.monitor import curves, plot_curves
 
 
 def history(languages, epochs, metric="wer"):

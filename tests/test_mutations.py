@@ -16,12 +16,12 @@ from torch import nn
 from pelasr.backbones.store import load_backbone
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.kept import BestBackbones
-from pelasr.options import TrainingOptions
 from pelasr.packs.pack import load_bank
-from pelasr.sealed import load_checkpoint, save_checkpoint
 from pelasr.storage import load_weights, read_description, save_weights, write_description
-from pelasr.train import Fit
+from pelasr.train.checkpoint import load_checkpoint, save_checkpoint
+from pelasr.train.kept import BestBackbones
+from pelasr.train.loop import Fit
+from pelasr.train.options import TrainingOptions
 
 PACK, BACKBONE, CHECKPOINT, KEPT = "A5/packs/uk", "A1", "A1/last.ckpt", "A1/epochs/001.safetensors"
 WEIGHT, EMBED, VECTOR = "encoder.layers.1/down.weight", "prediction.embed/weight", "language_vector/vector"

@@ -12,9 +12,9 @@ from pelasr.backbones.store import describe_backbone, load_backbone
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.experiment import Experiment
-from pelasr.newcomer import _sample, make_private
 from pelasr.packs.pack import load_bank, save_pack
 from pelasr.storage import save_weights
+from pelasr.train.new_language import _sample, make_private
 
 OPTIONS = {
     "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},

@@ -5,7 +5,7 @@ import pytest
 from pelasr.cli import main
 from pelasr.config import split_words
 from pelasr.errors import PelasrError
-from pelasr.options import TrainingOptions
+from pelasr.train.options import TrainingOptions
 
 
 @pytest.mark.parametrize(

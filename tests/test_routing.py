@@ -18,7 +18,7 @@ from pelasr.adapters.finetune import make_bank as make_any
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.own import Private, install
 from pelasr.errors import PelasrError
-from pelasr.train import Objective
+from pelasr.train.loop import Objective
 
 FRAMES = [40, 31, 22]
 MIXED = ["hi", "ur", "pa"]

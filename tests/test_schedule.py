@@ -5,8 +5,8 @@ import math
 import pytest
 
 from pelasr.errors import PelasrError
-from pelasr.options import TrainingOptions
-from pelasr.schedule import best_entry, decay_start, factor, is_candidate, rank
+from pelasr.train.options import TrainingOptions
+from pelasr.train.schedule import best_entry, decay_start, factor, is_candidate, rank
 
 WSD = {"scheduler": "wsd", "decay_epochs": 4, "max_epoch": 20}
 

@@ -7,8 +7,8 @@ import torch
 
 from pelasr.config import LIMIT
 from pelasr.errors import PelasrError
-from pelasr.sealed import load_checkpoint, save_checkpoint
 from pelasr.storage import read_description, write_description
+from pelasr.train.checkpoint import load_checkpoint, save_checkpoint
 
 SHARED = [1, 2]
 DESCRIPTION = {

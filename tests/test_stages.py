@@ -11,8 +11,6 @@ import soundfile
 import torch
 from safetensors.torch import load, save_file
 
-from pelasr import fit as fitting
-from pelasr import train
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.store import describe_backbone
 from pelasr.data.kaldi import read_data_dir
@@ -23,7 +21,9 @@ from pelasr.experiment import Decoding, Experiment
 from pelasr.prepare import make_features
 from pelasr.stages import decode, decoded, fit_adapters
 from pelasr.storage import save_weights
-from pelasr.train import Fit
+from pelasr.train import fit as fitting
+from pelasr.train import loop as train
+from pelasr.train.loop import Fit
 
 OPTIONS = {
     "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},
@@ -328,9 +328,9 @@ def test_a_language_with_a_pack_is_itself(place):
 
 @pytest.mark.parametrize(("mean", "wanted"), [(30.25, 1), (21.55, 2), (20.0, 2)])
 def test_an_average_is_not_worse_than_the_best(tmp_path, mean, wanted, monkeypatch):
-    from pelasr.evaluate import LanguageScores
-    from pelasr.kept import BestBackbones
-    from pelasr.options import TrainingOptions
+    from pelasr.train.evaluate import LanguageScores
+    from pelasr.train.kept import BestBackbones
+    from pelasr.train.options import TrainingOptions
 
     model = torch.nn.Linear(1, 1, bias=False)
     best = BestBackbones(tmp_path, model, TrainingOptions(keep_nbest_models=2))

@@ -10,12 +10,12 @@ from pelasr.data.tokenizer import (
     is_nfc,
     is_unspaced,
     normalise,
-    own_tokens,
     train_graphemes,
     train_unigram,
     unknown_report,
 )
 from pelasr.errors import PelasrError
+from pelasr.train.new_language import own_tokens
 
 ENGLISH = ["the cat sat on the mat", "a dog ran to the cat", "the bird sang a song of cats", "dogs and birds sing"] * 5
 HINDI = ["नमस्ते दुनिया", "सोमवार पाँच मार्च"]

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 
 from pelasr.data.features import INDEX, marker_of, read_feats, write_archive
 from pelasr.done import Marker
-from pelasr.sealed import load_checkpoint
 from pelasr.storage import state_sha256
+from pelasr.train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
 LANGS = "hi ta ur"

@@ -215,16 +215,6 @@ def _size_error(message: str, size: int, specials_outside: int) -> PelasrError:
     return PelasrError(f"sentencepiece cannot make {size} tokens: {message}; cure: try another size")
 
 
-def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
-    """What a language needs beside the shared tokens: the tag of its target if that has none, and the code points that
-    are unknown in its texts, as far as they can be tokens, sorted."""
-    target = language.partition("-")[2]
-    tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
-    unknown = {character for text in texts for character in tokenizer.unknown(text)}
-    space = [SPACE] if " " in unknown else []
-    return tags + space + sorted(c for c in unknown if c != " " and can_be_token(c))
-
-
 def can_be_token(character: str) -> bool:
     """Whether a code point may be a language's own token: one that is seen, or joins letters; no control, mark of
     direction, byte-order mark, separator of lines, and none that Unicode gives no meaning."""

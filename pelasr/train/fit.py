@@ -19,16 +19,16 @@ from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
-from pelasr.evaluate import macro
 from pelasr.files import atomic_write
-from pelasr.kept import BestBackbones, BestSnapshots
-from pelasr.monitor import HISTORY, read_history
-from pelasr.newcomer import make_private
-from pelasr.options import TrainingOptions
 from pelasr.packs.pack import identical, save_pack
-from pelasr.schedule import MEAN, best_entry, decay_start, metric_of, rank
 from pelasr.storage import save_weights
-from pelasr.train import CHECKPOINT, Fit, Objective
+from pelasr.train.evaluate import macro
+from pelasr.train.kept import BestBackbones, BestSnapshots
+from pelasr.train.loop import CHECKPOINT, Fit, Objective
+from pelasr.train.monitor import HISTORY, read_history
+from pelasr.train.new_language import make_private
+from pelasr.train.options import TrainingOptions
+from pelasr.train.schedule import MEAN, best_entry, decay_start, metric_of, rank
 
 
 def fit_backbone(

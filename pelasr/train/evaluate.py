@@ -14,9 +14,9 @@ from pelasr.data.batch import Collate, Example
 from pelasr.data.language import split_pair
 from pelasr.data.tokenizer import Tokenizer, is_unspaced
 from pelasr.decode.recognise import Recognised, recognise
-from pelasr.schedule import metric_of
 from pelasr.score.bleu import WIDTHS, figure, statistics
 from pelasr.score.wer import count_errors
+from pelasr.train.schedule import metric_of
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pelasr.adapters.bank import Bank
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.options import TrainingOptions
-from pelasr.schedule import MEAN, Entry, best_entry, rank
 from pelasr.storage import load_weights, save_weights
+from pelasr.train.options import TrainingOptions
+from pelasr.train.schedule import MEAN, Entry, best_entry, rank
 
 
 class Kept(ABC):

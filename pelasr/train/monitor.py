@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.errors import PelasrError
-from pelasr.evaluate import LanguageScores, macro
-from pelasr.events import Events
 from pelasr.files import atomic_write, read_bytes
-from pelasr.schedule import metric_of
+from pelasr.train.evaluate import LanguageScores, macro
+from pelasr.train.events import Events
+from pelasr.train.schedule import metric_of
 
 HISTORY = "history.json"
 SECONDS_BETWEEN_LINES = 15.0

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pelasr.options import TrainingOptions
+from pelasr.train.options import TrainingOptions
 
-Entry = Mapping[str, Any]  # a validation, see `pelasr.monitor.entry_of`
+Entry = Mapping[str, Any]  # a validation, see `pelasr.train.monitor.entry_of`
 MEAN = "mean"  # in the place of a language: all of them on average
 
 

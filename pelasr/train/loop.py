@@ -5,7 +5,6 @@ follows from the seed and the step, and a checkpoint holds the place within the 
 """
 
 import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import Any
 
 import lightning.fabric
 import torch
-from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from pelasr.adapters.bank import Bank
@@ -25,12 +23,12 @@ from pelasr.data.sampling import BatchSampler
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.recognise import encode
 from pelasr.errors import PelasrError, brief
-from pelasr.evaluate import LanguageScores, evaluate
-from pelasr.kept import Kept
-from pelasr.monitor import Monitor, entry_of
-from pelasr.options import TrainingOptions
-from pelasr.schedule import MEAN, Entry, decay_start, factor, is_candidate
-from pelasr.sealed import load_checkpoint, save_checkpoint
+from pelasr.train.checkpoint import load_checkpoint, save_checkpoint
+from pelasr.train.evaluate import LanguageScores, evaluate
+from pelasr.train.kept import Kept
+from pelasr.train.monitor import Monitor, entry_of
+from pelasr.train.options import TrainingOptions
+from pelasr.train.schedule import MEAN, Entry, decay_start, factor, is_candidate
 
 CHECKPOINT = "last.ckpt"
 
@@ -75,40 +73,6 @@ class Objective(nn.Module):
         augment = self.augment if self.training else None
         enc, enc_lens = encode(self.backbone, self.bank, batch, augment)
         return self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total
-
-
-def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
-    """`ngpu` GPUs of this machine, or its CPU; as many processes and nodes as torchrun or SLURM started."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-
-    devices, nodes = max(ngpu, 1), 1
-    if TorchElasticEnvironment.detect():
-        devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // devices
-    elif SLURMEnvironment.detect():
-        nodes = int(os.environ["SLURM_NNODES"])
-        tasks = int(os.environ.get("SLURM_NTASKS", 1))
-        if tasks != devices * nodes:
-            raise PelasrError(
-                f"SLURM started {tasks} tasks, {devices * nodes} are wanted:"
-                f" train_cmd='srun --ntasks-per-node={devices} ...'"
-            )
-    if ngpu > torch.cuda.device_count():
-        raise PelasrError(
-            f"--ngpu {ngpu}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use a smaller --ngpu, or"
-            " install a CUDA torch (TORCH=cuda tools/install.sh in a new .venv)"
-        )
-    half = bool(ngpu) and torch.cuda.is_bf16_supported()
-    fabric = lightning.fabric.Fabric(
-        accelerator="cuda" if ngpu else "cpu",
-        devices=devices,
-        num_nodes=nodes,
-        # A batch need not hold every language, so some adapters have no gradient in some steps.
-        strategy=DDPStrategy(find_unused_parameters=adapters) if devices * nodes > 1 else "auto",
-        precision="bf16-mixed" if half else "32-true",
-    )
-    fabric.launch()
-    return fabric
 
 
 @dataclass

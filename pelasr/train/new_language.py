@@ -1,16 +1,27 @@
-"""What a language that the backbone was not trained on starts from."""
+"""TODO train.new_language."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from pelasr.adapters.own import VECTOR, Private, routed
-from pelasr.alike import alike, ordinary, romaniser
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.data.batch import Batch, Collate, load_examples
 from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.place import Place
-from pelasr.data.tokenizer import TAG, own_tokens, unknown_report
+from pelasr.data.tokenizer import SPACE, TAG, Tokenizer, can_be_token, unknown_report
+from pelasr.train.alike import alike, ordinary, romaniser
+
+
+def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
+    """What a language needs beside the shared tokens: the tag of its target if that has none, and the code points that
+    are unknown in its texts, as far as they can be tokens, sorted."""
+    target = language.partition("-")[2]
+    tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
+    unknown = {character for text in texts for character in tokenizer.unknown(text)}
+    space = [SPACE] if " " in unknown else []
+    return tags + space + sorted(c for c in unknown if c != " " and can_be_token(c))
+
 
 OWN_FROM = 0.01  # share of unknown characters above which a language gets tokens of its own by default
 SAMPLE = 16  # utterances that tell what to start from

@@ -1,0 +1,43 @@
+"""Devices, processes and precision of a training, by Lightning Fabric."""
+
+import os
+
+import lightning.fabric
+import torch
+from lightning.fabric.strategies import DDPStrategy
+
+from pelasr.errors import PelasrError
+
+
+def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
+    """`ngpu` GPUs of this machine, or its CPU; as many processes and nodes as torchrun or SLURM started."""
+    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    devices, nodes = max(ngpu, 1), 1
+    if TorchElasticEnvironment.detect():
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // devices
+    elif SLURMEnvironment.detect():
+        nodes = int(os.environ["SLURM_NNODES"])
+        tasks = int(os.environ.get("SLURM_NTASKS", 1))
+        if tasks != devices * nodes:
+            raise PelasrError(
+                f"SLURM started {tasks} tasks, {devices * nodes} are wanted:"
+                f" train_cmd='srun --ntasks-per-node={devices} ...'"
+            )
+    if ngpu > torch.cuda.device_count():
+        raise PelasrError(
+            f"--ngpu {ngpu}: torch {torch.__version__} sees {torch.cuda.device_count()} GPUs; use a smaller --ngpu, or"
+            " install a CUDA torch (TORCH=cuda tools/install.sh in a new .venv)"
+        )
+    half = bool(ngpu) and torch.cuda.is_bf16_supported()
+    fabric = lightning.fabric.Fabric(
+        accelerator="cuda" if ngpu else "cpu",
+        devices=devices,
+        num_nodes=nodes,
+        # A batch need not hold every language, so some adapters have no gradient in some steps.
+        strategy=DDPStrategy(find_unused_parameters=adapters) if devices * nodes > 1 else "auto",
+        precision="bf16-mixed" if half else "32-true",
+    )
+    fabric.launch()
+    return fabric
