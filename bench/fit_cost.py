@@ -26,7 +26,7 @@ from pelasr.adapters.own import Private
 from pelasr.backbones.base import build_backbone
 from pelasr.config import load_yaml
 from pelasr.score.environment import environment
-from pelasr.stages import split_options
+from pelasr.stages.settings import split_options
 
 LANGUAGES, VOCABULARY, OWN = 9, 440, 40
 WAYS = {

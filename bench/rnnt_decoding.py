@@ -30,7 +30,7 @@ from pelasr.backbones.rnnt import RNNT
 from pelasr.config import load_yaml
 from pelasr.score.environment import environment
 from pelasr.search.transducer import greedy_search
-from pelasr.stages import split_options
+from pelasr.stages.settings import split_options
 
 CONF = Path(__file__).parents[1] / "conf/rnnt_mini.yaml"
 VOCABULARY, FRAMES, BLANK = 450, 45, 5.2

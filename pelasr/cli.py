@@ -217,14 +217,14 @@ def _only(known: argparse.Namespace) -> list[str]:
 
 
 def _experiments(known: argparse.Namespace) -> Any:
-    from pelasr.experiment import load_experiments
+    from pelasr.stages.experiment import load_experiments
 
     return load_experiments(known.experiments)
 
 
 def _chosen(known: argparse.Namespace) -> Any:
     """The experiments that are named."""
-    from pelasr.experiment import find_experiment
+    from pelasr.stages.experiment import find_experiment
 
     if known.exps is None:
         return []
@@ -249,7 +249,7 @@ def _configured(path: Path, rest: list[str]) -> dict[str, Any]:
 
 
 def _data(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.prepare import validate_data
+    from pelasr.stages.data import validate_data
 
     config = _with_ctc(known, rest)
     return validate_data(_place(known), _sets(known), config, known.skip_bad, known.nj)
@@ -258,7 +258,7 @@ def _data(known: argparse.Namespace, rest: list[str]) -> bool:
 def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     """The configuration, or that of an experiment that trains with CTC, for which utterances must be long enough."""
     from pelasr.config import load_yaml, parse_overrides
-    from pelasr.experiment import resolve
+    from pelasr.stages.experiment import resolve
 
     config = _configured(known.config, rest)
     own = [experiment for experiment in _chosen(known) if experiment.backbone == experiment.name]
@@ -267,19 +267,19 @@ def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
 
 def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.prepare import make_tokens
+    from pelasr.stages.tokens import make_tokens
 
     return make_tokens(_place(known), _chosen(known), _sets(known), known.token_type, known.vocab_size)
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.prepare import make_stats
+    from pelasr.stages.stats import make_stats
 
     return make_stats(_place(known), _sets(known), known.nj)
 
 
 def _add(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.prepare import add_language
+    from pelasr.stages.add import add_language
 
     place, config, only = _place(known), _configured(known.config, rest), split_words("--only", known.only)
     given = {name: getattr(known, f"{name}_dir") for name in ("train", "dev", "test")}
@@ -297,8 +297,8 @@ def _add(known: argparse.Namespace, rest: list[str]) -> bool:
 
 def _train(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.config import load_yaml, parse_overrides
-    from pelasr.experiment import find_experiment, resolve
-    from pelasr.stages import train_backbone
+    from pelasr.stages.experiment import find_experiment, resolve
+    from pelasr.stages.train import train_backbone
 
     experiments = _experiments(known)
     experiment = find_experiment(experiments, known.exp)
@@ -313,8 +313,8 @@ def _train(known: argparse.Namespace, rest: list[str]) -> bool:
 
 def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.config import parse_overrides
-    from pelasr.experiment import find_experiment
-    from pelasr.stages import fit_adapters
+    from pelasr.stages.adapt import fit_adapters
+    from pelasr.stages.experiment import find_experiment
 
     experiment = find_experiment(_experiments(known), known.exp)
     only = _only(known)
@@ -325,42 +325,42 @@ def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
 def _adapter_of(experiment: Any, default: Path, overrides: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The configuration of an experiment's adapters, and its file."""
     from pelasr.config import load_yaml
-    from pelasr.experiment import resolve
+    from pelasr.stages.experiment import resolve
 
     path = default.with_name(f"{experiment.adapter}.yaml") if experiment.adapter else default
     return resolve(load_yaml(path), experiment, overrides), str(path)
 
 
 def _decode(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.experiment import find_experiment
-    from pelasr.stages import decode
+    from pelasr.stages.decode import decode
+    from pelasr.stages.experiment import find_experiment
 
     experiment = find_experiment(_experiments(known), known.exp)
     return decode(_place(known), experiment, _sets(known), _only(known), known.ngpu, _decoding(known))
 
 
 def _decoding(known: argparse.Namespace) -> Any:
-    from pelasr.experiment import Decoding
+    from pelasr.stages.experiment import Decoding
 
     return Decoding(known.beam_size, getattr(known, "decode_as", None))
 
 
 def _score(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.figures import score
+    from pelasr.stages.score import score
 
     chosen, sets = _chosen(known), _sets(known)
     return score(_place(known), _experiments(known), chosen, sets, known.recipe, _decoding(known))
 
 
 def _forgetting(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.figures import measure_forgetting
+    from pelasr.stages.forgetting import measure_forgetting
 
     new = [language for language in _only(known) if language not in known.langs.split()]
     return measure_forgetting(_place(known), _chosen(known), new, _sets(known), known.recipe, _decoding(known))
 
 
 def _table(known: argparse.Namespace, rest: list[str]) -> bool:
-    from pelasr.figures import write_page
+    from pelasr.stages.table import write_page
 
     descriptions = {experiment.name: experiment.description for experiment in _experiments(known).values()}
     output = known.output or known.exp_dir / "RESULTS.md"
@@ -370,7 +370,7 @@ def _table(known: argparse.Namespace, rest: list[str]) -> bool:
 
 def _params(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.config import two_configurations
-    from pelasr.figures import count
+    from pelasr.stages.params import count
 
     config, adapter = two_configurations(known.config, known.adapter, rest)
     where = f"{known.config} with {known.adapter}" if adapter else str(known.config)
@@ -388,7 +388,7 @@ def _config(known: argparse.Namespace, rest: list[str]) -> bool:
 
     from pelasr.backbones.base import backbone_options
     from pelasr.config import given_for_adapter, suggest, two_configurations
-    from pelasr.stages import check_adapter, split_adapter_options, split_options
+    from pelasr.stages.settings import check_adapter, split_adapter_options, split_options
     from pelasr.train.options import TrainingOptions
 
     config, adapter = two_configurations(known.config, known.adapter, rest)

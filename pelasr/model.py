@@ -25,10 +25,10 @@ from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.long_audio import Piece, batches, join, windows
 from pelasr.errors import PelasrError, TooShortError
-from pelasr.experiment import Experiment
 from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
-from pelasr.prepare import add_language
-from pelasr.stages import fit_adapters
+from pelasr.stages.adapt import fit_adapters
+from pelasr.stages.add import add_language
+from pelasr.stages.experiment import Experiment
 from pelasr.train.options import TOKENS, TrainingOptions
 
 LOADING = RLock()  # held while what a model has is changed; one of all models, which can be copied then

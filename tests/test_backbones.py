@@ -13,7 +13,7 @@ from pelasr.backbones.store import describe_backbone, load_backbone, load_encode
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.stages import split_options
+from pelasr.stages.settings import split_options
 from pelasr.storage import check_tensors, load_weights, read_description, save_weights, state_sha256, write_description
 
 OPTIONS = {

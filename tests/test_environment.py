@@ -10,7 +10,7 @@ import pytest
 
 from pelasr.errors import PelasrError
 from pelasr.score.environment import commit, environment, read_environment, recorded, write_environment
-from pelasr.table import read_times
+from pelasr.stages.table import read_times
 
 
 def git(folder, *arguments):

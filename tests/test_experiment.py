@@ -7,7 +7,7 @@ import pytest
 from pelasr.config import load_yaml
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError
-from pelasr.experiment import find_experiment, load_experiments, resolve
+from pelasr.stages.experiment import find_experiment, load_experiments, resolve
 
 ROOT = Path(__file__).parents[1]
 
@@ -158,7 +158,7 @@ def test_find_experiment(tmp_path):
 
 def test_experiments_name_real_options():
     """Every override of the shipped experiments is a key of a configuration."""
-    from pelasr.stages import split_adapter_options, split_options
+    from pelasr.stages.settings import split_adapter_options, split_options
 
     configs = {
         "mini_indic/asr1": "conf/rnnt_mini.yaml",

@@ -8,8 +8,9 @@ from pelasr.config import load_yaml
 from pelasr.data.kaldi import Utterance, write_data_dir
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError
-from pelasr.experiment import Experiment, load_experiments, resolve
-from pelasr.figures import _read_facts, count, new_languages
+from pelasr.stages.experiment import Experiment, load_experiments, resolve
+from pelasr.stages.params import count
+from pelasr.stages.score import _read_facts, new_languages
 from pelasr.tasks.translation import parameter_cell
 
 ROOT = Path(__file__).parents[1]

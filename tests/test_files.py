@@ -17,7 +17,6 @@ from pelasr.data.kaldi import data_sha256, parse, read_data_dir
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.done import Marker
 from pelasr.errors import DataError, PelasrError, brief
-from pelasr.experiment import load_experiments
 from pelasr.files import (
     LINE,
     append,
@@ -33,8 +32,9 @@ from pelasr.files import (
 from pelasr.score.decoded import read_text as read_reference
 from pelasr.score.environment import read_environment
 from pelasr.score.results import read_results
+from pelasr.stages.experiment import load_experiments
+from pelasr.stages.table import read_times
 from pelasr.storage import read_description
-from pelasr.table import read_times
 from pelasr.train.checkpoint import load_checkpoint
 from pelasr.transcribe import read_languages
 

@@ -15,9 +15,9 @@ from tiny_speech import make_recogniser, make_translator, noise
 
 import pelasr
 from pelasr.data.tokenizer import Tokenizer, train_unigram
-from pelasr.experiment import load_experiments
 from pelasr.files import sha256_file, sha256_json
 from pelasr.packs.manage import export_pack, fold_pack, import_pack, list_packs, show_pack, verify_packs
+from pelasr.stages.experiment import load_experiments
 
 LONG = "x" * 9000
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 17, 255, 16384, 100_000, 2**31, 2**63, 10**300, 0.0, -0.5, 1.5, 1e308]

@@ -18,7 +18,7 @@ from pelasr.data.place import Place
 from pelasr.decode.long_audio import cut, join
 from pelasr.decode.sets import decode_sets
 from pelasr.errors import DataError, PelasrError
-from pelasr.prepare import make_features
+from pelasr.stages.stats import make_features
 
 
 def test_backbones_and_experiments_with_packs(tmp_path):

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from pelasr import forgetting
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.own import routed
@@ -11,8 +10,9 @@ from pelasr.backbones.base import build_backbone
 from pelasr.backbones.store import describe_backbone, load_backbone
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
-from pelasr.experiment import Experiment
 from pelasr.packs.pack import load_bank, save_pack
+from pelasr.stages import forgetting
+from pelasr.stages.experiment import Experiment
 from pelasr.storage import save_weights
 from pelasr.train.new_language import _sample, make_private
 

@@ -14,9 +14,12 @@ from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import DataError, PelasrError
-from pelasr.experiment import Experiment
-from pelasr.prepare import add_language, copy_data_dir, make_stats, make_tokens, validate_data
-from pelasr.stages import train_backbone
+from pelasr.stages.add import add_language, copy_data_dir
+from pelasr.stages.data import validate_data
+from pelasr.stages.experiment import Experiment
+from pelasr.stages.stats import make_stats
+from pelasr.stages.tokens import make_tokens
+from pelasr.stages.train import train_backbone
 
 ROOT = Path(__file__).parents[1]
 

@@ -12,7 +12,7 @@ import pytest
 import pelasr
 from pelasr.data.kaldi import read_data_dir
 from pelasr.score.results import KEYS, read_results
-from pelasr.table import read_times
+from pelasr.stages.table import read_times
 
 ROOT = Path(__file__).parents[1]
 RUN = ROOT / "egs/mini_indic/asr1/run.sh"

@@ -15,8 +15,8 @@ from pelasr.backbones.rnnt import LSTMEncoder, ProjectedLSTM, reduce_time, stack
 from pelasr.cli import main
 from pelasr.config import load_yaml, override
 from pelasr.errors import PelasrError
-from pelasr.figures import count
-from pelasr.stages import split_options
+from pelasr.stages.params import count
+from pelasr.stages.settings import split_options
 from pelasr.storage import state_sha256
 
 ROOT = Path(__file__).parents[1]

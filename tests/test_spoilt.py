@@ -15,7 +15,7 @@ import soundfile
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.data.place import Place
 from pelasr.errors import DataError
-from pelasr.prepare import validate_data
+from pelasr.stages.data import validate_data
 
 SETS = ["train", "dev", "test"]
 COUNT = 5

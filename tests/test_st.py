@@ -14,7 +14,7 @@ from pelasr.backbones.base import build_backbone
 from pelasr.backbones.st import normalise
 from pelasr.config import load_yaml
 from pelasr.errors import PelasrError
-from pelasr.stages import split_options
+from pelasr.stages.settings import split_options
 from pelasr.storage import state_sha256
 
 CONF = Path(__file__).parents[1] / "conf"

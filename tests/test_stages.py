@@ -17,9 +17,10 @@ from pelasr.data.kaldi import read_data_dir
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError
-from pelasr.experiment import Decoding, Experiment
-from pelasr.prepare import make_features
-from pelasr.stages import decode, decoded, fit_adapters
+from pelasr.stages.adapt import fit_adapters
+from pelasr.stages.decode import decode, decoded
+from pelasr.stages.experiment import Decoding, Experiment
+from pelasr.stages.stats import make_features
 from pelasr.storage import save_weights
 from pelasr.train import fit as fitting
 from pelasr.train import loop as train

@@ -10,7 +10,7 @@ import yaml
 from pelasr.errors import PelasrError
 from pelasr.report.grid import select
 from pelasr.score.results import KEYS, append_results, read_results
-from pelasr.table import make_chart, make_table, print_table, read_times
+from pelasr.stages.table import make_chart, make_table, print_table, read_times
 from pelasr.tasks import recognition as recognition_table
 
 PAPER = Path(__file__).parents[1] / "egs/mini_indic/asr1/conf/results.yaml"

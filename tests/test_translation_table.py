@@ -7,7 +7,7 @@ import yaml
 from test_table import line, rows
 
 from pelasr.report.grid import select
-from pelasr.table import make_chart, make_table, print_table
+from pelasr.stages.table import make_chart, make_table, print_table
 from pelasr.tasks.translation import chart, parameter_cell, setting_cells
 
 EGS = Path(__file__).parents[1] / "egs"

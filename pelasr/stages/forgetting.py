@@ -2,21 +2,25 @@
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
+from pelasr import __version__
 from pelasr.adapters.bank import Bank
 from pelasr.backbones.store import load_backbone
 from pelasr.data.batch import Batch, Collate, batches, load_examples
+from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.place import Place
 from pelasr.data.sampling import sorted_batches
 from pelasr.data.tokenizer import UNKNOWN_ID
 from pelasr.decode.recognise import encode
-from pelasr.experiment import Experiment
 from pelasr.packs.pack import load_bank
-from pelasr.progress import track
+from pelasr.progress import say, track
 from pelasr.search.hypothesis import Hypothesis
+from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
+from pelasr.stages.score import _copies, _data, _facts
 
 BATCH_SIZE = 32
 
@@ -82,3 +86,41 @@ def _shared(batch: Batch, shared: int) -> Batch:
     known = {"targets": batch.targets, "prefix": batch.prefix}
     known = {k: v if v is None else v.where(v < shared, UNKNOWN_ID) for k, v in known.items()}
     return replace(batch, **known)
+
+
+def measure_forgetting(
+    place: Place, chosen: list[Experiment], new: list[str], sets: list[str], recipe: str, how: Decoding = AS_USUAL
+) -> bool:
+    """Stage 7, after languages were added: whether anything changed for the others, as lines of results with the
+    metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
+    from pelasr.packs.pack import read_pack
+    from pelasr.score.environment import commit
+    from pelasr.score.results import KEYS, append_results
+    from pelasr.stages.forgetting import measure
+
+    lines = []
+    for experiment in chosen:
+        if not experiment.adapted or experiment.serve:
+            continue
+        if _copies(read_pack(place.exp / experiment.name / "packs" / new[0])):
+            say(f"{experiment.name}: every language has a model of its own, so nothing can change for another")
+            continue
+        for name, language in product(sets, new):
+            changes = measure(place, experiment, language, name, how.beam_size)
+            facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
+            facts |= _facts(place, experiment, place.languages, how) | {"commit": commit()}
+            facts["data_sha256"] = _data(place, name)
+            for old, change in changes.items():
+                words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old), old))
+                facts |= {"language": old, "utterances": change.utterances, "reference_words": words}
+                for metric, value in (("changed_by", change.hypotheses), ("logits_changed_by", change.logits)):
+                    facts |= dict.fromkeys(("value", "lo", "hi"), value) | {"metric": f"{metric}_{language}"}
+                    lines.append({key: facts[key] for key in KEYS})
+            changed = sum(change.hypotheses for change in changes.values())
+            largest = max(change.logits for change in changes.values())
+            say(
+                f"{experiment.name}, {name}: with {language} {changed} hypotheses of"
+                f" {' '.join(place.languages)} changed; the largest difference of a logit is {largest:g}"
+            )
+    append_results(place.exp / "results.jsonl", lines)
+    return bool(lines)

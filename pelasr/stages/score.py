@@ -1,23 +1,22 @@
-"""Stage 7, and counting: what the results say of an experiment, and the page that shows them."""
+"""Stage 7: what the results say of an experiment."""
 
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pelasr import __version__
 from pelasr.backbones.format import BACKBONE_FACTS, read_backbone
-from pelasr.config import load_yaml
-from pelasr.data.kaldi import data_sha256, read_data_dir, text_of
+from pelasr.data.kaldi import data_sha256, read_data_dir
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
 from pelasr.done import required
 from pelasr.errors import PelasrError
-from pelasr.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.files import read_json, sha256_json
 from pelasr.packs.format import read_checked
 from pelasr.progress import say
-from pelasr.stages import decoded, features_of, served_by, split_adapter_options, split_options
+from pelasr.stages.decode import decoded, served_by
+from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
+from pelasr.stages.settings import features_of
 
 
 def score(
@@ -78,44 +77,6 @@ def _rows(place: Place, experiment: Experiment, name: str, how: Decoding) -> lis
     missing = [language for language in place.languages if language not in fitted]
     say(f"{experiment.name}: {' '.join(missing)} have no packs, so there are gaps in its row, and no mean")
     return [*([language] for language in fitted), *new]
-
-
-def measure_forgetting(
-    place: Place, chosen: list[Experiment], new: list[str], sets: list[str], recipe: str, how: Decoding = AS_USUAL
-) -> bool:
-    """Stage 7, after languages were added: whether anything changed for the others, as lines of results with the
-    metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
-    from pelasr.forgetting import measure
-    from pelasr.packs.pack import read_pack
-    from pelasr.score.environment import commit
-    from pelasr.score.results import KEYS, append_results
-
-    lines = []
-    for experiment in chosen:
-        if not experiment.adapted or experiment.serve:
-            continue
-        if _copies(read_pack(place.exp / experiment.name / "packs" / new[0])):
-            say(f"{experiment.name}: every language has a model of its own, so nothing can change for another")
-            continue
-        for name, language in product(sets, new):
-            changes = measure(place, experiment, language, name, how.beam_size)
-            facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
-            facts |= _facts(place, experiment, place.languages, how) | {"commit": commit()}
-            facts["data_sha256"] = _data(place, name)
-            for old, change in changes.items():
-                words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old), old))
-                facts |= {"language": old, "utterances": change.utterances, "reference_words": words}
-                for metric, value in (("changed_by", change.hypotheses), ("logits_changed_by", change.logits)):
-                    facts |= dict.fromkeys(("value", "lo", "hi"), value) | {"metric": f"{metric}_{language}"}
-                    lines.append({key: facts[key] for key in KEYS})
-            changed = sum(change.hypotheses for change in changes.values())
-            largest = max(change.logits for change in changes.values())
-            say(
-                f"{experiment.name}, {name}: with {language} {changed} hypotheses of"
-                f" {' '.join(place.languages)} changed; the largest difference of a logit is {largest:g}"
-            )
-    append_results(place.exp / "results.jsonl", lines)
-    return bool(lines)
 
 
 def new_languages(place: Place, experiment: Experiment, name: str) -> list[str]:
@@ -229,70 +190,3 @@ def _sizes(pack: dict[str, Any]) -> dict[str, int]:
     size = pack["adapter_conf"].get(cls.size, arguments_of(cls)[cls.size].default)
     there = {path.partition(".")[0] for path in pack["sites"]}
     return {side: (size[side] if isinstance(size, dict) else size) if side in there else 0 for side in SIDES}
-
-
-def write_page(
-    place: Place,
-    descriptions: dict[str, str],
-    name: str,
-    recipe: str,
-    page: Path,
-    output: Path,
-    forgetting: bool = False,
-) -> None:
-    """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`.
-
-    `forgetting`: on the terminal only what the page says of languages that were added later.
-    """
-    from pelasr.files import atomic_write
-    from pelasr.report.corpus import read_corpus
-    from pelasr.score.environment import read_environment
-    from pelasr.score.results import read_results
-    from pelasr.table import make_chart, make_table, print_table, read_times
-
-    results = read_results(place.exp / "results.jsonl")
-    extra = load_yaml(page) if page.exists() else {}
-    chart = output.with_suffix(".png")
-    make_chart(results, chart, name, descriptions, place.languages)
-    text = make_table(
-        results,
-        name,
-        descriptions,
-        place.languages,
-        title=recipe,
-        note=extra.get("note", ""),
-        environment=read_environment(place.exp / "environment.json"),
-        corpus=read_corpus(place.exp),
-        times=read_times(place.exp / "times.jsonl"),
-        paper=extra.get("paper"),
-        chart=chart.name,
-    )
-    with atomic_write(output) as stream:
-        stream.write(text)
-    print_table(results, name, descriptions, place.languages, forgetting)
-    say(f"written: {output} and {chart}")
-
-
-def count(
-    config: dict[str, Any], adapter: dict[str, Any] | None, where: str, vocab_size: int, num_languages: int
-) -> dict[str, int]:
-    """Integer parameter counts of a configured backbone, and of the adapters of its languages, on the very modules that
-    train, built without their numbers. `where` names the configuration in errors."""
-    import torch
-
-    from pelasr.adapters.bank import count_parameters
-    from pelasr.adapters.finetune import make_bank
-    from pelasr.adapters.freeze import freeze
-    from pelasr.backbones.base import build_backbone
-
-    family, options, _ = split_options(config, where)
-    with torch.device("meta"):
-        backbone = build_backbone(family, options, vocab_size, num_languages)
-        if adapter is None:
-            return count_parameters(backbone)
-        method, method_options, _ = split_adapter_options(adapter, where)
-        freeze(backbone)
-        bank = make_bank(method, method_options, backbone)
-        for number in range(num_languages):
-            bank.add(f"language{number}")
-    return count_parameters(backbone, bank)

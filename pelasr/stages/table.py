@@ -9,8 +9,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pelasr.config import load_yaml
+from pelasr.data.place import Place
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json_lines
+from pelasr.progress import say
 from pelasr.report import added as forgetting_table
 from pelasr.report.grid import Grid, select
 from pelasr.report.sections import corpus_section, paper_section, provenance
@@ -121,3 +124,45 @@ def make_chart(
     figure = _task(grid).chart(grid)
     with atomic_write(path, "wb") as stream:
         figure.savefig(stream, format="png", metadata={"Software": None})
+
+
+def write_page(
+    place: Place,
+    descriptions: dict[str, str],
+    name: str,
+    recipe: str,
+    page: Path,
+    output: Path,
+    forgetting: bool = False,
+) -> None:
+    """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`.
+
+    `forgetting`: on the terminal only what the page says of languages that were added later.
+    """
+    from pelasr.files import atomic_write
+    from pelasr.report.corpus import read_corpus
+    from pelasr.score.environment import read_environment
+    from pelasr.score.results import read_results
+    from pelasr.stages.table import make_chart, make_table, print_table, read_times
+
+    results = read_results(place.exp / "results.jsonl")
+    extra = load_yaml(page) if page.exists() else {}
+    chart = output.with_suffix(".png")
+    make_chart(results, chart, name, descriptions, place.languages)
+    text = make_table(
+        results,
+        name,
+        descriptions,
+        place.languages,
+        title=recipe,
+        note=extra.get("note", ""),
+        environment=read_environment(place.exp / "environment.json"),
+        corpus=read_corpus(place.exp),
+        times=read_times(place.exp / "times.jsonl"),
+        paper=extra.get("paper"),
+        chart=chart.name,
+    )
+    with atomic_write(output) as stream:
+        stream.write(text)
+    print_table(results, name, descriptions, place.languages, forgetting)
+    say(f"written: {output} and {chart}")

@@ -1,0 +1,30 @@
+"""Counting parameters."""
+
+from typing import Any
+
+from pelasr.stages.settings import split_adapter_options, split_options
+
+
+def count(
+    config: dict[str, Any], adapter: dict[str, Any] | None, where: str, vocab_size: int, num_languages: int
+) -> dict[str, int]:
+    """Integer parameter counts of a configured backbone, and of the adapters of its languages, on the very modules that
+    train, built without their numbers. `where` names the configuration in errors."""
+    import torch
+
+    from pelasr.adapters.bank import count_parameters
+    from pelasr.adapters.finetune import make_bank
+    from pelasr.adapters.freeze import freeze
+    from pelasr.backbones.base import build_backbone
+
+    family, options, _ = split_options(config, where)
+    with torch.device("meta"):
+        backbone = build_backbone(family, options, vocab_size, num_languages)
+        if adapter is None:
+            return count_parameters(backbone)
+        method, method_options, _ = split_adapter_options(adapter, where)
+        freeze(backbone)
+        bank = make_bank(method, method_options, backbone)
+        for number in range(num_languages):
+            bank.add(f"language{number}")
+    return count_parameters(backbone, bank)
