@@ -43,5 +43,5 @@ setup(
         # peft is what LoRA is compared with, in tests and bench.
         "test": ["peft", "pytest", "ruff", "uroman"],
     },
-    entry_points={"console_scripts": ["pelasr = pelasr.cli:main"]},
+    entry_points={"console_scripts": ["pelasr = pelasr.cli.main:main"]},
 )

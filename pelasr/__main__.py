@@ -1,6 +1,6 @@
 """`python -m pelasr` is `pelasr`."""
 
-from pelasr.cli import main
+from pelasr.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pelasr.cli import main
+from pelasr.cli.main import main
 from pelasr.score.results import latest, read_results
 
 LANGS = ["--langs", "hi ta"]

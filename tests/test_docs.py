@@ -24,7 +24,7 @@ from tiny_exp import make_packs
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 from pelasr.backbones.store import load_backbone
-from pelasr.cli import _parser, main
+from pelasr.cli.main import _parser, main
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.score.results import append_results
 from pelasr.terminal import with_underscores

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pelasr.cli.transcribe import read_languages
 from pelasr.config import load_yaml
 from pelasr.data.features import INDEX, load_stats, read_feats
 from pelasr.data.kaldi import data_sha256, parse, read_data_dir
@@ -36,7 +37,6 @@ from pelasr.stages.experiment import load_experiments
 from pelasr.stages.table import read_times
 from pelasr.storage import read_description
 from pelasr.train.checkpoint import load_checkpoint
-from pelasr.transcribe import read_languages
 
 ROOT = Path(__file__).parents[1]
 DATA_FILES = {"wav.scp": "u1 a.wav", "segments": "u1 u1 0 1", "text": "u1 a", "text.de": "u1 b", "utt2spk": "u1 s"}

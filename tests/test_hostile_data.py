@@ -13,13 +13,13 @@ import pytest
 import soundfile
 from hostile import refusal
 
+from pelasr.cli.transcribe import find_audio, read_languages
 from pelasr.data.archive import read_matrix
 from pelasr.data.audio import read_audio, read_file
 from pelasr.data.features import extract, feature_stats, read_feats, read_num_frames
 from pelasr.data.kaldi import audio_sha256, data_sha256, parse, read_data_dir
 from pelasr.data.tokenizer import train_graphemes
 from pelasr.data.validate import drop, validate
-from pelasr.transcribe import find_audio, read_languages
 
 IDS = ("u1", "u2", "u3")
 TEXTS = {"text": "a b", "text.de": "c", "utt2spk": "s", "utt2lang": "hi"}

@@ -153,7 +153,7 @@ def loaded(module):
 
 
 def test_the_command_line_starts_at_once():
-    found = loaded("pelasr.cli")
+    found = loaded("pelasr.cli.main")
     assert "pelasr" in found and not found & {*HEAVY, *SLOW, "numpy", "yaml", "rich", "sentencepiece"}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pelasr.cli import main
+from pelasr.cli.main import main
 from pelasr.config import split_words
 from pelasr.errors import PelasrError
 from pelasr.train.options import TrainingOptions

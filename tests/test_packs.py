@@ -9,7 +9,7 @@ import yaml
 from tiny_exp import TRAINING, make_backbone, make_exp, make_packs, retensor
 
 from pelasr.backbones.store import load_backbone
-from pelasr.cli import main
+from pelasr.cli.main import main
 from pelasr.packs.pack import load_bank, read_pack
 from pelasr.storage import load_weights
 

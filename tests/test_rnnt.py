@@ -12,7 +12,7 @@ from pelasr.adapters.bank import Bank, count_parameters
 from pelasr.adapters.freeze import freeze
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.rnnt import LSTMEncoder, ProjectedLSTM, reduce_time, stack_frames
-from pelasr.cli import main
+from pelasr.cli.main import main
 from pelasr.config import load_yaml, override
 from pelasr.errors import PelasrError
 from pelasr.stages.params import count

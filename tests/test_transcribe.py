@@ -16,9 +16,9 @@ import soundfile
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 import pelasr
-from pelasr.cli import main
+from pelasr.cli.main import main
+from pelasr.cli.transcribe import find_audio, read_languages
 from pelasr.errors import PelasrError
-from pelasr.transcribe import find_audio, read_languages
 
 ROOT = Path(__file__).parents[1]
 

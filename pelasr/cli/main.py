@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pelasr import __version__
+from pelasr.cli.packs import add_pack_verbs
+from pelasr.cli.transcribe import add_speech_options, transcribe, translate
 from pelasr.config import split_words
 from pelasr.errors import PelasrError
-from pelasr.pack_verbs import add_pack_verbs
 from pelasr.terminal import at_terminal, with_underscores
 from pelasr.train.options import TOKENS
-from pelasr.transcribe import add_speech_options, transcribe, translate
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
 
