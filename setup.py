@@ -1,8 +1,13 @@
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+VERSION = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("pelasr").joinpath("version.py").read_text())[1]
 
 setup(
     name="pelasr",
-    version="0.1.0",
+    version=VERSION,
     description="Multilingual speech recognition and translation with adapters",
     license="Apache-2.0",
     # With this an editable install is a path entry. Otherwise it is a finder that comes too late: seen from the clone's

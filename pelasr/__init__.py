@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pelasr.version import __version__
+
 if TYPE_CHECKING:
     from pelasr.model import Model
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 # A thread of OpenMP that has nothing to do gives its core away instead of spinning: with another busy process beside a
 # training on all cores, spinning costs up to ten times the speed, and on an idle machine it gains next to nothing.

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from pelasr.errors import PelasrError, brief
+from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import read_bytes
 
 LIMIT = 1 << 20  # bytes of a file
@@ -166,14 +166,6 @@ def arguments_of(function: Callable) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that lists the known names, the most alike first where there is one."""
-    known = sorted(map(str, known))
-    alike = difflib.get_close_matches(str(name), known, n=1)
-    hint = f"did you mean {alike[0]!r}? " if alike else ""
-    return f"{hint}known: {brief(', '.join(known), 2000)}"
-
-
 def check_keys(config: Iterable[str], known: Iterable[str], where: str) -> None:
     """Raise PelasrError at the first key of `config` that is not `known`."""
     known = list(known)
@@ -218,11 +210,3 @@ def construct(cls: Callable, conf: dict[str, Any] | None, where: str, **given: A
         raise
     except Exception as error:  # a library's own complaint about a value (typeguard raises a class of its own)
         raise PelasrError(f"{where}: {brief(str(error) or type(error).__name__, 300)}") from error
-
-
-def split_words(option: str, words: str) -> list[str]:
-    """The words of an option such as `--langs "hi ur"`. Raises PelasrError for one that comes twice."""
-    found = words.split()
-    if again := next((word for n, word in enumerate(found) if word in found[:n]), None):
-        raise PelasrError(f"{option} {words!r}: {again!r} comes twice; name it once")
-    return found

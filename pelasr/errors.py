@@ -1,5 +1,8 @@
 """Errors a user can cure: the command line prints them as one line, without a traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 BEGIN, END = 1200, 700  # characters of a longer message that are shown: it ends with the cure
 
 
@@ -56,3 +59,11 @@ def counted(number: int, noun: str) -> str:
     if number == 1:
         return f"1 {noun}"
     return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that lists the known names, the most alike first where there is one."""
+    known = sorted(map(str, known))
+    alike = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean {alike[0]!r}? " if alike else ""
+    return f"{hint}known: {brief(', '.join(known), 2000)}"

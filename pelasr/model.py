@@ -17,14 +17,14 @@ from pelasr.adapters.bank import Bank, count_parameters
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.routes import Routes, Unadapted
 from pelasr.backbones.store import find_backbone_of, load_backbone
-from pelasr.config import check_keys, nearest
+from pelasr.config import check_keys
 from pelasr.data.audio import read_file
 from pelasr.data.features import MELS
 from pelasr.data.language import check_language, split_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.long_audio import Piece, batches, join, windows
-from pelasr.errors import PelasrError, TooShortError
+from pelasr.errors import PelasrError, TooShortError, nearest
 from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
 from pelasr.stages.adapt import fit_adapters
 from pelasr.stages.add import add_language

@@ -22,6 +22,14 @@ def with_underscores(arguments: Sequence[str]) -> list[str]:
     return found
 
 
+def split_words(option: str, words: str) -> list[str]:
+    """The words of an option such as `--langs "hi ur"`. Raises PelasrError for one that comes twice."""
+    found = words.split()
+    if again := next((word for n, word in enumerate(found) if word in found[:n]), None):
+        raise PelasrError(f"{option} {words!r}: {again!r} comes twice; name it once")
+    return found
+
+
 @contextmanager
 def at_terminal(resumes: bool = False) -> Iterator[None]:
     """Run what is inside for a person at a terminal.

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pelasr.config import arguments_of, check_keys, construct, load_yaml, nearest, override, parse_overrides, suggest
-from pelasr.errors import PelasrError
+from pelasr.config import arguments_of, check_keys, construct, load_yaml, override, parse_overrides, suggest
+from pelasr.errors import PelasrError, nearest
 
 
 class Box:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import soundfile
 import yaml
+from doc_commands import INDIC, RUNS, bench, data_alone, recipe
 from documents import ROOT
 from must_c import make_must_c
-from test_docs import INDIC, RUNS, bench, data_alone, recipe
 from tiny_speech import noise
 
 pytestmark = pytest.mark.slow

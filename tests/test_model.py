@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_data import TRAINING, noises, write_set
 from tiny_exp import make_exp, make_packs
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 import pelasr
 from pelasr.adapters.bank import _adapt
 from pelasr.backbones.store import find_backbone_of, load_backbone
-from pelasr.data.kaldi import Utterance, write_data_dir
 from pelasr.data.place import Place
 from pelasr.decode.long_audio import cut, join
 from pelasr.decode.sets import decode_sets
@@ -65,24 +65,6 @@ def made(tmp_path_factory) -> Path:
 def exp(made, tmp_path) -> Path:
     """The same, to be written to."""
     return Path(shutil.copytree(made, tmp_path / "exp"))
-
-
-def noises(count: int, seconds: float = 1.0) -> list[np.ndarray]:
-    return [noise(seconds + 0.1 * number, number) for number in range(count)]
-
-
-def write_set(folder: Path, language: str, count: int, texts: list[str] = ("ab", "c d"), seed: int = 0) -> None:
-    """A data directory of noises, whose audio lies beside it."""
-    source, _, target = language.partition("-")
-    folder.mkdir(parents=True)
-    utterances = []
-    for number in range(count):
-        path, text = folder / f"{number}.wav", texts[number % len(texts)]
-        soundfile.write(path, noise(1 + 0.1 * number, seed + number), RATE, subtype="FLOAT")
-        translations = {target: text} if target else {}
-        name = f"u{number}"
-        utterances.append(Utterance(name, name, str(path), None, None, text, "s", source, translations))
-    write_data_dir(folder, utterances)
 
 
 @pytest.mark.parametrize(
@@ -334,9 +316,6 @@ def test_what_is_wrong_with_a_model_or_pack(made, exp):
     if not torch.cuda.is_available():
         with pytest.raises(PelasrError, match="sees no GPU"):
             pelasr.load(made / "A5", device="cuda")
-
-
-TRAINING = {"max_epoch": 1, "batch_size": 4, "warmup_steps": 1, "optim_conf": {"lr": 0.01}}
 
 
 def test_a_language_is_added_fitted_saved_and_loaded(exp, tmp_path, capsys):

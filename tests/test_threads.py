@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import tiny_exp
 import torch
-from conftest import ENCODERS
-from test_model import TRAINING, write_set
+from tiny_data import TRAINING, write_set
 from tiny_exp import make_packs
+from tiny_models import ENCODERS
 from tiny_speech import PAIRS, make_recogniser, make_translator, noise
 
 import pelasr

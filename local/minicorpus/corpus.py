@@ -12,7 +12,7 @@ from pathlib import Path
 
 from minicorpus import versions
 from minicorpus.meanings import Draw
-from pelasr.data.kaldi import Utterance, write_data_dir
+from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json
 from pelasr.terminal import at_terminal

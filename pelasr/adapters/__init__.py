@@ -1,0 +1,6 @@
+"""Adapters, and how they hang on a frozen backbone; here what a method imports."""
+
+from pelasr.adapters.base import Adapter
+from pelasr.nn.mixed import LayerNorm, Linear
+
+__all__ = ["Adapter", "LayerNorm", "Linear"]

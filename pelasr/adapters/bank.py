@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from pelasr.adapters.base import find_method, method_options
 from pelasr.adapters.own import Private, routed
-from pelasr.config import arguments_of, check_keys, construct, nearest, require_keys
-from pelasr.errors import PelasrError
+from pelasr.config import arguments_of, check_keys, construct, require_keys
+from pelasr.errors import PelasrError, nearest
 from pelasr.nn.mixed import Route
 from pelasr.nn.parts import instead
 

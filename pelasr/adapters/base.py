@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
-from pelasr.config import arguments_of, nearest
-from pelasr.errors import PelasrError
+from pelasr.config import arguments_of
+from pelasr.errors import PelasrError, nearest
 
 
 class Adapter(nn.Module):

@@ -1,0 +1,1 @@
+"""Backbones, a family a file: what they are (`base`), and how they are kept (`store`, `format`)."""

@@ -6,8 +6,8 @@ from typing import Any
 
 from pelasr.adapters.own import install
 from pelasr.backbones.format import check_options
-from pelasr.config import arguments_of, construct, nearest
-from pelasr.errors import PelasrError, brief
+from pelasr.config import arguments_of, construct
+from pelasr.errors import PelasrError, brief, nearest
 
 OTHERS = ("__init__", "base", "format", "sites", "store")  # files here that are no families
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration

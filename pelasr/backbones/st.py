@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.backbones.sites import module_sites
-from pelasr.config import construct, nearest
-from pelasr.errors import PelasrError
+from pelasr.config import construct
+from pelasr.errors import PelasrError, nearest
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPnetEncoder
 from pelasr.nn.layers import ConvSubsampler, Loss, ctc_loss, within
 from pelasr.nn.parts import Parts

@@ -9,9 +9,9 @@ from torch.overrides import TorchFunctionMode
 
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.format import CURE, read_backbone
-from pelasr.config import LIMIT, check_keys, load_yaml, nearest, require_keys
+from pelasr.config import LIMIT, check_keys, load_yaml, require_keys
 from pelasr.data.tokenizer import Tokenizer
-from pelasr.errors import PelasrError, TooShortError, brief
+from pelasr.errors import PelasrError, TooShortError, brief, nearest
 from pelasr.files import no_file, sha256_file
 from pelasr.nn.defaults import settled
 from pelasr.storage import check_size, check_tensors, load_weights, sizes, state_sha256, write_description

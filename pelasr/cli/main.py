@@ -9,13 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pelasr import __version__
 from pelasr.cli.packs import add_pack_verbs
 from pelasr.cli.transcribe import add_speech_options, transcribe, translate
-from pelasr.config import split_words
 from pelasr.errors import PelasrError
-from pelasr.terminal import at_terminal, with_underscores
+from pelasr.terminal import at_terminal, split_words, with_underscores
 from pelasr.train.options import TOKENS
+from pelasr.version import __version__
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
 
@@ -203,7 +202,7 @@ def _sets(known: argparse.Namespace) -> list[str]:
 
 def _only(known: argparse.Namespace) -> list[str]:
     """Which languages to work on: the backbone's, or others that there is data for."""
-    from pelasr.config import nearest
+    from pelasr.errors import nearest
 
     place = _place(known)
     only = split_words("--only", known.only) if known.only else place.languages

@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pelasr.config import nearest
-from pelasr.errors import PelasrError, brief
+from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import atomic_write, read_bytes, sha256_json
 
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"

@@ -1,0 +1,1 @@
+"""From features, or audio of any length, to text."""

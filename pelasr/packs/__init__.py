@@ -1,0 +1,1 @@
+"""Packs: what one language adds to a backbone, as files."""

@@ -16,8 +16,7 @@ from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.own import VECTOR, Private
 from pelasr.backbones.store import LoadedBackbone
-from pelasr.config import nearest
-from pelasr.errors import PelasrError, brief
+from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import sha256_file
 from pelasr.packs.format import CURE, FORMAT, again, check_description, read_checked
 from pelasr.storage import check_size, check_tensors, load_weights, save_weights, state_sha256, write_description

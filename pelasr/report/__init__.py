@@ -1,0 +1,1 @@
+"""Pages of results, made from lines of `results.jsonl`."""

@@ -1,0 +1,1 @@
+"""Error rates, BLEU, their intervals, and the lines of `results.jsonl`."""

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pelasr import __version__, files
+from pelasr import files
 from pelasr.data.language import split_pair
 from pelasr.data.tokenizer import normalise
 from pelasr.errors import PelasrError
@@ -23,6 +23,7 @@ from pelasr.score.bootstrap import Estimate
 from pelasr.score.environment import commit, package_version
 from pelasr.score.results import KEYS, append_results
 from pelasr.score.wer import Counts, count_errors, error_rate, mean_interval, paired_mean_test
+from pelasr.version import __version__
 
 # What scoring is told; it finds the other keys of a result line itself.
 FACTS = {"recipe", "experiment", "method", "trainable_parameters", "total_parameters"}

@@ -16,8 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from pelasr import __version__
 from pelasr.files import append, atomic_write, read_json
+from pelasr.version import __version__
 
 
 def _output(command: Sequence[str]) -> str:

@@ -1,0 +1,1 @@
+"""The stages of a recipe, a verb of `pelasr` a file."""

@@ -11,7 +11,7 @@ from pelasr.files import atomic_write, no_file, sha256_file
 from pelasr.packs.format import read_checked
 from pelasr.progress import say
 from pelasr.stages.experiment import Experiment
-from pelasr.stages.settings import _consumed, _other, _settings, split_adapter_options, weights_sha256
+from pelasr.stages.settings import consumed, other_run, split_adapter_options, training_settings, weights_sha256
 from pelasr.train.options import TrainingOptions
 
 
@@ -55,7 +55,7 @@ def fit_adapters(
         part = replace(place, languages=languages) if is_new else place
         inputs = {
             **{"adapter": method, "adapter_conf": options},
-            **_consumed(part),
+            **consumed(part),
             **({"tokens": tokens} if is_new else {}),
             "backbone": weights_sha256(source, experiment.weights),
         }
@@ -86,7 +86,7 @@ def _fit_marker(
     `continued`, and stays that of the first ones, so that the command that began it finds it done. Raises PelasrError
     where another fit is in the folder.
     """
-    path, settings = folder / "adapt.json", _settings(training)
+    path, settings = folder / "adapt.json", training_settings(training)
     marker = Marker(path, inputs | settings, strict=True)
     if marker.found is None:
         if (folder / "snapshots").exists():
@@ -110,7 +110,7 @@ def _check_fit(folder: Path, marker: Marker) -> None:
     """Raise PelasrError if another fit is in the folder."""
     if marker.changed:
         raise PelasrError(
-            f"{_other(folder, marker)}: delete the folder to fit anew, or give this one an experiment of its own; to"
+            f"{other_run(folder, marker)}: delete the folder to fit anew, or give this one an experiment of its own; to"
             " train the finished fit further, whatever the training's options, say --continue true"
         )
 

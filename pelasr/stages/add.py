@@ -5,11 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelasr.config import nearest
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.data.language import check_language, split_pair
 from pelasr.data.place import Place
-from pelasr.errors import DataError, PelasrError, printable
+from pelasr.errors import DataError, PelasrError, nearest, printable
 from pelasr.files import text_bytes
 from pelasr.progress import say
 

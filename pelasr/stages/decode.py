@@ -3,12 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pelasr.config import nearest
 from pelasr.data.kaldi import data_sha256
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
 from pelasr.done import Marker, required
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, nearest
 from pelasr.progress import say
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.stages.settings import features_of, weights_sha256

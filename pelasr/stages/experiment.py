@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pelasr.config import check_keys, load_yaml, nearest, override, split_words
+from pelasr.config import check_keys, load_yaml, override
 from pelasr.data.language import check_language
 from pelasr.data.place import Place
-from pelasr.errors import PelasrError, brief
+from pelasr.errors import PelasrError, brief, nearest
+from pelasr.terminal import split_words
 
 
 @dataclass(frozen=True)

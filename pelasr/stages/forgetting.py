@@ -7,7 +7,6 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
-from pelasr import __version__
 from pelasr.adapters.bank import Bank
 from pelasr.backbones.store import load_backbone
 from pelasr.data.batch import Batch, Collate, batches, load_examples
@@ -16,11 +15,14 @@ from pelasr.data.place import Place
 from pelasr.data.sampling import sorted_batches
 from pelasr.data.tokenizer import UNKNOWN_ID
 from pelasr.decode.recognise import encode
-from pelasr.packs.pack import load_bank
+from pelasr.packs.pack import load_bank, read_pack
 from pelasr.progress import say, track
+from pelasr.score.environment import commit
+from pelasr.score.results import KEYS, append_results
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
-from pelasr.stages.score import _copies, _data, _facts
+from pelasr.stages.score import data_of, facts_of, has_copies
+from pelasr.version import __version__
 
 BATCH_SIZE = 32
 
@@ -93,23 +95,19 @@ def measure_forgetting(
 ) -> bool:
     """Stage 7, after languages were added: whether anything changed for the others, as lines of results with the
     metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
-    from pelasr.packs.pack import read_pack
-    from pelasr.score.environment import commit
-    from pelasr.score.results import KEYS, append_results
-    from pelasr.stages.forgetting import measure
 
     lines = []
     for experiment in chosen:
         if not experiment.adapted or experiment.serve:
             continue
-        if _copies(read_pack(place.exp / experiment.name / "packs" / new[0])):
+        if has_copies(read_pack(place.exp / experiment.name / "packs" / new[0])):
             say(f"{experiment.name}: every language has a model of its own, so nothing can change for another")
             continue
         for name, language in product(sets, new):
             changes = measure(place, experiment, language, name, how.beam_size)
             facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
-            facts |= _facts(place, experiment, place.languages, how) | {"commit": commit()}
-            facts["data_sha256"] = _data(place, name)
+            facts |= facts_of(place, experiment, place.languages, how) | {"commit": commit()}
+            facts["data_sha256"] = data_of(place, name)
             for old, change in changes.items():
                 words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old), old))
                 facts |= {"language": old, "utterances": change.utterances, "reference_words": words}

@@ -54,8 +54,8 @@ def score(
                     say(f"{experiment.name}: {languages[0]} is left out: {stale} with --langs {languages[0]}")
                     continue
                 facts = {"recipe": recipe, "experiment": experiment.name}
-                facts["data_sha256"] = _data(replace(place, languages=languages), name)
-                facts |= _facts(place, experiment, languages, how)
+                facts["data_sha256"] = data_of(replace(place, languages=languages), name)
+                facts |= facts_of(place, experiment, languages, how)
                 folders = {language: place.folder(name, language) for language in languages}
                 hours = {language: _training_hours(place, language) for language in languages if "-" in language}
                 score_set(facts, name, folders, place.exp, hours)
@@ -115,7 +115,7 @@ def _training_hours(place: Place, language: str) -> float:
     return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR
 
 
-def _facts(place: Place, experiment: Experiment, languages: list[str], how: Decoding) -> dict[str, Any]:
+def facts_of(place: Place, experiment: Experiment, languages: list[str], how: Decoding) -> dict[str, Any]:
     """What the results say of an experiment's training: of its backbones, or of the packs that were decoded."""
     found = [_read_facts(folder / BACKBONE_FACTS) for folder in experiment.backbones(place)]
     packs = []
@@ -127,7 +127,7 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], how: Deco
     trained = [pack["training"] for pack in packs] or found
     added = sum(pack["parameters"] for pack in packs)
     total = sum(facts["total_parameters"] for facts in found)
-    if packs and _copies(packs[0]):
+    if packs and has_copies(packs[0]):
         total *= len(packs)  # every language is served by a model of its own
     else:
         total += added
@@ -142,7 +142,7 @@ def _facts(place: Place, experiment: Experiment, languages: list[str], how: Deco
     }
 
 
-def _data(place: Place, name: str) -> str:
+def data_of(place: Place, name: str) -> str:
     """Hash of the texts and features of train, dev and a test set."""
     dirs = place.dirs("train", "dev", name)
     return sha256_json([data_sha256(dirs), features_of(place, dirs)])
@@ -154,7 +154,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return read_json(path, "restore it, or delete the folder and train again", keys)
 
 
-def _copies(pack: dict[str, Any]) -> bool:
+def has_copies(pack: dict[str, Any]) -> bool:
     from pelasr.adapters.base import find_method
 
     return find_method(pack["adapter"]).copies

@@ -50,17 +50,17 @@ def check_adapter(config: dict[str, Any], where: str) -> None:
     check_keys(options, method_options(method), f"{where}: adapter_conf of {method}")
 
 
-def _other(folder: Path, marker: Marker) -> str:
+def other_run(folder: Path, marker: Marker) -> str:
     return f"{folder} holds a run with other settings ({'; '.join(marker.changed)})"
 
 
-def _settings(training: TrainingOptions) -> dict[str, Any]:
+def training_settings(training: TrainingOptions) -> dict[str, Any]:
     """The options of a training that decide what comes out, as they will be read back."""
     options = {key: value for key, value in asdict(training).items() if key not in WITHOUT_EFFECT}
     return json.loads(json.dumps(options))
 
 
-def _consumed(place: Place) -> dict[str, Any]:
+def consumed(place: Place) -> dict[str, Any]:
     """What a training reads: languages, texts and features."""
     dirs = place.dirs("train", "dev")
     return {

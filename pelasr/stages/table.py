@@ -15,8 +15,11 @@ from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json_lines
 from pelasr.progress import say
 from pelasr.report import added as forgetting_table
+from pelasr.report.corpus import read_corpus
 from pelasr.report.grid import Grid, select
 from pelasr.report.sections import corpus_section, paper_section, provenance
+from pelasr.score.environment import read_environment
+from pelasr.score.results import read_results
 from pelasr.storage import is_finite
 from pelasr.tasks import recognition as recognition_table
 from pelasr.tasks import translation as translation_table
@@ -139,12 +142,6 @@ def write_page(
 
     `forgetting`: on the terminal only what the page says of languages that were added later.
     """
-    from pelasr.files import atomic_write
-    from pelasr.report.corpus import read_corpus
-    from pelasr.score.environment import read_environment
-    from pelasr.score.results import read_results
-    from pelasr.stages.table import make_chart, make_table, print_table, read_times
-
     results = read_results(place.exp / "results.jsonl")
     extra = load_yaml(page) if page.exists() else {}
     chart = output.with_suffix(".png")

@@ -9,7 +9,7 @@ from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
 from pelasr.progress import say
 from pelasr.stages.experiment import Experiment
-from pelasr.stages.settings import _consumed, _other, _settings, split_options, weights_sha256
+from pelasr.stages.settings import consumed, other_run, split_options, training_settings, weights_sha256
 from pelasr.train.options import TrainingOptions
 
 
@@ -28,15 +28,15 @@ def train_backbone(
     for folder, part in experiment.backbones(place).items():
         inputs = {
             **{"backbone": family, **options},
-            **_settings(training),
-            **_consumed(part),
+            **training_settings(training),
+            **consumed(part),
             "tokens": required(part.tokens / "tokens.txt", 2),
             "stats": required(place.stats, 3),
             **started,
         }
         marker = Marker(folder / "train.json", inputs, strict=True)
         if marker.changed:
-            raise PelasrError(f"{_other(folder, marker)}: delete it, or use another --exp_dir")
+            raise PelasrError(f"{other_run(folder, marker)}: delete it, or use another --exp_dir")
         if marker.found is None and (folder / "backbone.yaml").exists():
             raise PelasrError(f"{folder}: holds a backbone, but no train.json says of what; restore it, or delete all")
         if marker.finished:

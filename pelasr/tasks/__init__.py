@@ -1,0 +1,1 @@
+"""What is recognised or translated, and how that is measured: a task a file."""

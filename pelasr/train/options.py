@@ -24,7 +24,7 @@ class TrainingOptions:
         optim_conf: arguments of AdamW (`lr`, `weight_decay`, `betas`).
         warmup_steps: linear warm-up.
         scheduler: after it, `cosine` down to zero at the last step; `inverse_sqrt`: with one over the step's root; or
-            `wsd`, for trainings that end by themselves: constant, then straight down to zero, see `pelasr.train.schedule`.
+            `wsd`, for trainings that end by themselves: constant, then straight down to zero, see `train.schedule`.
         patience: of `wsd`: validations without a better dev error after which a language's rate goes down; 0: it does
             so towards the last epoch.
         decay_epochs: of `wsd`: how many epochs the rate takes to zero, where a language's training ends; at most all.

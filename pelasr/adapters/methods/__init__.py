@@ -1,0 +1,1 @@
+"""Methods, one a file: see `pelasr.adapters.base.Adapter`."""

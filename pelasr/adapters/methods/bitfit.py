@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapters.base import Adapter
+from pelasr.adapters import Adapter
 from pelasr.errors import PelasrError
 
 

@@ -1,6 +1,6 @@
 """Fine-tuning of the decoder with its embeddings and output layer: a copy of its own for every language."""
 
-from pelasr.adapters.base import Adapter
+from pelasr.adapters import Adapter
 
 
 class Decoder(Adapter):

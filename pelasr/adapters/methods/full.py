@@ -1,6 +1,6 @@
 """Fine-tuning of the whole model: every language has a copy of encoder and decoder of its own."""
 
-from pelasr.adapters.base import Adapter
+from pelasr.adapters import Adapter
 
 
 class Full(Adapter):

@@ -3,8 +3,7 @@ Le et al. 2021 on the output of every feed-forward sub-layer (the serial kind: b
 
 from torch import Tensor, nn
 
-from pelasr.adapters.base import Adapter
-from pelasr.nn.mixed import LayerNorm, Linear
+from pelasr.adapters import Adapter, LayerNorm, Linear
 
 
 class Houlsby(Adapter):

@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapters.base import Adapter
+from pelasr.adapters import Adapter, Linear
 from pelasr.errors import PelasrError
-from pelasr.nn.mixed import Linear
 
 
 class Lora(Adapter):

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from pelasr.data.kaldi import Utterance, write_data_dir
+from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import PelasrError
 from pelasr.terminal import at_terminal
 

@@ -15,8 +15,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
-from pelasr.data.kaldi import Utterance, add_skipped, write_data_dir
-from pelasr.data.tokenizer import normalise
+from pelasr.data import Utterance, add_skipped, normalise, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.files import atomic_write
 from pelasr.terminal import at_terminal

@@ -15,9 +15,7 @@ from typing import NamedTuple
 import soundfile
 import yaml
 
-from pelasr.data.kaldi import Utterance, add_skipped, write_data_dir
-from pelasr.data.language import split_pair
-from pelasr.data.tokenizer import normalise
+from pelasr.data import Utterance, add_skipped, normalise, split_pair, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.progress import track
 from pelasr.terminal import at_terminal
