@@ -45,8 +45,8 @@ setup(
         "corpora": ["babel", "espeakng-loader==0.2.4"],
         # uroman writes letters of any script in Latin ones: where the tokens of a new language start from.
         "translit": ["uroman"],
-        # peft is what LoRA is compared with, in tests and bench.
-        "test": ["peft", "pytest", "ruff", "uroman"],
+        # peft is what LoRA is compared with, in tests and bench; basedpyright checks types.
+        "test": ["basedpyright", "peft", "pytest", "pytest-xdist", "ruff", "uroman"],
     },
     entry_points={"console_scripts": ["pelasr = pelasr.cli.main:main"]},
 )

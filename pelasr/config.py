@@ -7,8 +7,12 @@ that argument's default. `encoder: conformer` chooses a class, `encoder_conf: {.
 import difflib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -187,6 +191,29 @@ VALUES: dict[type, tuple[str, Callable[[Any], bool]]] = {  # by the annotation o
     float: ("a number", lambda value: type(value) in (int, float) and abs(value) < float("inf")),
     str: ("a word", lambda value: isinstance(value, str)),
 }
+
+
+def find_module(package: str, name: str, what: str, others: Iterable[str] = ()) -> ModuleType:
+    """The module of a name that a configuration says: `<package>.<name>`, or in a recipe's folder, where its stages
+    run, `local/<last part of the package>/<name>.py`, so that a recipe may have a method, say, of its own.
+
+    `what` it is and the names that the package has for `others` things are for the error, which lists what there is.
+    """
+    kind = package.rpartition(".")[2]
+    own = {path.stem: path for path in Path("local", kind).glob("*.py")}
+    files = Path(__file__).parent.joinpath(*package.split(".")[1:]).glob("*.py")
+    ours = {path.stem for path in files} - {"__init__", *others}
+    if name in ours:
+        return import_module(f"{package}.{name}")
+    if name not in own:
+        raise PelasrError(f"{what} {brief(name)!r}; {nearest(name, ours | own.keys())}")
+    full, path = f"local.{kind}.{name}", own[name].resolve()
+    if full not in sys.modules or sys.modules[full].__file__ != str(path):
+        spec = spec_from_file_location(full, path)
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[full] = module
+    return sys.modules[full]
 
 
 def construct(cls: Callable, conf: dict[str, Any] | None, where: str, **given: Any) -> Any:

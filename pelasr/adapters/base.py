@@ -1,12 +1,9 @@
 """What a method is: a function of a host module's input and output, one file in `methods/`."""
 
-from importlib import import_module
-from pathlib import Path
-
 from torch import nn
 
-from pelasr.config import arguments_of
-from pelasr.errors import PelasrError, nearest
+from pelasr.config import arguments_of, find_module
+from pelasr.errors import PelasrError
 
 
 class Adapter(nn.Module):
@@ -49,10 +46,7 @@ def method_options(name: str) -> list[str]:
 
 
 def find_method(name: str) -> type[Adapter]:
-    """The adapter class of `pelasr/adapters/methods/<name>.py`; an unknown name is an error that lists the folder."""
-    folder = Path(__file__).parent / "methods"
-    known = [path.stem for path in folder.glob("*.py") if path.stem != "__init__"]
-    if name not in known:
-        raise PelasrError(f"adapter: no method {name!r}; {nearest(name, known)}")
-    module = import_module(f"pelasr.adapters.methods.{name}")
+    """The adapter class of `pelasr/adapters/methods/<name>.py`, or of a recipe's `local/methods/<name>.py`; an unknown
+    name is an error that lists them."""
+    module = find_module("pelasr.adapters.methods", name, "adapter: no method")
     return next(c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Adapter) and c is not Adapter)

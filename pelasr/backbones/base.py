@@ -1,24 +1,19 @@
 """What a backbone is: a family is one file beside this one."""
 
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from pelasr.adapters.own import install
 from pelasr.backbones.format import check_options
-from pelasr.config import arguments_of, construct
-from pelasr.errors import PelasrError, brief, nearest
+from pelasr.config import arguments_of, construct, find_module
 
 OTHERS = ("__init__", "base", "format", "sites", "store")  # files here that are no families
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
 
 
 def find_backbone(name: str) -> type:
-    """The class `BACKBONE` of `pelasr/backbones/<name>.py`; an unknown name is an error that lists the folder."""
-    known = [path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in OTHERS]
-    if name not in known:
-        raise PelasrError(f"backbone: no family {brief(name)!r}; {nearest(name, known)}")
-    return import_module(f"pelasr.backbones.{name}").BACKBONE
+    """The class `BACKBONE` of `pelasr/backbones/<name>.py`, or of a recipe's `local/backbones/<name>.py`; an unknown
+    name is an error that lists them."""
+    return find_module("pelasr.backbones", name, "backbone: no family", OTHERS).BACKBONE
 
 
 def backbone_options(name: str) -> list[str]:
