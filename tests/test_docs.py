@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from doc_commands import INDIC, RUNS, pelasr, torchrun
+from doc_commands import INDIC, RUNS, clone, pelasr, torchrun  # noqa: F401 - a fixture
 from documents import ROOT, blocks, commands
 from tiny_speech import RATE, noise
 

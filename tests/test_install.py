@@ -13,7 +13,7 @@ def test_the_clone_does_not_hide_the_package_from_its_parent_folder(tmp_path):
     """The clone is called pelasr too, and is no package: seen from its parent it would be an empty namespace."""
     clone = tmp_path / "pelasr"
     (clone / "pelasr").mkdir(parents=True)
-    for name in ("setup.py", "pyproject.toml", "pelasr/__init__.py"):
+    for name in ("setup.py", "pyproject.toml", "pelasr/__init__.py", "pelasr/version.py"):
         shutil.copy(ROOT / name, clone / name)
     # What `pip install --editable` puts into site-packages.
     build = f"import setuptools.build_meta as build; build.build_editable({str(tmp_path)!r})"

@@ -173,14 +173,14 @@ def test_an_error_within_a_search(method, made, monkeypatch):
 
 def test_a_pack_is_loaded_once(made, monkeypatch):
     """By whichever thread asks first; the others wait for it."""
-    model, loaded, load = pelasr.load(made / "houlsby"), [], pelasr.packs.pack.load_pack
+    model, loaded, load = pelasr.load(made / "houlsby"), [], pelasr.model.load_pack
 
     def slowly(folder, *args):
         loaded.append(folder.name)
         time.sleep(0.05)
         return load(folder, *args)
 
-    monkeypatch.setattr("pelasr.packs.pack.load_pack", slowly)
+    monkeypatch.setattr("pelasr.model.load_pack", slowly)
     found = in_threads(lambda n: model.decode(AUDIO, HOUSES[n % 2]))
     assert sorted(loaded) == sorted(HOUSES[:2]) and len(model._banks) == 1
     assert found == [model.decode(AUDIO, HOUSES[n % 2]) for n in range(THREADS)]

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from pelasr.nn import transducer
 from pelasr.nn.active_rows import remaining
 from pelasr.nn.transducer import transducer_loss
+from pelasr.search import transducer as search
 from pelasr.search.transducer import greedy_search
 
 J, V = 4, 5
@@ -348,7 +349,7 @@ def test_frames_ahead_change_nothing(ahead, monkeypatch):
     """Nor do utterances without a frame, which have no label."""
     model, lens = Predictor(2, label_bias=-2.0), torch.tensor([12, 0, 7, 9, 0])
     enc = torch.randn(5, 12, J, generator=torch.Generator().manual_seed(0)) * 2
-    monkeypatch.setattr(transducer, "AHEAD", ahead)
+    monkeypatch.setattr(search, "AHEAD", ahead)
     found = greedy_search(enc, lens, model, model.out, max_symbols=2)
     for b, hypothesis in enumerate(found):
         tokens, score, per_frame = plain_search(model, enc[b, : lens[b]], 2)
@@ -371,7 +372,7 @@ def test_as_many_steps_as_labels():
         assert len(rows[name][-1]) == count
 
     def output_layer(x):
-        assert x.shape[1:] == (transducer.AHEAD, J)
+        assert x.shape[1:] == (search.AHEAD, J)
         see("output", len(x))
         return model.out(x)
 
@@ -380,7 +381,7 @@ def test_as_many_steps_as_labels():
         return model(labels, state)
 
     found = greedy_search(enc, lens, predict, output_layer)
-    blank_runs = -(-lens // transducer.AHEAD)
+    blank_runs = -(-lens // search.AHEAD)
     most = max(len(found[b].tokens) + int(blank_runs[b]) for b in range(3))
     assert len(rows["output"]) <= most < int(lens.max()) + min(len(hypothesis.tokens) for hypothesis in found)
     assert sum(map(len, rows["predict"])) == 3 + sum(len(hypothesis.tokens) for hypothesis in found)
