@@ -206,11 +206,11 @@ FULL = """
 import resource, sys
 from pathlib import Path
 import numpy as np, torch
-from pelasr.backbones import save_weights
-from pelasr.events import Events
-from pelasr.features import save_stats
-from pelasr.results import KEYS, append_results
-from pelasr.sealed import save_checkpoint
+from pelasr.storage import save_weights
+from pelasr.train.events import Events
+from pelasr.data.features import save_stats
+from pelasr.score.results import KEYS, append_results
+from pelasr.train.checkpoint import save_checkpoint
 from pelasr.files import append, atomic_write
 
 folder = Path(sys.argv[1])
