@@ -1,6 +1,5 @@
 """A model: a backbone, alone or with the packs of an experiment; where it lies, and what is done with it in Python."""
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,25 +10,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.adapters.bank import Bank, count_parameters
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.routes import Routes, Unadapted
-from pelasr.backbones.store import find_backbone_of, load_backbone
+from pelasr.backbones.source import Source, find_backbone_of, write_model
+from pelasr.backbones.store import load_backbone
 from pelasr.config import check_keys
 from pelasr.data.audio import read_file
+from pelasr.data.batch import Collate, speech_batch
 from pelasr.data.features import MELS
 from pelasr.data.language import check_language, split_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.long_audio import Piece, batches, join, windows
+from pelasr.decode.recognise import search
 from pelasr.errors import PelasrError, TooShortError, nearest
 from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
-from pelasr.stages.adapt import fit_adapters
+from pelasr.progress import say
 from pelasr.stages.add import add_language
-from pelasr.stages.experiment import Experiment
-from pelasr.train.options import TOKENS, TrainingOptions
+from pelasr.train.fit import fit
+from pelasr.train.options import TOKENS, AdapterConfig, TrainingOptions
+from pelasr.train.runs import plan_adapters
 
 LOADING = RLock()  # held while what a model has is changed; one of all models, which can be copied then
 FITTING = Lock()  # one fit at a time: torch's random numbers are drawn from one source
@@ -48,11 +50,11 @@ class Model:
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise PelasrError(f"device {device}: torch {torch.__version__} sees no GPU; use cpu (--ngpu 0)")
         self.folder, self.device = folder, torch.device(device)
-        self.source, self.weights = find_backbone_of(folder)
+        self.source = find_backbone_of(folder)
         self.alone = not adapters or (packs is None and not (folder / "model.yaml").is_file())
-        self.backbone = load_backbone(self.source, self.weights)
+        self.backbone = load_backbone(*self.source)
         if (mels := self.backbone.facts["options"].get("num_mels", MELS)) != MELS:
-            raise PelasrError(f"{self.source}/backbone.yaml: options: num_mels is {mels}, audio has {MELS}")
+            raise PelasrError(f"{self.source.folder}/backbone.yaml: options: num_mels is {mels}, audio has {MELS}")
         self.backbone.module.to(self.device)
         self._packs = _find_packs(folder, packs) if adapters else {}
         self._added: dict[str, tuple[str, dict[str, Any], str]] = {}
@@ -121,28 +123,20 @@ class Model:
                 return min(max(2 * mean, SHORTEST_PIECE), LONGEST_PIECE)
         return LONGEST_PIECE
 
-    @torch.no_grad()
-    def _search(self, batch: list[Piece], routes: dict[str, Routed], beam_size: int) -> None:
+    def _search(self, pieces: list[Piece], routes: dict[str, Routed], beam_size: int) -> None:
         """Give the pieces their texts and scores."""
-        languages = [piece.language for piece in batch]
+        languages = [piece.language for piece in pieces]
         bank, tokenizers = routes[languages[0]][0], [routes[language][1] for language in languages]
-        slots = {language: slot for slot, language in enumerate(self.backbone.languages)}
-        lens = torch.tensor([len(piece.feats) for piece in batch], device=self.device)
-        feats = pad_sequence([torch.tensor(piece.feats) for piece in batch], batch_first=True).to(self.device)
-        # A language that is new to the backbone has no slot: what it is given is replaced by its own vector.
-        ids = torch.tensor([slots.get(language, 0) for language in languages], device=self.device)
-        tags = [tokenizer.prefix(language) for tokenizer, language in zip(tokenizers, languages, strict=True)]
-        prefix = torch.tensor(tags, device=self.device) if self.translates else None
-        module = self.backbone.module
-        with bank.route(languages):
-            try:
-                enc, enc_lens = module.encode(feats, lens, ids)
-            except TooShortError:  # one of them, which has no text; the others are searched by themselves
-                for piece in batch if len(batch) > 1 else ():
-                    self._search([piece], routes, beam_size)
-                return
-            found = module.search(enc, enc_lens, prefix, beam_size)
-        for piece, tokenizer, hypothesis in zip(batch, tokenizers, found, strict=True):
+        prefixes = [tokenizer.prefix(language) for tokenizer, language in zip(tokenizers, languages, strict=True)]
+        collate = Collate(self.backbone.languages, new=languages)
+        batch = speech_batch([piece.feats for piece in pieces], languages, prefixes, collate)
+        try:
+            found, _ = search(self.backbone.module, bank, batch, beam_size)
+        except TooShortError:  # one of them, which has no text; the others are searched by themselves
+            for piece in pieces if len(pieces) > 1 else ():
+                self._search([piece], routes, beam_size)
+            return
+        for piece, tokenizer, hypothesis in zip(pieces, tokenizers, found, strict=True):
             piece.text, piece.score = " ".join(tokenizer.decode(hypothesis.tokens).split()), hypothesis.score
 
     def add_language(self, language: str, adapter: str = "houlsby", tokens: str = "auto", **options: Any) -> None:
@@ -187,25 +181,21 @@ class Model:
         if language not in self._added:
             raise PelasrError(f"fit: {language!r} was not added; m.add_language({language!r}, ...) comes first")
         check_keys(training, [field.name for field in fields(TrainingOptions)], f"fit of {language}")
-        TrainingOptions(**training)  # whose errors come before the work
-        method, options, tokens = self._added[language]
+        method, conf, tokens = self._added[language]
+        config = AdapterConfig(method, conf, TrainingOptions(**training))  # whose errors come before the work
         folder = Path(folder or self.folder / f"fit_{language}_api").resolve()
         place = Place(folder / "data", folder / "dump", folder, languages=[])
         facts = self.backbone.facts
-        config = {"backbone": facts["backbone"], **facts["options"]}
-        add_language(place, language, data, list(data), config, skip_bad=False, nj=1)
-        experiment = Experiment(
-            name=folder.name,
-            description="",
-            backbone=os.path.relpath(self.source.resolve(), folder.parent),
-            weights=self.weights,
-            adapted=True,
-            overrides={},
-            compare=None,
-        )
-        config = {"adapter": method, "adapter_conf": options, **training}
-        ngpu = int(self.device.type == "cuda")
-        fit_adapters(replace(place, exp=folder.parent), experiment, config, language, [language], ngpu, tokens, go_on)
+        settings = {"backbone": facts["backbone"], **facts["options"]}
+        add_language(place, language, data, list(data), settings, skip_bad=False, nj=1)
+        source = Source(self.source.folder.resolve(), self.source.weights)
+        write_model(folder, source)
+        place, run_folder = replace(place, languages=[language]), folder / f"fit_{language}"
+        run = plan_adapters(run_folder, place, source, [language], config, tokens, go_on)
+        if run.done:
+            say(f"the adapters of {language} in {run_folder} are fitted already")
+        else:
+            fit([run], ngpu=1 if self.device.type == "cuda" else 0)
         with LOADING:
             self._load(folder / "packs" / language, language)
             del self._added[language]

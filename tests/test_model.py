@@ -13,10 +13,11 @@ from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 import pelasr
 from pelasr.adapters.bank import _adapt
-from pelasr.backbones.store import find_backbone_of, load_backbone
+from pelasr.backbones.source import Source, find_backbone_of
+from pelasr.backbones.store import load_backbone
 from pelasr.data.place import Place
 from pelasr.decode.long_audio import cut, join
-from pelasr.decode.sets import decode_sets
+from pelasr.decode.sets import Service, Wanted, decode_sets
 from pelasr.errors import DataError, PelasrError
 from pelasr.stages.stats import make_features
 
@@ -78,7 +79,8 @@ def test_the_same_as_stage_6(made, tmp_path, name, weights, languages):
     place = Place(tmp_path / "data", tmp_path / "dump", tmp_path, languages)
     make_features(place, ["test"], nj=1)
     source, packs = made / ("2" if name == "2" else "A1"), made / weights / "packs" if weights else None
-    decode_sets(place, source, "backbone", packs, tmp_path / "decode", [("test", key) for key in languages], ngpu=0)
+    service = Service(Source(source), packs)
+    decode_sets(place, service, [Wanted("test", key) for key in languages], tmp_path / "decode", ngpu=0)
     model = pelasr.load(made / name)
     for language in languages:
         folder, output = tmp_path / f"data/test_{language}", tmp_path / f"decode/test_{language}"

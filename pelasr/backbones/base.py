@@ -6,7 +6,7 @@ from pelasr.adapters.own import install
 from pelasr.backbones.format import check_options
 from pelasr.config import arguments_of, construct, find_module
 
-OTHERS = ("__init__", "base", "format", "sites", "store")  # files here that are no families
+OTHERS = ("__init__", "base", "format", "sites", "source", "store")  # files here that are no families
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
 
 

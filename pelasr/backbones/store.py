@@ -9,10 +9,10 @@ from torch.overrides import TorchFunctionMode
 
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.format import CURE, read_backbone
-from pelasr.config import LIMIT, check_keys, load_yaml, require_keys
+from pelasr.config import LIMIT
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
-from pelasr.files import no_file, sha256_file
+from pelasr.files import sha256_file
 from pelasr.nn.defaults import settled
 from pelasr.storage import check_size, check_tensors, load_weights, sizes, state_sha256, write_description
 
@@ -130,31 +130,3 @@ def load_encoder(module: Any, folder: Path) -> None:
     own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
     check_tensors(found, own, str(path))
     module.load_state_dict(found, strict=False)
-
-
-KEYS = ("backbone", "weights")  # of model.yaml
-WEIGHTS = ("backbone", "early")
-
-
-def find_backbone_of(folder: Path) -> tuple[Path, str]:
-    """The folder of the backbone that an experiment's packs belong to, and which of its weights.
-
-    The experiment's `model.yaml` says it (`backbone: ../A1`, `weights: backbone`); a folder with `backbone.yaml` is a
-    backbone itself. Raises PelasrError where there is neither.
-    """
-    path = folder / "model.yaml"
-    if not path.is_file():
-        if (folder / "backbone.yaml").is_file():
-            return folder, "backbone"
-        raise PelasrError(
-            f"{folder}: no model: neither model.yaml (stage 5 writes it) nor backbone.yaml (stage 4 writes it)"
-        )
-    found = load_yaml(path)
-    require_keys(found, KEYS, str(path))
-    check_keys(found, KEYS, str(path))
-    if found["weights"] not in WEIGHTS:
-        raise PelasrError(f"{path}: weights: expected {' or '.join(WEIGHTS)}, found {brief(found['weights'])}")
-    backbone = folder / str(found["backbone"])
-    if no_file(backbone / "backbone.yaml"):
-        raise PelasrError(f"{path}: backbone: {backbone} has no backbone.yaml; train it with stage 4, or mend the path")
-    return backbone, found["weights"]

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -131,6 +132,24 @@ class Collate:
             rows=torch.tensor(rows) if rows is not None else None,
             prefix=torch.tensor([example.prefix for example in examples]) if examples[0].prefix else None,
         )
+
+
+def speech_batch(
+    feats: Sequence[np.ndarray], languages: Sequence[str], prefixes: Sequence[list[int]], collate: Collate
+) -> Batch:
+    """Features (T, 80) of each utterance, without references, as a batch; `prefixes`: their forced first tokens."""
+    nothing = torch.zeros(len(feats), dtype=torch.long)
+    return Batch(
+        ids=[""] * len(feats),
+        languages=list(languages),
+        texts=[""] * len(feats),
+        feats=pad_sequence([torch.tensor(each) for each in feats], batch_first=True),
+        lens=torch.tensor([len(each) for each in feats]),
+        targets=nothing[:, None],
+        target_lens=nothing,
+        language_ids=torch.tensor([collate.slots[language] for language in languages]),
+        prefix=torch.tensor(list(prefixes)) if prefixes[0] else None,
+    )
 
 
 def batches(

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from pelasr.adapters.routes import Routes
 from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.sampling import sorted_batches
 from pelasr.errors import TooShortError
+from pelasr.search.hypothesis import Hypothesis
 
 BATCH_SIZE = 64
 
@@ -62,25 +64,38 @@ def _encode(
 
 
 @torch.no_grad()
+def search(
+    backbone: nn.Module, bank: Routes | None, batch: Batch, beam_size: int = 1, losses: bool = False
+) -> tuple[list[Hypothesis], list[float]]:
+    """The best label sequence of each utterance of a batch, on the backbone's device; and with `losses` those of the
+    references, in nats. Raises TooShortError naming the shortest utterance if it is too short.
+
+    All recognition comes here: validation, stage 6, transcription.
+    """
+    batch = batch.to(next(backbone.parameters()).device)
+    with bank.route(batch.languages) if bank is not None else nullcontext():
+        enc, lens = encode(backbone, bank, batch)
+        found = []
+        if losses:
+            found = backbone.loss(enc, lens, batch.targets, batch.target_lens, batch.prefix).total.tolist()
+        return backbone.search(enc, lens, batch.prefix, beam_size), found
+
+
 def recognise(
     backbone: nn.Module,
     bank: Routes | None,
     examples: list[Example],
     collate: Collate,
     beam_size: int = 1,
-    rank: int = 0,
-    world_size: int = 1,
+    fabric: Any = None,
 ) -> Iterator[Recognised]:
-    """Search batches of like length and mixed languages; a process takes every `world_size`-th batch."""
-    order = _batches(examples, bank is None or bank.mixes_languages)[rank::world_size]
-    device = next(backbone.parameters()).device
+    """Search batches of like length and mixed languages; of the processes of a `fabric` each takes its share."""
+    order = _batches(examples, bank is None or bank.mixes_languages)
+    if fabric is not None:
+        order = order[fabric.global_rank :: fabric.world_size]
     for indices, batch in zip(order, batches(examples, order, collate), strict=True):
-        batch = batch.to(device)
-        with bank.route(batch.languages) if bank is not None else nullcontext():
-            enc, enc_lens = encode(backbone, bank, batch)
-            losses = backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total.tolist()
-            found = backbone.search(enc, enc_lens, batch.prefix, beam_size)
-        for index, hypothesis, loss in zip(indices, found, losses, strict=True):
+        found = zip(*search(backbone, bank, batch, beam_size, losses=True), strict=True)
+        for index, (hypothesis, loss) in zip(indices, found, strict=True):
             yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss)
 
 

@@ -1,12 +1,13 @@
 """Decoding test sets: Kaldi text of the hypotheses, and their scores."""
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pelasr.adapters.routes import Served, Unadapted
+from pelasr.backbones.source import Source
 from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.batch import Collate, load_examples
 from pelasr.data.place import Place
@@ -15,59 +16,71 @@ from pelasr.decode.recognise import Recognised, recognise
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.packs.pack import load_bank
-from pelasr.progress import track
+from pelasr.progress import say, track
+
+
+@dataclass(frozen=True)
+class Service:
+    """What decodes: a backbone, alone or with the packs `<packs>/<language>`; `serve`: the language whose pack serves
+    all languages."""
+
+    source: Source
+    packs: Path | None = None
+    serve: str | None = None
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A set in a language to be decoded; `like`: as which language, if not as itself."""
+
+    set: str
+    language: str
+    like: str | None = None
+
+    @property
+    def served(self) -> str:
+        return self.like or self.language
 
 
 def decode_sets(
-    place: Place,
-    source: Path,
-    weights: str,
-    packs: Path | None,
-    output: Path,
-    wanted: list[tuple[str, str]],
-    ngpu: int,
-    beam_size: int | None = None,
-    serve: str | None = None,
-    like: Mapping[str, str] | None = None,
+    place: Place, service: Service, wanted: list[Wanted], output: Path, ngpu: int, beam_size: int | None = None
 ) -> None:
-    """Write `<output>/<set>_<language>/{text,scores,limited}` for (set, language), in batches that mix languages.
+    """Write `<output>/<set>_<language>/{text,scores,limited}` of what is wanted, in batches that mix languages.
 
-    `packs`: None decodes with the backbone alone. `serve`: the language whose pack serves them all. `like`: as which
-    language each is decoded. `limited` names the utterances whose hypothesis was ended by the length limit.
+    `beam_size`: of the search; default: the backbone's. `limited` names the utterances whose hypothesis was ended by
+    the length limit.
     """
     if ngpu and not torch.cuda.is_available():
         raise PelasrError(f"--ngpu {ngpu}: torch {torch.__version__} sees no GPU; use --ngpu 0")
-    backbone = load_backbone(source, weights)
-    served = {language: (like or {}).get(language, language) for _, language in wanted}
-    languages = list(dict.fromkeys(served.values()))
+    backbone = load_backbone(*service.source)
+    languages = list(dict.fromkeys(each.served for each in wanted))
     device = torch.device("cuda" if ngpu else "cpu")
     backbone.module.to(device)
-    bank, tokenizers = _routes(backbone, packs, languages, serve)
+    bank, tokenizers = _routes(backbone, service, languages)
     bank.to(device)
     examples = [
         example
-        for name, key in wanted
-        for example in load_examples(place, name, key, tokenizers[served[key]], served[key])
+        for each in wanted
+        for example in load_examples(place, each.set, each.language, tokenizers[each.served], each.served)
     ]
     beam_size = beam_size or backbone.module.beam_size
     found = recognise(backbone.module, bank, examples, Collate(backbone.languages, new=languages), beam_size)
-    written: dict[str, list[Recognised]] = {f"{name}_{language}": [] for name, language in wanted}
+    written: dict[str, list[Recognised]] = {f"{each.set}_{each.language}": [] for each in wanted}
     for item in track(found, len(examples), f"decoding {output.parent.name}"):
         written[item.example.source].append(item)
     for name, items in written.items():
         _write(output / name, sorted(items, key=_name), tokenizers)
         if limited := sum(item.limited for item in items):
-            print(f"{name}: {limited} of {len(items)} hypotheses hit the length limit, see {output / name}/limited")
+            say(f"{name}: {limited} of {len(items)} hypotheses hit the length limit, see {output / name}/limited")
 
 
 def _name(item: Recognised) -> str:
     return item.example.id
 
 
-def _routes(
-    backbone: LoadedBackbone, packs: Path | None, languages: list[str], serve: str | None
-) -> tuple[Any, dict[str, Tokenizer]]:
+def _routes(backbone: LoadedBackbone, service: Service, languages: list[str]) -> tuple[Any, dict[str, Tokenizer]]:
     """What routes the languages, and the tokenizer of each."""
+    packs, serve = service.packs, service.serve
     if packs is None:
         bank = Unadapted(backbone.module, backbone.languages)
         return bank, dict.fromkeys(languages, backbone.tokenizer)

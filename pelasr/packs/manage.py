@@ -10,7 +10,8 @@ import yaml
 from torch import Tensor
 
 from pelasr.adapters.fold import fold
-from pelasr.backbones.store import LoadedBackbone, describe_backbone, find_backbone_of, load_backbone
+from pelasr.backbones.source import find_backbone_of
+from pelasr.backbones.store import LoadedBackbone, describe_backbone, load_backbone
 from pelasr.data.language import check_language
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pelasr.backbones.source import Source
 from pelasr.data.kaldi import data_sha256
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
@@ -10,7 +11,7 @@ from pelasr.done import Marker, required
 from pelasr.errors import PelasrError, nearest
 from pelasr.progress import say
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
-from pelasr.stages.settings import features_of, weights_sha256
+from pelasr.train.inputs import features_of, weights_sha256
 
 
 def decode(
@@ -26,20 +27,24 @@ def decode(
     if not missing:
         say(f"stage 6: {folder}/decode is made already")
         return False
-    from pelasr.decode.sets import decode_sets
+    from pelasr.decode.sets import Service, Wanted, decode_sets
 
     packs = folder / "packs" if experiment.adapted else None
-    like = {language: served_by(place, experiment, language, how) for _, language in missing}
     for marker in missing.values():
         marker.write(done=False)  # what is there will be overwritten
     for source, part in experiment.backbones(place).items():
-        wanted = [key for key in missing if key[1] in part.languages or key[1] not in place.languages]
+        wanted = [
+            Wanted(name, language, served_by(place, experiment, language, how))
+            for name, language in missing
+            if language in part.languages or language not in place.languages
+        ]
         if wanted:
-            what = experiment.weights, packs, folder / "decode", wanted, ngpu, how.beam_size, experiment.serve, like
-            decode_sets(part, source, *what)
-            for name, language in wanted:
-                made = [folder / "decode" / f"{name}_{language}" / file for file in ("text", "scores", "limited")]
-                missing[name, language].write(done=True, outputs=made)
+            service = Service(Source(source, experiment.weights), packs, experiment.serve)
+            decode_sets(part, service, wanted, folder / "decode", ngpu, how.beam_size)
+            for each in wanted:
+                output = folder / "decode" / f"{each.set}_{each.language}"
+                made = [output / file for file in ("text", "scores", "limited")]
+                missing[each.set, each.language].write(done=True, outputs=made)
     return True
 
 

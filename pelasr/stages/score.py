@@ -16,7 +16,7 @@ from pelasr.packs.format import read_checked
 from pelasr.progress import say
 from pelasr.stages.decode import decoded, served_by
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
-from pelasr.stages.settings import features_of
+from pelasr.train.inputs import features_of
 
 
 def score(

@@ -1,26 +1,16 @@
-"""Configurations, split among those they are for, and what stages read, as their done-files have it."""
+"""Configurations, split among those they are for."""
 
-import json
-from dataclasses import asdict, fields
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
-from pelasr.backbones.format import read_backbone
 from pelasr.config import check_keys
-from pelasr.data.kaldi import data_sha256
-from pelasr.data.place import Place
-from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
-from pelasr.files import sha256_json
 from pelasr.nn.defaults import settled
-from pelasr.train.options import TrainingOptions
-
-# Options that change how fast a run is made, or where, but not what comes out.
-WITHOUT_EFFECT = ("num_workers", "checkpoint_seconds")
+from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
 
 
-def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:
-    """Name of the backbone's family, its options, and the training options, of a flat configuration."""
+def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
+    """A flat configuration. Raises PelasrError for a key that neither the family nor the training has."""
     from pelasr.backbones.base import backbone_options
 
     if "backbone" not in config:
@@ -29,17 +19,22 @@ def split_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, An
     training = [field.name for field in fields(TrainingOptions)]
     check_keys(config, ["backbone", *backbone_options(family), *training], where)
     options = {key: value for key, value in config.items() if key in backbone_options(family)}
-    return family, settled(options), TrainingOptions(**{key: config[key] for key in training if key in config})
+    return BackboneConfig(family, settled(options), _training(config))
 
 
-def split_adapter_options(config: dict[str, Any], where: str) -> tuple[str, dict[str, Any], Any]:
-    """Name of the method, its options, and the training options, of an adapter configuration."""
+def split_adapter_options(config: dict[str, Any], where: str) -> AdapterConfig:
+    """A flat configuration of adapters. Raises PelasrError for an unknown key."""
     training = [field.name for field in fields(TrainingOptions)]
     check_keys(config, ["adapter", "adapter_conf", *training], where)
     if "adapter" not in config:
         raise PelasrError(f"{where}: the key `adapter` is missing")
-    options = TrainingOptions(**{key: config[key] for key in training if key in config})
-    return config["adapter"], config.get("adapter_conf") or {}, options
+    return AdapterConfig(config["adapter"], config.get("adapter_conf") or {}, _training(config))
+
+
+def _training(config: dict[str, Any]) -> TrainingOptions:
+    return TrainingOptions(
+        **{field.name: config[field.name] for field in fields(TrainingOptions) if field.name in config}
+    )
 
 
 def check_adapter(config: dict[str, Any], where: str) -> None:
@@ -48,41 +43,3 @@ def check_adapter(config: dict[str, Any], where: str) -> None:
 
     method, options, _ = split_adapter_options(config, where)
     check_keys(options, method_options(method), f"{where}: adapter_conf of {method}")
-
-
-def other_run(folder: Path, marker: Marker) -> str:
-    return f"{folder} holds a run with other settings ({'; '.join(marker.changed)})"
-
-
-def training_settings(training: TrainingOptions) -> dict[str, Any]:
-    """The options of a training that decide what comes out, as they will be read back."""
-    options = {key: value for key, value in asdict(training).items() if key not in WITHOUT_EFFECT}
-    return json.loads(json.dumps(options))
-
-
-def consumed(place: Place) -> dict[str, Any]:
-    """What a training reads: languages, texts and features."""
-    dirs = place.dirs("train", "dev")
-    return {
-        "languages": place.languages,
-        "data_sha256": data_sha256(dirs),
-        "features_sha256": features_of(place, dirs),
-    }
-
-
-def features_of(place: Place, dirs: list[Path]) -> str:
-    """Hash of the features of data directories. Raises PelasrError if there are none, or of other audio than now."""
-    from pelasr.data.features import features_sha256
-
-    return sha256_json([features_sha256(path, place.dump / path.name) for path in dirs])
-
-
-def weights_sha256(folder: Path, weights: str, cure: str = "") -> str:
-    """Hash of a trained backbone's file. Raises PelasrError if it is not there, or not as it was described."""
-    path = folder / f"{weights}.safetensors"
-    found = required(path, 4, cure)
-    if read_backbone(folder)["weights"].get(weights) != found:
-        raise PelasrError(
-            f"{path}: damaged: not the file that stage 4 wrote; restore it from a copy, or train it again"
-        )
-    return found

@@ -52,7 +52,7 @@ def evaluate(
     `tokenizers`: of each language.
     """
     found: dict[str, list[Recognised]] = defaultdict(list)
-    for item in recognise(backbone, bank, examples, collate, rank=fabric.global_rank, world_size=fabric.world_size):
+    for item in recognise(backbone, bank, examples, collate, fabric=fabric):
         found[item.example.language].append(item)
     references: dict[str, list[str]] = defaultdict(list)
     for example in examples:

@@ -1,6 +1,7 @@
 """Fitting a backbone, and fitting the adapters of its languages: what the two add to the training engine."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,154 +24,127 @@ from pelasr.files import atomic_write
 from pelasr.packs.pack import identical, save_pack
 from pelasr.storage import save_weights
 from pelasr.train.evaluate import macro
+from pelasr.train.fabric import make_fabric
 from pelasr.train.kept import BestBackbones, BestSnapshots
-from pelasr.train.loop import CHECKPOINT, Fit, Objective
+from pelasr.train.loop import CHECKPOINT, Data, Fit, Objective
 from pelasr.train.monitor import HISTORY, read_history
 from pelasr.train.new_language import make_private
-from pelasr.train.options import TrainingOptions
+from pelasr.train.runs import AdapterRun, BackboneRun
 from pelasr.train.schedule import MEAN, best_entry, decay_start, metric_of, rank
 
 
-def fit_backbone(
-    fabric: Any,
-    place: Place,
-    folder: Path,
-    marker: Marker,
-    family: str,
-    options: dict[str, Any],
-    training: TrainingOptions,
-    init: Path | None = None,
-) -> None:
-    """Train a backbone and write `backbone.safetensors`, the average of its best or last validations.
+def train(runs: Sequence[BackboneRun], ngpu: int) -> None:
+    """Train backbones, one after the other: in each run's folder `backbone.safetensors`, the average of its best or
+    last validations, and its description."""
+    fabric = make_fabric(ngpu)
+    for run in runs:
+        _train(fabric, run)
 
-    `init`: folder of a backbone whose encoder it starts from.
+
+def fit(runs: Sequence[AdapterRun], ngpu: int) -> None:
+    """Fit languages on frozen backbones, one run after the other, and write a pack for each, its best by its own dev
+    error.
+
+    A language that the backbone was not trained on gets parts of its own too. A fit that is done is not made again; its
+    packs are, from its snapshots, if another fit has replaced them. One that is `continued`, by its marker, starts from
+    the snapshots.
     """
+    fabric = make_fabric(ngpu, adapters=True)
+    for run in runs:
+        _fit(fabric, run)
+
+
+def _train(fabric: Any, run: BackboneRun) -> None:
     first = fabric.global_rank == 0
-    _claim(marker, fabric)
+    _claim(run.marker, fabric)
+    folder, place, training = run.folder, run.place, run.config.training
     tokenizer = Tokenizer.load(place.tokens)
     tokenizers = dict.fromkeys(place.languages, tokenizer)
     torch.manual_seed(training.seed)
-    backbone = build_backbone(family, options, len(tokenizer.tokens), len(place.languages))
-    if init is not None:
-        load_encoder(backbone, init)
+    backbone = build_backbone(run.config.family, run.config.options, len(tokenizer.tokens), len(place.languages))
+    if run.init is not None:
+        load_encoder(backbone, run.init.folder)
     mean, std = load_stats(place.stats)
     backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
     report = count_parameters(backbone)
     best = BestBackbones(folder, backbone, training)
-    train = _examples(place, "train", tokenizers)
-    fit = Fit(
-        Objective(backbone, specaug_conf=training.specaug_conf),
-        train,
-        _examples(place, "dev", tokenizers),
-        Collate(place.languages),
-        tokenizers,
-        training,
-        folder,
-        fabric,
-        best,
-    )
-    fit.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
-    fit.run()
-    state, averaged = _average(fit, best)
+    data = _read(place, tokenizers, Collate(place.languages))
+    loop = Fit(Objective(backbone, specaug_conf=training.specaug_conf), data, training, folder, fabric, best)
+    loop.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
+    loop.run()
+    state, averaged = _average(loop, best)
     if first:
         save_weights(folder / "backbone.safetensors", state)
-        facts = {"epochs": fit.place.epoch, "steps": fit.place.step, "skipped_steps": fit.place.skips}
-        facts |= _amount(train) | averaged
+        facts = {"epochs": loop.place.epoch, "steps": loop.place.step, "skipped_steps": loop.place.skips}
+        facts |= _amount(data.train) | averaged
+        family, options, _ = run.config
         describe_backbone(folder, family, options, place.languages, place.tokens, {"training": facts})
-        write_facts(folder, report, training, marker)
+        write_facts(run, report)
         made = [folder / name for name in ("backbone.yaml", BACKBONE_FACTS, HISTORY)]
-        marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
-        fit.checkpoint.unlink()
+        run.marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
+        loop.checkpoint.unlink()
     fabric.barrier()
 
 
-def _average(fit: Fit, best: BestBackbones) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def _average(loop: Fit, best: BestBackbones) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """The mean of the kept weights, or the best of them where that is better on dev, and what is known of it."""
-    best.hashes = fit.fabric.broadcast(best.hashes)
+    best.hashes = loop.fabric.broadcast(best.hashes)
     best.check()
-    chosen, single = best.averaged(fit.history), best_entry(fit.history[1:], MEAN)
+    chosen, single = best.averaged(loop.history), best_entry(loop.history[1:], MEAN)
     if chosen == [single]:
-        return best.average(fit.history), {"averaged": [single["epoch"]], "dev": single["mean"]}
-    state = best.average(fit.history)
+        return best.average(loop.history), {"averaged": [single["epoch"]], "dev": single["mean"]}
+    state = best.average(loop.history)
     best.backbone.load_state_dict(state)
-    mean = macro(fit.evaluate(fit.dev)).facts()
+    mean = macro(loop.evaluate(loop.data.dev)).facts()
     metric, epochs = metric_of(mean), [entry["epoch"] for entry in chosen]
     what = f"dev {metric.upper()} {mean[metric]:.1f} of the average of the epochs {' '.join(map(str, epochs))}"
     if rank(mean) <= rank(single["mean"]):
-        fit.monitor.say(what)
+        loop.monitor.say(what)
         return state, {"averaged": epochs, "dev": mean}
     alone = f"{single['mean'][metric]:.1f} of epoch {single['epoch']} alone, which is taken"
-    fit.monitor.say(f"{what}, worse than {alone}")
+    loop.monitor.say(f"{what}, worse than {alone}")
     return best.load(best.name(single)), {"averaged": [single["epoch"]], "dev": single["mean"]}
 
 
-def fit_bank(
-    fabric: Any,
-    place: Place,
-    folder: Path,
-    marker: Marker,
-    source: Path,
-    weights: str,
-    languages: list[str],
-    method: str,
-    options: dict[str, Any],
-    training: TrainingOptions,
-    tokens: str = "auto",
-) -> None:
-    """Fit adapters of `languages` on a frozen backbone and write a pack for each, its best by its own dev error.
-
-    A language that the backbone was not trained on gets private parts too; `tokens`: see `newcomer.make_private`. A fit
-    that is done is not made again; its packs are, from its snapshots, if another fit has replaced them. One that is
-    `continued`, by its marker, starts from the snapshots.
-    """
+def _fit(fabric: Any, run: AdapterRun) -> None:
     first = fabric.global_rank == 0
-    if not marker.finished:
-        _claim(marker, fabric)
-    backbone = load_backbone(source, weights)
+    if not run.marker.finished:
+        _claim(run.marker, fabric)
+    folder, place, languages, training = run.folder, run.place, run.languages, run.config.training
+    backbone = load_backbone(*run.source)
     freeze(backbone.module)
     torch.manual_seed(training.seed)
-    bank = make_bank(method, options, backbone.module)
-    history = _earlier(marker, folder)
+    bank = make_bank(run.config.method, run.config.options, backbone.module)
+    history = _earlier(run.marker, folder)
     for language in languages:
         new = language not in backbone.languages
         say = first and not history and not (folder / CHECKPOINT).exists()
-        bank.add(language, private=make_private(backbone, place, language, tokens, say) if new else None)
+        bank.add(language, private=make_private(backbone, place, language, run.tokens, say) if new else None)
     bank.attach(backbone.module)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
-    train = _examples(place, "train", tokenizers)
     report = count_parameters(backbone.module, bank)
     best = BestSnapshots(folder, bank)
-    best.hashes = marker.made(best.part)
+    best.hashes = run.marker.made(best.part)
     if history:
         best.restore(history)
-    fit = Fit(
-        Objective(backbone.module, bank, training.specaug_conf),
-        train,
-        _examples(place, "dev", tokenizers),
-        Collate(backbone.languages, new=languages),
-        tokenizers,
-        training,
-        folder,
-        fabric,
-        best,
-        history,
-    )
-    if not marker.finished:
+    data = _read(place, tokenizers, Collate(backbone.languages, new=languages))
+    objective = Objective(backbone.module, bank, training.specaug_conf)
+    loop = Fit(objective, data, training, folder, fabric, best, history)
+    if not run.marker.finished:
         trained = f"training {report['trainable']:,} parameters of {report['total']:,}"
-        fit.monitor.say(f"{trained}{'' if bank.cls.copies else ', the backbone is frozen'}")
-        fit.run()
+        loop.monitor.say(f"{trained}{'' if bank.cls.copies else ', the backbone is frozen'}")
+        loop.run()
     if first:
-        for language in languages:
-            entry = best_entry(fit.history, language)
+        for language, pack in zip(languages, run.packs, strict=True):
+            entry = best_entry(loop.history, language)
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
-            facts |= {"seed": training.seed, "config_sha256": marker.sha256, "fitted_with": languages}
-            facts |= _amount([example for example in train if example.language == language])
-            tensors = best.best(language, fit.history)
-            save_pack(folder.parent / "packs" / language, bank, language, tensors, backbone, facts)
-        _report(languages, best, fit.history, training, fit.first)
-        marker.write(done=True, outputs=[*best.paths, folder / HISTORY])
-        fit.checkpoint.unlink(missing_ok=True)
+            facts |= {"seed": training.seed, "config_sha256": run.marker.sha256, "fitted_with": languages}
+            facts |= _amount([example for example in data.train if example.language == language])
+            save_pack(pack, bank, language, best.best(language, loop.history), backbone, facts)
+        _report(loop, best, languages)
+        run.marker.write(done=True, outputs=[*best.paths, folder / HISTORY])
+        loop.checkpoint.unlink(missing_ok=True)
     fabric.barrier()
 
 
@@ -183,18 +157,17 @@ def _earlier(marker: Marker, folder: Path) -> list[dict[str, Any]]:
     return read_history(folder)
 
 
-def _report(
-    languages: list[str], best: BestSnapshots, history: list[dict[str, Any]], training: TrainingOptions, first: int
-) -> None:
+def _report(loop: Fit, best: BestSnapshots, languages: list[str]) -> None:
     """Say how the training of each language ended, and which languages are served alike after it: something is wrong
     with their data, or the training."""
+    history = loop.history
     for language in languages:
         entry, last = best_entry(history, language), history[-1]["epoch"]
         scores = entry["dev"][language]
         metric = metric_of(scores)
         found = f"{language}: dev {metric.upper()} {scores[metric]:.1f} after epoch {entry['epoch']} of {last}"
-        endless = replace(training, max_epoch=10**9)
-        if training.patience and decay_start(history, language, endless, first) is None:
+        endless = replace(loop.options, max_epoch=10**9)
+        if loop.options.patience and decay_start(history, language, endless, loop.first) is None:
             found += "; it was still improving when max_epoch ended it: go on with --continue true"
         print(found, flush=True)
     for one, other in identical({language: best.best(language, history) for language in languages}):
@@ -223,8 +196,17 @@ def _claim(marker: Marker, fabric: Any) -> None:
         raise PelasrError(error)
 
 
-def _examples(place: Place, name: str, tokenizers: dict[str, Tokenizer]) -> list[Example]:
-    return [example for pair in tokenizers.items() for example in load_examples(place, name, *pair)]
+def _read(place: Place, tokenizers: dict[str, Tokenizer], collate: Collate) -> Data:
+    """The training and dev utterances of the tokenizers' languages."""
+    train, dev = (
+        [
+            example
+            for language, tokenizer in tokenizers.items()
+            for example in load_examples(place, name, language, tokenizer)
+        ]
+        for name in ("train", "dev")
+    )
+    return Data(train, dev, collate, tokenizers)
 
 
 def _amount(examples: list[Example]) -> dict[str, float]:
@@ -233,12 +215,12 @@ def _amount(examples: list[Example]) -> dict[str, float]:
     return {"utterances": len(examples), "hours": round(hours, 4)}
 
 
-def write_facts(folder: Path, report: dict[str, int], training: TrainingOptions, marker: Marker) -> None:
+def write_facts(run: BackboneRun, report: dict[str, int]) -> None:
     """What the results table says of a backbone."""
     facts = {
         "total_parameters": report["total"],
-        "seed": training.seed,
-        "config_sha256": marker.sha256,
+        "seed": run.config.training.seed,
+        "config_sha256": run.marker.sha256,
     }
-    with atomic_write(folder / BACKBONE_FACTS) as stream:
+    with atomic_write(run.folder / BACKBONE_FACTS) as stream:
         json.dump(facts, stream, indent=1)

@@ -33,6 +33,17 @@ from pelasr.train.schedule import MEAN, Entry, decay_start, factor, is_candidate
 CHECKPOINT = "last.ckpt"
 
 
+@dataclass(frozen=True)
+class Data:
+    """What is trained on: utterances, dev's of every language; what makes batches of them; and the tokenizer of every
+    language, for the dev figures."""
+
+    train: list[Example]
+    dev: list[Example]
+    collate: Collate
+    tokenizers: Mapping[str, Tokenizer]
+
+
 class Objective(nn.Module):
     """What is minimised: the backbone's loss on a batch, through the adapters of its languages if there are any."""
 
@@ -92,9 +103,7 @@ class Fit:
 
     Args:
         objective: what to train; what of it has gradients is trained.
-        train, dev: utterances; dev of every language.
-        collate: makes batches of them.
-        tokenizers: of every language, for the dev WER or BLEU.
+        data: utterances, and what makes batches of them.
         kept: what keeps the weights of validations, on the first process.
         history: the validations of the run that this one goes on from, after its last epoch.
     """
@@ -102,10 +111,7 @@ class Fit:
     def __init__(
         self,
         objective: Objective,
-        train: list[Example],
-        dev: list[Example],
-        collate: Collate,
-        tokenizers: Mapping[str, Tokenizer],
+        data: Data,
         options: TrainingOptions,
         folder: Path,
         fabric: lightning.fabric.Fabric,
@@ -113,13 +119,12 @@ class Fit:
         history: Sequence[Entry] = (),
     ):
         self.options, self.folder, self.fabric = options, folder, fabric
-        self.train, self.dev, self.kept = train, dev, kept
-        self.collate, self.tokenizers = collate, tokenizers
+        self.data, self.train, self.kept = data, data.train, kept
         copies, self.sampler = 1, self._make_sampler(1)
         while len(self.sampler) < options.epoch_steps * options.accum_grad:
             copies += 1
             self.sampler = self._make_sampler(copies)
-        self.train = train * copies
+        self.train = data.train * copies
         self.steps_per_epoch = math.ceil(len(self.sampler) / options.accum_grad)
         self.objective = objective
         self.trained = objective.trained
@@ -206,7 +211,7 @@ class Fit:
         sizes = self._step_sizes(order)
         settled = self.settled
         order = [self._without(settled, batch) for batch in order]
-        loader = batches(self.train, order[place.batch :], self.collate, options.num_workers)
+        loader = batches(self.train, order[place.batch :], self.data.collate, options.num_workers)
         saved = time.monotonic()
         parts: list[tuple[Batch, Tensor]] = []
         self.wrapped.train()
@@ -303,7 +308,7 @@ class Fit:
     def _scores(self) -> dict[str, LanguageScores]:
         """Scores of each language on dev; those of settled ones stay what they were."""
         settled = self.settled
-        scores = self.evaluate([example for example in self.dev if example.language not in settled])
+        scores = self.evaluate([example for example in self.data.dev if example.language not in settled])
         known = {language: LanguageScores.of(self.history[-1]["dev"][language]) for language in settled}
         return dict(sorted((scores | known).items()))
 
@@ -311,7 +316,7 @@ class Fit:
         """Scores of each language that there are utterances of."""
         self.wrapped.eval()
         objective = self.objective
-        return evaluate(objective.backbone, objective.bank, dev, self.collate, self.tokenizers, self.fabric)
+        return evaluate(objective.backbone, objective.bank, dev, self.data.collate, self.data.tokenizers, self.fabric)
 
     def _sum(self, value: float) -> float:
         """Over all processes."""

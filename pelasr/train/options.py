@@ -1,7 +1,7 @@
 """Options of a run, light enough to be read without the engine: how to train, and lists of words."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pelasr.errors import PelasrError
 
@@ -97,3 +97,19 @@ class TrainingOptions:
                 f"early_epoch: after epoch {early} there is no validation"
                 f" (max_epoch {self.max_epoch}, val_interval {self.val_interval})"
             )
+
+
+class BackboneConfig(NamedTuple):
+    """How a backbone is made: its family, the options of its constructor, and how it is trained."""
+
+    family: str
+    options: dict[str, Any]
+    training: TrainingOptions
+
+
+class AdapterConfig(NamedTuple):
+    """How languages are fitted: the method, its options, and how it is trained."""
+
+    method: str
+    options: dict[str, Any]
+    training: TrainingOptions

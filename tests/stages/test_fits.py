@@ -331,6 +331,7 @@ def test_a_language_with_a_pack_is_itself(place):
 def test_an_average_is_not_worse_than_the_best(tmp_path, mean, wanted, monkeypatch):
     from pelasr.train.evaluate import LanguageScores
     from pelasr.train.kept import BestBackbones
+    from pelasr.train.loop import Data
     from pelasr.train.options import TrainingOptions
 
     model = torch.nn.Linear(1, 1, bias=False)
@@ -343,7 +344,11 @@ def test_an_average_is_not_worse_than_the_best(tmp_path, mean, wanted, monkeypat
     said = []
 
     class Run:
-        dev, history, monitor = [], entries, type("Monitor", (), {"say": staticmethod(said.append)})
+        data, history, monitor = (
+            Data([], [], None, {}),
+            entries,
+            type("Monitor", (), {"say": staticmethod(said.append)}),
+        )
         fabric = type("Fabric", (), {"broadcast": staticmethod(lambda value: value)})
 
         def evaluate(self, dev):

@@ -1,0 +1,143 @@
+"""Runs that train: where, on what, with which settings, and whether they are done. Light: to ask costs no torch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pelasr.backbones.source import Source
+from pelasr.data.place import Place
+from pelasr.done import Marker, required
+from pelasr.errors import PelasrError
+from pelasr.files import sha256_file
+from pelasr.packs.format import read_checked
+from pelasr.train.inputs import consumed, other_run, training_settings, weights_sha256
+from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
+
+
+@dataclass(frozen=True)
+class BackboneRun:
+    """The training of a backbone in a folder. `init`: the backbone whose encoder it starts from."""
+
+    folder: Path
+    place: Place
+    config: BackboneConfig
+    init: Source | None
+    marker: Marker
+
+
+def plan_backbone(folder: Path, place: Place, config: BackboneConfig, init: Source | None = None) -> BackboneRun:
+    """The run that trains a backbone on a place's languages. Raises PelasrError where another one is in the folder, and
+    for what earlier stages should have made."""
+    first = f"train it first: pelasr train --exp {init.folder.name}, without --init" if init else ""
+    started = {"init": weights_sha256(*init, first)} if init else {}
+    inputs = {
+        **{"backbone": config.family, **config.options},
+        **training_settings(config.training),
+        **consumed(place),
+        "tokens": required(place.tokens / "tokens.txt", 2),
+        "stats": required(place.stats, 3),
+        **started,
+    }
+    marker = Marker(folder / "train.json", inputs, strict=True)
+    if marker.changed:
+        raise PelasrError(f"{other_run(folder, marker)}: delete it, or use another --exp_dir")
+    if marker.found is None and (folder / "backbone.yaml").exists():
+        raise PelasrError(f"{folder}: holds a backbone, but no train.json says of what; restore it, or delete all")
+    return BackboneRun(folder, place, config, init, marker)
+
+
+@dataclass(frozen=True)
+class AdapterRun:
+    """The fit of languages on a frozen backbone, in a folder beside which the packs go, `<folder>/../packs/<language>`.
+
+    `tokens`: of languages that are new to the backbone, see `new_language.make_private`; None: there are none.
+    """
+
+    folder: Path
+    place: Place
+    source: Source
+    languages: list[str]
+    config: AdapterConfig
+    tokens: str | None
+    marker: Marker
+
+    @property
+    def packs(self) -> list[Path]:
+        return [self.folder.parent / "packs" / language for language in self.languages]
+
+    @property
+    def done(self) -> bool:
+        """Whether it came to its end, and the packs that are there are its own."""
+        made = self.marker.sha256, self.languages
+        return self.marker.finished and all(_fit_of(pack) == made for pack in self.packs)
+
+
+def plan_adapters(
+    folder: Path,
+    place: Place,
+    source: Source,
+    languages: list[str],
+    config: AdapterConfig,
+    tokens: str | None = None,
+    go_on: bool = False,
+) -> AdapterRun:
+    """The run that fits languages, with the data of a place. `go_on`: one that is done is trained further. Raises
+    PelasrError where another fit is in the folder, and for what earlier stages should have made."""
+    inputs = {
+        **{"adapter": config.method, "adapter_conf": config.options},
+        **consumed(place),
+        **({"tokens": tokens} if tokens is not None else {}),
+        "backbone": weights_sha256(*source),
+    }
+    marker, training = _fit_marker(folder, inputs, config.training, go_on)
+    return AdapterRun(folder, place, source, languages, config._replace(training=training), tokens, marker)
+
+
+def _fit_marker(
+    folder: Path, inputs: dict[str, Any], training: TrainingOptions, go_on: bool
+) -> tuple[Marker, TrainingOptions]:
+    """The done-file of a fit, and by which options it is made.
+
+    A fit that is done may be gone on with, by the options of the call: its file has those of each continuation under
+    `continued`, and stays that of the first ones, so that the command that began it finds it done. Raises PelasrError
+    where another fit is in the folder.
+    """
+    path, settings = folder / "adapt.json", training_settings(training)
+    marker = Marker(path, inputs | settings, strict=True)
+    if marker.found is None:
+        if (folder / "snapshots").exists():
+            raise PelasrError(f"{folder}: holds a fit, but no adapt.json says of what; restore it, or delete {folder}")
+        return marker, training
+    before, done = marker.found["inputs"], marker.found["done"]
+    continued = before.get("continued", [])
+    if go_on and (done or continued):
+        _check_fit(folder, Marker(path, before | inputs))
+        if not done and continued[-1] != settings:
+            raise PelasrError(f"{folder}: was being continued with other settings: {continued[-1]}; end that first")
+        continued = continued if not done else [*continued, settings]
+        marker = Marker(path, before | {"continued": continued})
+    else:
+        marker = Marker(path, marker.inputs | ({"continued": continued} if continued else {}))
+        _check_fit(folder, marker)
+    return marker, replace(training, **continued[-1]) if continued else training
+
+
+def _check_fit(folder: Path, marker: Marker) -> None:
+    """Raise PelasrError if another fit is in the folder."""
+    if marker.changed:
+        raise PelasrError(
+            f"{other_run(folder, marker)}: delete the folder to fit anew, or give this one an experiment of its own; to"
+            " train the finished fit further, whatever the training's options, say --continue true"
+        )
+
+
+def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
+    """Which run made a pack: the hash of its settings, and the languages it fitted; None if there is no whole pack."""
+    try:
+        description = read_checked(pack / "pack.yaml")
+        if sha256_file(pack / "pack.safetensors") != description["safetensors_sha256"]:
+            return None
+        training = description["training"]
+    except (PelasrError, OSError):  # it is made again
+        return None
+    return training.get("config_sha256"), training.get("fitted_with", [])
