@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pelasr.cli.arguments import add_beam_size, add_verb
 from pelasr.data.tables import encoding_of, iconv
 from pelasr.errors import DataError, PelasrError, printable
 from pelasr.files import text_bytes
@@ -24,8 +25,13 @@ SUFFIXES = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".nist", "
 SUFFIXES |= {".snd", ".sph", ".voc", ".w64", ".wav"}
 
 
-def add_speech_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the two verbs, but for `--beam_size`."""
+def add_speech(verbs: Any) -> None:
+    """Add the two verbs to a parser's."""
+    for run in (transcribe, translate):
+        _add_options(add_verb(verbs, run.__name__, run, run.__doc__))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="files, folders of files, or - for standard input")
     parser.add_argument("--model", type=Path, required=True, metavar="EXP", help="experiment, such as exp/A5")
     language = parser.add_mutually_exclusive_group(required=True)
@@ -36,6 +42,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_adapter", action="store_true", help="the backbone alone, for comparison")
     parser.add_argument("--json", action="store_true", help="print scores and times too, a JSON object a line")
     parser.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
+    add_beam_size(parser)
 
 
 def transcribe(known: argparse.Namespace, rest: list[str]) -> None:
