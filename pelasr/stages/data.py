@@ -12,7 +12,7 @@ from pelasr.data.problems import DROP, condense
 from pelasr.done import Marker
 from pelasr.errors import DataError, counted, printable
 from pelasr.files import atomic_write
-from pelasr.progress import say
+from pelasr.progress import say, warn
 from pelasr.stages.settings import split_options
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def validate_data(
     for item in reports[1].heard:
         by_set.setdefault(wanted["sets"][Path(item.directory)][0], []).append(item)
     for warning in reports[0].warnings + reports[1].warnings + shared(reports[0].heard, by_set):
-        say(f"warning: {warning}")
+        warn(warning)
     _refuse(reports, skip_bad, listing)
     for folder in dirs:
         dropped = {name: reason for report in reports for name, reason in report.bad_in(folder).items()}

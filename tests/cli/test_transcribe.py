@@ -108,7 +108,7 @@ def test_the_backbone_alone_and_packs_from_elsewhere(capsys):
     elsewhere, *_ = run(capsys, "transcribe", "--model", "exp/A1", "--packs", "exp/A5/packs", "--lang", "hi", "one.wav")
     assert elsewhere == [f"one.wav {pelasr.load('exp/A5').decode(['one.wav'], 'hi')[0]}"] != alone
     _, err, code = run(capsys, "transcribe", "--model", "exp/A1", "--lang", "xx", "one.wav")
-    assert err == "note: xx: the backbone was trained on hi ur pa, not on it\n" and code == 0
+    assert err == "warning: xx: the backbone was trained on hi ur pa, not on it\n" and code == 0
 
 
 def test_what_cannot_be_read_does_not_lose_the_rest(capsys):
@@ -116,7 +116,7 @@ def test_what_cannot_be_read_does_not_lose_the_rest(capsys):
     lines, err, code = run(capsys, "transcribe", "--model", "exp/A5", "--lang", "hi", *given)
     texts = pelasr.load("exp/A5").decode(["one.wav", "dir/a.wav"], "hi")
     assert lines == [f"one.wav {texts[0]}", "click.wav", f"dir/a.wav {texts[1]}"]
-    assert err == "note: click.wav: 6 ms of audio are too short: its text is empty\n"
+    assert err == "warning: click.wav: 6 ms of audio are too short: its text is empty\n"
     first, second, last = str(code).splitlines()
     assert first.startswith("error: junk.wav: unreadable audio") and second.startswith("none.wav: no such audio file")
     assert last == "2 of 5 files could not be read" and "wav.scp" not in str(code)
