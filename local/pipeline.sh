@@ -71,7 +71,7 @@ exp_dir: models and results
 results: page to write, its chart beside it; default: RESULTS.md in exp_dir
 ngpu: GPUs
 nj: processes of the data stages
-jobs: experiments that run side by side, each with its share of the cores or GPUs; default: a core each, or all GPUs for one
+jobs: experiments side by side, each with its share of the cores or GPUs; default: a core each, or all GPUs for one
 seed: of everything random; default: the one in the YAML files, or 0
 forgetting: true: with new languages in fit_langs, measure in stage 7 what they changed for the others
 dry_run: true: print the commands only
@@ -98,7 +98,7 @@ made_with() { # the recipe's own options, as they were when the data were made; 
   done <<<"$recipe_options"
 }
 . "$here/side_by_side.sh"
-which_of() { # which_of backbones|adapted: the experiments that train a backbone for those that are wanted, or have adapters
+which_of() { # which_of backbones|adapted: those that train backbones for the experiments wanted, or that have adapters
   if [ "$dry_run" = true ]; then echo "$exps"; else pelasr experiments "${what[@]}" --exps "$exps" --which "$1"; fi
 }
 starts() { # starts N "what": is this stage wanted?
@@ -172,8 +172,8 @@ place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --lang
 if starts 1 "data"; then
   prepare_data
   [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && made_with >"$exp_dir/made_with"; }
-  run pelasr data "${place[@]}" "${what[@]}" --exps "$first $exps" --config "$config" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
-    "${backbone_overrides[@]}"
+  run pelasr data "${place[@]}" "${what[@]}" --exps "$first $exps" --config "$config" --sets "train dev $sets" \
+    --skip_bad "$skip_bad" --nj "$nj" "${backbone_overrides[@]}"
   [ "$dry_run" = true ] || echo "$langs" >"$exp_dir/langs"
 fi
 if starts 2 "tokens"; then

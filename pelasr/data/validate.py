@@ -79,8 +79,9 @@ def validate(
     """Check data directories with `nj` processes; raises nothing for bad data, all of it is in the report.
 
     With `subsampling`, utterances must have as many encoder frames (one for so many feature frames of 10 ms) as a CTC
-    loss needs for the characters of their texts. `languages` are the known ones, None for any. `targets` has for a directory the languages that it must have translations into, `sets` the
-    name of its set and the language that its utterances must be in, and are in if it has no `utt2lang`.
+    loss needs for the characters of their texts. `languages` are the known ones, None for any. `targets` has for a
+    directory the languages that it must have translations into, `sets` the name of its set and the language that its
+    utterances must be in, and are in if it has no `utt2lang`.
     """
     report, sets = Report(), sets or {}
     found = [parse(path, sets.get(Path(path), ("", None))[1]) for path in dirs]
