@@ -33,28 +33,31 @@ def add_stage(verbs: Any, name: str, run: Any, text: str, overridable: bool = Fa
 
 
 def add_config(sub: argparse.ArgumentParser) -> None:
+    """`--config`, of which the keys are options too if the verb is `overridable`."""
     sub.add_argument("--config", type=Path, required=True, help="YAML file of the backbone and its training")
 
 
 def add_definitions(sub: argparse.ArgumentParser) -> None:
+    """`--experiments`, the file."""
     sub.add_argument(
-        "--experiments", type=Path, default=Path("conf/experiments.yaml"), help="YAML file that says what they are"
+        "--experiments", type=Path, default=Path("conf/experiments.yaml"), help="YAML file that defines experiments"
     )
 
 
 def add_experiment(sub: argparse.ArgumentParser) -> None:
-    """Of a verb for one experiment."""
+    """`--exp`, of a verb for one experiment."""
     add_definitions(sub)
     sub.add_argument("--exp", required=True, help="which experiment")
 
 
 def add_experiments(sub: argparse.ArgumentParser, required: bool = False) -> None:
-    """Of a verb for several."""
+    """`--exps`, of a verb for several."""
     add_definitions(sub)
     sub.add_argument("--exps", required=required, help="which experiments")
 
 
 def add_sets(sub: argparse.ArgumentParser, default: str) -> None:
+    """`--sets`."""
     sub.add_argument("--sets", default=default, help="names of data sets, without the language")
 
 
@@ -66,22 +69,27 @@ def add_fit_langs(sub: argparse.ArgumentParser, text: str, required: bool = Fals
 
 
 def add_skip_bad(sub: argparse.ArgumentParser) -> None:
+    """`--skip_bad true`."""
     sub.add_argument("--skip_bad", type=boolean, default=False, help="true: drop bad utterances and list them")
 
 
 def add_processes(sub: argparse.ArgumentParser) -> None:
+    """`--nj`."""
     sub.add_argument("--nj", type=int, default=2, help="processes")
 
 
 def add_gpus(sub: argparse.ArgumentParser) -> None:
+    """`--ngpu`, of a verb that trains."""
     sub.add_argument("--ngpu", type=int, default=0, help="GPUs of this machine; 0: CPU")
 
 
 def add_beam_size(sub: argparse.ArgumentParser) -> None:
+    """`--beam_size`."""
     sub.add_argument("--beam_size", type=_positive, help="of the search; default: the backbone's")
 
 
 def add_recipe(sub: argparse.ArgumentParser) -> None:
+    """`--recipe`."""
     sub.add_argument("--recipe", required=True, help="name of the recipe in the results")
 
 
