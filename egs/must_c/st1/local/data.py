@@ -15,13 +15,13 @@ import soundfile
 import yaml
 
 from pelasr.data import Utterance, add_skipped, normalise, split_pair, write_data_dir
-from pelasr.data.problems import DROP
 from pelasr.errors import DataError, PelasrError
 from pelasr.progress import log, track
 from pelasr.terminal import at_terminal
 
 SPLITS = {"train": "train", "dev": "dev", "test": "tst-COMMON"}
 SLACK = 0.1  # seconds a segment may end after its talk
+DROP = "or drop it with --skip_bad true"
 FETCH = "cure: fetch MuST-C again"
 HOW_TO_GET_IT = (
     "fetch MuST-C v1 of the pairs wanted from https://mt.fbk.eu/must-c/, unpack all into one folder, "
