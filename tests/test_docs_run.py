@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import soundfile
 import yaml
-from doc_commands import INDIC, RUNS, bench, data_alone, recipe
+from doc_clone import INDIC
+from doc_commands import RUNS, bench, data_alone, recipe
 from documents import ROOT
 from must_c import make_must_c
 from tiny_speech import noise

@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 
 import yaml
+from doc_clone import INDIC
 from documents import ROOT
 from small_runs import SMALL
 
 from pelasr.cli.main import build_parser, main
 from pelasr.terminal import with_underscores
-
-INDIC, EUROPE = "egs/mini_indic/asr1", "egs/mini_europe/st1"
 
 
 def pelasr(text: str, clone: Path, monkeypatch) -> None:
@@ -30,12 +29,6 @@ def pelasr(text: str, clone: Path, monkeypatch) -> None:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(Path("a.wav").read_bytes())))
     assert shlex.split(text)[0] == "pelasr"
     main(words)
-
-
-def params(text: str, clone: Path, monkeypatch) -> None:
-    """FILE stands for two files."""
-    files = iter(["conf/rnnt_mini.yaml", "conf/adapter/houlsby_mini.yaml"])
-    pelasr(re.sub("FILE", lambda _: next(files), text), clone, monkeypatch)
 
 
 def recipe(text: str, clone: Path, monkeypatch) -> None:
@@ -71,7 +64,8 @@ def data_alone(text: str, clone: Path, monkeypatch) -> None:
 
 
 def helped(text: str, clone: Path, monkeypatch) -> None:
-    done = subprocess.run([f"{INDIC}/run.sh", "--help"], capture_output=True, text=True)
+    text = re.sub("^run.sh", f"{INDIC}/run.sh", text)
+    done = subprocess.run(shlex.split(text), capture_output=True, text=True)
     assert done.returncode == 0 and "--stage" in done.stdout
 
 
@@ -124,19 +118,24 @@ def parsed(text: str, clone: Path, monkeypatch) -> None:
 RUNS = {
     "egs/mini_indic/asr1/run.sh": recipe,
     "tests/run.sh": parsed,
+    ". .venv/bin/activate": activate,
+    "egs/mini_indic/asr1/run.sh --help": helped,
+    "egs/mini_indic/asr1/run.sh --stage 5 --fit_langs pa": recipe,
+    "pelasr packs list egs/mini_indic/asr1/exp": pelasr,
+    "pelasr packs export egs/mini_indic/asr1/exp/A5/packs/ur hub/ur": pelasr,
+    "pelasr params --config conf/rnnt_kannan2019.yaml --adapter conf/adapter/houlsby.yaml": pelasr,
     "egs/mini_europe/st1/run.sh": recipe,
     "egs/mini_europe/st1/run.sh --rows all": recipe,
     "pelasr params --config conf/st_le2021.yaml --vocab_size 10000 --num_languages 8"
     " --adapter conf/adapter/houlsby_st.yaml": pelasr,
     "egs/mini_europe/st1/run.sh --experiments mine.yaml --rows 9 --stage 5": recipe,
-    "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --langs ur --adapt_max_epoch 40": recipe,
-    "egs/mini_indic/asr1/run.sh --stage 5 --langs pa": recipe,
-    "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --langs pa"
+    "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --fit_langs ur --adapt_max_epoch 40": recipe,
+    "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --fit_langs pa"
     " --train_dir /my/train --dev_dir /my/dev --test_dir /my/test": recipe,
-    "egs/mini_indic/asr1/run.sh --stage 5 --langs pa --continue true": recipe,
+    "egs/mini_indic/asr1/run.sh --stage 5 --fit_langs pa --continue true": recipe,
     'egs/mini_indic/asr1/run.sh --stop_stage 1 --later "pa ka"': data_alone,
-    "egs/mini_indic/asr1/run.sh --stage 5 --langs ka": recipe,
-    'egs/mini_indic/asr1/run.sh --stage 5 --exps "A1 A5 F" --langs pa --forgetting true': recipe,
+    "egs/mini_indic/asr1/run.sh --stage 5 --fit_langs ka": recipe,
+    'egs/mini_indic/asr1/run.sh --stage 5 --exps "A1 A5 F" --fit_langs pa --forgetting true': recipe,
     'pelasr table --forgetting --langs "hi mr bn te gu ta ml kn ur" --recipe mini_indic/asr1': pelasr,
     "pelasr transcribe --model egs/mini_indic/asr1/exp/A5 --lang hi a.wav b.flac recordings/": pelasr,
     "pelasr translate --model egs/mini_europe/st1/exp/4 --lang en-de talk.mp3": pelasr,
@@ -163,10 +162,9 @@ RUNS = {
     "OMP_NUM_THREADS=1 .venv/bin/python bench/rnnt_decoding.py": bench,
     "OMP_NUM_THREADS=1 .venv/bin/python bench/routing.py --repeats 15": bench,
     "OMP_NUM_THREADS=2 .venv/bin/python bench/fit_cost.py --steps 8": bench,
-    ". .venv/bin/activate": activate,
+    "tests/run.sh tests/test_config.py -k yaml": parsed,
     "tests/run.sh -m slow": parsed,
     "run.sh --help": helped,
-    "pelasr params --config FILE --adapter FILE": params,
     "run.sh --ngpu N": recipe,
     "TORCH=cuda tools/install.sh corpora": parsed,
     "tools/install.sh corpora": parsed,
