@@ -20,7 +20,7 @@ from pelasr.config import check_keys
 from pelasr.data.audio import read_file
 from pelasr.data.batch import Collate, speech_batch
 from pelasr.data.features import MELS
-from pelasr.data.language import check_language, split_pair
+from pelasr.data.language import check_language, is_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.long_audio import Piece, batches, join, windows
@@ -29,6 +29,7 @@ from pelasr.errors import PelasrError, TooShortError, nearest
 from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
 from pelasr.progress import say
 from pelasr.stages.add import add_language
+from pelasr.tasks.base import Task, task_of
 from pelasr.train.fit import fit
 from pelasr.train.options import TOKENS, AdapterConfig, TrainingOptions
 from pelasr.train.runs import plan_adapters
@@ -64,9 +65,15 @@ class Model:
         self._unadapted = Unadapted(self.backbone.module, self.backbone.languages).to(self.device)
 
     @property
+    def task(self) -> Task:
+        """What its backbone was trained for. Raises PelasrError where that is a recipe's own task, and this is not run
+        in the recipe's folder."""
+        return task_of(self.backbone.languages, self.backbone.facts.get("task"))
+
+    @property
     def translates(self) -> bool:
         """Whether its languages are pairs, such as en-de."""
-        return split_pair(self.backbone.languages[0])[1] is not None
+        return is_pair(self.backbone.languages[0])
 
     @property
     def languages(self) -> list[str]:
@@ -227,7 +234,7 @@ class Model:
             raise PelasrError(f"{language!r} is there already: {where}")
 
     def _check_kind(self, language: str) -> None:
-        if (split_pair(language)[1] is not None) != self.translates:
+        if is_pair(language) != self.translates:
             does = "translates pairs" if self.translates else "transcribes languages"
             raise PelasrError(f"{self.folder} {does}, not {language!r}; known: {', '.join(self.languages)}")
 

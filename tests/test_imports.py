@@ -16,7 +16,8 @@ LAYERS = """
     stages importers
     train
     decode
-    packs tasks
+    packs
+    tasks
     backbones report
     adapters search score
     nn data

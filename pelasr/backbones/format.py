@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys
-from pelasr.data.language import is_language
+from pelasr.data.language import is_language, of_one_kind
 from pelasr.errors import PelasrError, brief
 from pelasr.nn.defaults import settled
 from pelasr.storage import has_names, is_count, is_finite, is_hash, is_number, read_description
@@ -13,14 +13,14 @@ from pelasr.storage import has_names, is_count, is_finite, is_hash, is_number, r
 CURE = "restore it, or delete the folder and train again"
 LARGEST = 1 << 14  # of sizes and counts among the options: layers are at most so wide that a batch has room
 KEYS = {"backbone": str, "options": dict, "languages": list, "tokens_sha256": str, "weights": dict}
-OTHERS = {"training": dict, "folded": dict}  # that need not be there
+OTHERS = {"training": dict, "folded": dict, "task": str}  # that need not be there
 
 
 def _are_languages(value: list[Any]) -> bool:
     """Languages or pairs, not both, each once."""
     if not value or not all(map(is_language, value)):
         return False
-    return len(set(value)) == len(value) and len({"-" in language for language in value}) == 1
+    return len(set(value)) == len(value) and of_one_kind(value)
 
 
 VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, and whether it is

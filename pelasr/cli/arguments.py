@@ -108,13 +108,13 @@ def _positive(text: str) -> int:
 
 def place_of(known: argparse.Namespace) -> "Place":
     """The recipe's folders and languages. Raises PelasrError for what are no languages."""
-    from pelasr.data.language import check_language
+    from pelasr.data.language import check_language, of_one_kind
     from pelasr.data.place import Place
 
     languages = split_words("--langs", known.langs)
     for language in languages:
         check_language(language, "--langs")
-    if len({"-" in language for language in languages}) != 1:
+    if not of_one_kind(languages):
         raise PelasrError(f"--langs {known.langs!r}: want languages (hi ur) or pairs (en-de en-fr), not both")
     return Place(known.data_dir, known.dump_dir, known.exp_dir, languages)
 

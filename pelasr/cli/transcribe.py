@@ -134,13 +134,12 @@ def read_languages(path: Path, names: Sequence[str]) -> list[str]:
 
 def _check_kind(languages: Sequence[str], pairs: bool) -> None:
     """Raise PelasrError for a language where pairs are translated, or a pair where languages are transcribed."""
-    from pelasr.data.language import split_pair
+    from pelasr.data.language import is_pair
 
     for language in dict.fromkeys(languages):
-        is_pair = split_pair(language)[1] is not None
-        if is_pair and not pairs:
+        if is_pair(language) and not pairs:
             raise PelasrError(f"transcribe: {language!r} is a pair of languages; want one such as hi, or use translate")
-        if pairs and not is_pair:
+        if pairs and not is_pair(language):
             raise PelasrError(f"translate: {language!r} is no pair such as en-de; name source and target")
 
 

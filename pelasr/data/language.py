@@ -1,6 +1,10 @@
-"""Language keys: a language (`hi`, `zh.Hant`), or a pair of source and target (`en-de`)."""
+"""Language keys: a language (`hi`, `zh.Hant`), or a pair of source and target (`en-de`); taken apart only here.
+
+A pair says where speech and text of an utterance are; what is done with them is the task's, see `pelasr.tasks`.
+"""
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from pelasr.errors import DataError, PelasrError, brief
@@ -12,6 +16,16 @@ def split_pair(key: str) -> tuple[str, str | None]:
     if not source or len(targets) > 1 or "" in targets:
         raise DataError(f"{key!r} is no language; cure: write a language such as hi, or a pair such as en-de")
     return source, (targets[0] if targets else None)
+
+
+def is_pair(key: str) -> bool:
+    """Whether a language key is a pair. Raises DataError for what is none of both."""
+    return split_pair(key)[1] is not None
+
+
+def of_one_kind(keys: Collection[str]) -> bool:
+    """Whether language keys are all languages, or all pairs."""
+    return len({is_pair(key) for key in keys}) == 1
 
 
 CODE = r"[A-Za-z][A-Za-z0-9]*(?:[._][A-Za-z0-9]+)*"  # hi, zh.Hant, pa_Guru: nothing that leads out of a folder

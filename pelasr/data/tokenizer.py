@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from pelasr.data.language import split_pair
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import atomic_write, read_bytes, sha256_json
 
@@ -99,7 +100,7 @@ class Tokenizer:
 
         Raises PelasrError for a target without a tag.
         """
-        target = language.partition("-")[2]
+        _, target = split_pair(language)
         if not target:
             return []
         tag = f"<lang:{target}>"

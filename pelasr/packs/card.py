@@ -6,10 +6,11 @@ from typing import Any
 
 import yaml
 
+from pelasr.data.language import split_pair
 from pelasr.errors import brief
 from pelasr.score.results import latest, read_results
+from pelasr.tasks.base import find_task, task_of
 
-UNITS = {"wer": "WER, %", "cer": "CER, %", "bleu": "BLEU", "chrf": "chrF2"}  # metrics that a card shows
 LOAD = """```sh
 pelasr packs verify --model exp/NAME {language}
 pelasr packs import {language} --model exp/NAME
@@ -30,7 +31,8 @@ model.decode(["talk.wav"], language="{language}")
 def dev_score(description: dict[str, Any]) -> str:
     """A pack's score on its dev data, `wer 12.34`, or nothing."""
     dev = description["training"].get("dev", {})
-    return next((f"{metric} {dev[metric]:.2f}" for metric in (*UNITS, "loss") if metric in dev), "")
+    metric = next((key for key in dev if key not in ("loss", "higher_is_better")), "loss")
+    return f"{metric} {dev[metric]:.2f}" if metric in dev else ""
 
 
 def figures_of(pack: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,7 +45,7 @@ def figures_of(pack: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
         line
         for (name, _, language, metric), line in latest(read_results(path)).items()
         if (name, language) == (experiment.name, description["language"])
-        and metric in UNITS
+        and metric in _measures(line["task"])
         and line["config_sha256"] == training.get("config_sha256")
     ]
 
@@ -51,17 +53,16 @@ def figures_of(pack: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
 def make_card(description: dict[str, Any], figures: Sequence[dict[str, Any]]) -> str:
     """Markdown with a head in YAML. `description`: a pack's; `figures`: lines of results.jsonl."""
     language, method = description["language"], description["adapter"]
-    source, _, target = language.partition("-")
-    task = "speech-translation" if target else "automatic-speech-recognition"
+    tag = task_of([language], figures[-1]["task"] if figures else None).tag
     head = {
-        "language": [code.replace("_", ".").partition(".")[0] for code in (source, target) if code],
+        "language": [code.replace("_", ".").partition(".")[0] for code in split_pair(language) if code],
         "library_name": "pelasr",
-        "tags": [task, "multilingual", "adapter", method],
+        "tags": [tag, "multilingual", "adapter", method],
     }
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False)}---",
         f"# {language}: a pelasr pack",
-        f"What the language `{language}` adds to a frozen backbone for {task.replace('-', ' ')}. It works with the"
+        f"What the language `{language}` adds to a frozen backbone for {tag.replace('-', ' ')}. It works with the"
         " backbone that it was fitted on alone; with any other it is refused.",
         _table(("", ""), _facts(description)),
         "## Results",
@@ -100,7 +101,7 @@ def _results(figures: Sequence[dict[str, Any]]) -> str:
     rows = [
         (
             line["set"],
-            UNITS[line["metric"]],
+            _measures(line["task"])[line["metric"]],
             f"{line['value']:.2f}",
             f"{line['lo']:.2f} to {line['hi']:.2f}",
             f"{line['utterances']:,}",
@@ -109,6 +110,12 @@ def _results(figures: Sequence[dict[str, Any]]) -> str:
         for line in figures
     ]
     return _table(("set", "metric", "value", "95 % interval", "utterances", "scorer"), rows)
+
+
+def _measures(task: str | None) -> dict[str, str]:
+    """The metrics that a card shows of a task, with names and units; none of lines that are of no task's."""
+    measures = find_task(task).measures if task else []
+    return {measure.metric: ", ".join(filter(None, (measure.name, measure.unit))) for measure in measures}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

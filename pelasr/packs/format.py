@@ -6,7 +6,7 @@ from typing import Any
 
 from pelasr.backbones.format import FACTS
 from pelasr.config import check_keys, require_keys
-from pelasr.data.language import is_language
+from pelasr.data.language import is_language, split_pair
 from pelasr.data.tokenizer import SPACE, can_be_token
 from pelasr.errors import PelasrError, brief
 from pelasr.storage import has_names, is_count, is_finite, is_hash, read_description
@@ -81,7 +81,7 @@ def again(description: dict[str, Any]) -> str:
 
 def _check_own(tokens: list[Any], language: str, where: str) -> None:
     """Raise PelasrError for an own token that is neither a character nor the tag of the language's target, or twice."""
-    target, seen = language.partition("-")[2], set()
+    (_, target), seen = split_pair(language), set()
     for token in tokens:
         character = isinstance(token, str) and len(token) == 1 and not token.isspace() and can_be_token(token)
         wanted = [SPACE, f"<lang:{target}>"] if target else [SPACE]

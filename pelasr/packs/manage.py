@@ -19,6 +19,7 @@ from pelasr.packs.card import dev_score, figures_of, make_card
 from pelasr.packs.format import again
 from pelasr.packs.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
 from pelasr.storage import check_tensors, load_weights, save_weights, sizes, state_sha256
+from pelasr.tasks.base import said
 
 FILES = ("pack.safetensors", "pack.yaml")
 ALONE = 1 << 32  # bytes of a pack's tensors at most, where no model says how many they are
@@ -143,7 +144,7 @@ def fold_pack(pack: Path, output: Path, model: Path) -> None:
         backbone.facts["options"],
         backbone.languages,
         source / "tokens",
-        {"folded": {key: description[key] for key in keys}},
+        {"folded": {key: description[key] for key in keys}, **said(backbone.facts.get("task"), backbone.languages)},
     )
     print(f"{output}: the backbone {source} with {pack} folded into its weights")
 

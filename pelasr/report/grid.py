@@ -5,16 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pelasr.data.language import split_pair
+from pelasr.data.language import is_pair, split_pair
 from pelasr.errors import PelasrError
-from pelasr.score.results import latest
+from pelasr.score.results import latest, method_of
 
 Line = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A metric of result lines and how it is shown; `sign` says what a difference of two experiments tells."""
+    """A metric of result lines and how it is shown.
+
+    `sign` says what a difference of two experiments tells, `what` is measured: `Edits over reference words, summed`.
+    """
 
     metric: str
     name: str
@@ -22,6 +25,12 @@ class Measure:
     decimals: int
     higher_is_better: bool
     sign: str
+    what: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and unit, `WER (%)`."""
+        return f"{self.name} ({self.unit})" if self.unit else self.name
 
     @property
     def paired(self) -> str:
@@ -51,21 +60,19 @@ class Grid:
 
     `experiments`: {name: description}. `languages`: the recipe's, which the mean is over. `columns`: these, `mean` when
     there are several, then languages that were scored but are outside the mean (added to the model later).
-    `translation`: whether the languages are pairs.
     """
 
     lines: dict[tuple[str, str, str], dict[str, Any]]
     experiments: dict[str, str]
     languages: list[str]
     columns: list[str]
-    translation: bool
 
     @property
     def headings(self) -> dict[str, str]:
         """What a table calls each column: pairs of one and the same source are their targets, their mean is `avg`."""
-        if not self.translation:
-            return {column: column for column in self.columns}
         pairs = {column: split_pair(column) for column in self.columns if column != "mean"}
+        if not all(map(is_pair, pairs)):
+            return {column: column for column in self.columns}
         one_source = len(pairs) > 1 and len({source for source, _ in pairs.values()}) == 1
         return {
             column: "avg" if column == "mean" else pairs[column][1] if one_source else column for column in self.columns
@@ -124,21 +131,17 @@ def select(
     """The latest lines of a set as a Grid.
 
     `experiments`: {name: short description} in the order of the rows; others follow by name, described by their method.
-    `languages`: the recipe's, in its order; by default all that were scored. A set that has BLEU is a set of
-    translations, where word errors (of a recogniser that an encoder came from, say) have no place. Raises PelasrError
-    for a set without results.
+    `languages`: the recipe's, in its order; by default all that were scored. Raises PelasrError for a set without
+    results.
     """
     lines = {key[:1] + key[2:]: line for key, line in latest(results).items() if key[1] == test_set}
     if not lines:
         sets = ", ".join(sorted({line["set"] for line in results})) or "none"
         raise PelasrError(f"no results for the set {test_set}; sets with results: {sets}; score it first")
-    translation = any(metric == "bleu" for *_, metric in lines)
-    if translation:
-        lines = {key: line for key, line in lines.items() if key[2].partition("_minus_")[0] not in ("wer", "cer")}
-    methods = {name: line["method"] for (name, _, _), line in sorted(lines.items())}
+    methods = {name: method_of(line) for (name, _, _), line in sorted(lines.items())}
     named = {name: text for name, text in (experiments or {}).items() if name in methods}
     scored = list(dict.fromkeys(language for _, language, _ in lines if language != "mean"))
     inside = list(languages or scored)
     columns = inside + ["mean"] * (len(inside) > 1) + [name for name in scored if name not in inside]
     rows = named | {name: text for name, text in methods.items() if name not in named}
-    return Grid(lines, rows, inside, columns, translation)
+    return Grid(lines, rows, inside, columns)

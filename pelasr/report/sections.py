@@ -1,4 +1,4 @@
-"""Sections of a results page that recognition and translation share, as parts of a Markdown text."""
+"""Sections of a results page that tasks share, as parts of a Markdown text."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -67,6 +67,25 @@ def without_mean(grid: Grid, measure: Measure) -> list[str]:
     if not names:
         return []
     return [f"No mean for {', '.join(names)}: it was scored over other languages. Score all of them together."]
+
+
+def rates(grid: Grid, test_set: str, measure: Measure) -> list[str]:
+    """The section of a measure: figures with the best of each column in bold and parameter counts, then intervals;
+    nothing where it has none."""
+    if not grid.has(measure.metric):
+        return []
+    rows = []
+    for name, description in grid.experiments.items():
+        cells = grid.row(name, measure.metric).values()
+        counts = [parameters(cells, which) for which in ("trainable", "total")]
+        rows.append([name, description, *numbers(grid, measure, name).values(), *counts])
+    text = f"{measure.what or measure.name} over the set `{test_set}`."
+    text += " The best of each column is bold." if any(grid.best(measure).values()) else ""
+    if "mean" in grid.columns:
+        text += f" `mean` is unweighted, over {' '.join(grid.languages)}."
+    headers = ["", "experiment", *grid.headings.values(), "trainable parameters", "total parameters"]
+    table = markdown(headers, rows)
+    return [f"## {measure.label}", text, table, *without_mean(grid, measure), *intervals(grid, measure)]
 
 
 def intervals(grid: Grid, measure: Measure) -> list[str]:

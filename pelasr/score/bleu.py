@@ -1,18 +1,17 @@
-"""BLEU and chrF2 by sacrebleu, their 95 % intervals and paired comparisons.
+"""BLEU and chrF2 by sacrebleu.
 
 sacrebleu's defaults: BLEU on 13a tokens with exponential smoothing, chrF2 on up to six characters; both cased, on
 detokenised text, 0 to 100. A sentence has a row of integer statistics (lengths, n-grams in all and matched), and the
-score of a set is sacrebleu's function of their sums. Differences are points, positive is better.
+score of a set is sacrebleu's function of their sums.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from pelasr.errors import PelasrError
-from pelasr.score.bootstrap import Difference, Estimate, difference, estimate
 
 NAMES = {"bleu": "BLEU", "chrf": "chrF2"}  # metrics of result lines, and sacrebleu's names for them
 WIDTHS = {"bleu": 10, "chrf": 18}  # numbers that sacrebleu keeps of a sentence
@@ -57,37 +56,3 @@ def sentence_bleu(table: np.ndarray) -> list[float]:
     """BLEU of each sentence by itself, of the n-grams that it is long enough for, from a table of `bleu`."""
     compute = _sacrebleu("bleu", effective_order=True)._compute_score_from_stats
     return [compute(row).score for row in table.tolist()]
-
-
-def mean_interval(metric: str, tables: Mapping[str, np.ndarray], seed: int = 0, together: bool = False) -> Estimate:
-    """Unweighted mean of the pairs' scores and its 95 % interval.
-
-    Each pair is resampled by itself; `together`: row n of all tables is the same utterance, and is drawn for all pairs
-    or for none, because an utterance that is hard to hear is hard in every pair.
-    """
-    if together:
-        return estimate([np.hstack(list(tables.values()))], partial(_mean, metric, len(tables)), seed)
-    return estimate(list(tables.values()), partial(figure, metric), seed)
-
-
-def paired_mean_test(
-    metric: str, a: Mapping[str, np.ndarray], b: Mapping[str, np.ndarray], seed: int = 0, together: bool = False
-) -> Difference:
-    """Score of `a` minus that of `b`, statistics of the same sentences in the same order, by paired bootstrap.
-
-    Of several pairs it is the unweighted mean, resampled as in `mean_interval`.
-    """
-
-    def gain(pairs: int, sums: np.ndarray) -> np.ndarray:
-        left, right = np.split(sums, 2, axis=-1)
-        return _mean(metric, pairs, left) - _mean(metric, pairs, right)
-
-    if together:
-        joined = np.hstack([*a.values(), *(b[pair] for pair in a)])
-        return difference([joined], partial(gain, len(a)), seed)
-    return difference([np.hstack([a[pair], b[pair]]) for pair in a], partial(gain, 1), seed)
-
-
-def _mean(metric: str, pairs: int, sums: np.ndarray) -> np.ndarray:
-    """Mean score (...) of the sums of several pairs beside each other (..., pairs * K)."""
-    return sum(figure(metric, part) for part in np.split(sums, pairs, axis=-1)) / pairs

@@ -5,7 +5,8 @@ of one language key, is a table with a row of statistics for each; and a `Figure
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,44 @@ def difference(samples: Sequence[np.ndarray], figure: Figure, seed: int = 0) -> 
     tails = [sum(value <= 0 for value in resampled), sum(value >= 0 for value in resampled)]
     p = min(1.0, 2 * (min(tails) + 1) / (len(resampled) + 1))
     return Difference(*found, p)
+
+
+def mean_interval(figure: Figure, tables: Mapping[str, np.ndarray], seed: int = 0, together: bool = False) -> Estimate:
+    """Unweighted mean of the figures of language keys and its interval; `tables`: {key: statistics (N, K)}.
+
+    Each key is resampled by itself; `together`: row n of all tables is the same utterance, and is drawn for all keys or
+    for none, because an utterance that is hard to hear is hard in every pair.
+    """
+    if together:
+        return estimate([np.hstack(list(tables.values()))], partial(_mean, figure, len(tables)), seed)
+    return estimate(list(tables.values()), figure, seed)
+
+
+def paired_mean_test(
+    figure: Figure,
+    a: Mapping[str, np.ndarray],
+    b: Mapping[str, np.ndarray],
+    seed: int = 0,
+    together: bool = False,
+) -> Difference:
+    """Figure of `a` minus that of `b`, statistics of the same utterances in the same order, by paired bootstrap.
+
+    Of several keys it is the unweighted mean, resampled as in `mean_interval`.
+    """
+
+    def gain(keys: int, sums: np.ndarray) -> np.ndarray:
+        left, right = np.split(sums, 2, axis=-1)
+        return _mean(figure, keys, left) - _mean(figure, keys, right)
+
+    if together:
+        joined = np.hstack([*a.values(), *(b[key] for key in a)])
+        return difference([joined], partial(gain, len(a)), seed)
+    return difference([np.hstack([a[key], b[key]]) for key in a], partial(gain, 1), seed)
+
+
+def _mean(figure: Figure, keys: int, sums: np.ndarray) -> np.ndarray:
+    """Mean figure (...) of the sums of several keys beside each other (..., keys * K)."""
+    return sum(figure(part) for part in np.split(sums, keys, axis=-1)) / keys
 
 
 def _bootstrap(samples: Sequence[np.ndarray], figure: Figure, seed: int) -> tuple[Estimate, list[float]]:

@@ -3,19 +3,23 @@
 import fcntl
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pelasr.errors import PelasrError
 from pelasr.files import ABSENT, naming, no_file, read_json_lines
 
+# What a line says of a method beside its name, None where that has no such thing, and the word for it in older lines.
+SETTINGS = {"dict": "dict", "width": "D", "enc": "enc", "dec": "dec", "beam": "beam", "decode_as": "as"}
 KEYS = [
     "recipe",
     "experiment",
     "set",
     "language",
+    "task",
     "method",
+    *SETTINGS,
     "metric",
     "value",
     "lo",
@@ -30,19 +34,48 @@ KEYS = [
     "scorer",
     "commit",
 ]
+OLD_KEYS = set(KEYS) - {"task", *SETTINGS}
+OLD_TASKS = dict.fromkeys(("wer", "cer"), "recognition")
+OLD_TASKS |= dict.fromkeys(("bleu", "chrf", "limited", "train_hours"), "translation")
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
-    """All lines of a results file. Raises PelasrError when there is none, and with file:line for a bad line."""
+    """All lines of a results file, older ones with the keys of today. Raises PelasrError when there is none, and with
+    file:line for a bad line."""
     path = Path(path)
     if no_file(path) == ABSENT:
         raise PelasrError(f"{path}: no results yet; `pelasr score` writes them")
     results = []
     for number, result in read_json_lines(path):
+        if isinstance(result, dict) and set(result) == OLD_KEYS:
+            result = renewed(result)
         if not isinstance(result, dict) or set(result) != set(KEYS):
             raise PelasrError(f"{path}:{number}: not a result with the keys {' '.join(KEYS)}; remove the line")
         results.append(result)
     return results
+
+
+def renewed(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of a time when settings were words of the method, `houlsby dict=multi D=256 enc=0 dec=64`, and the metric
+    told the task, with the keys of today."""
+    name, *words = str(line["method"]).split() or [""]
+    keys = {word: key for key, word in SETTINGS.items()}
+    found: dict[str, Any] = dict.fromkeys(SETTINGS)
+    for word in words:
+        which, _, value = word.partition("=")
+        if which not in keys:  # no settings of ours
+            name, found = line["method"], dict.fromkeys(SETTINGS)
+            break
+        found[keys[which]] = int(value) if value.isdecimal() else value
+    task = OLD_TASKS.get(str(line["metric"]).partition("_minus_")[0])
+    known = {**line, **found, "method": name, "task": task}
+    return {key: known[key] for key in KEYS}
+
+
+def method_of(line: Mapping[str, Any]) -> str:
+    """The method of a line with its settings, `houlsby dict=multi D=256 enc=0 dec=64`."""
+    settings = {word: line.get(key) for key, word in SETTINGS.items()}
+    return " ".join([line["method"], *(f"{word}={value}" for word, value in settings.items() if value is not None)])
 
 
 def latest(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str, str], dict[str, Any]]:

@@ -21,7 +21,7 @@ from pelasr.score.environment import commit
 from pelasr.score.results import KEYS, append_results
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
-from pelasr.stages.score import data_of, facts_of, has_copies
+from pelasr.stages.score import data_of, facts_of, find_task_of, has_copies
 from pelasr.version import __version__
 
 BATCH_SIZE = 32
@@ -107,7 +107,7 @@ def measure_forgetting(
             changes = measure(place, experiment, language, name, how.beam_size)
             facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
             facts |= facts_of(place, experiment, place.languages, how) | {"commit": commit()}
-            facts["data_sha256"] = data_of(place, name)
+            facts |= {"data_sha256": data_of(place, name), "task": find_task_of(place, experiment).name}
             for old, change in changes.items():
                 words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old), old))
                 facts |= {"language": old, "utterances": change.utterances, "reference_words": words}

@@ -14,8 +14,10 @@ from pelasr.errors import PelasrError
 from pelasr.files import read_json, sha256_json
 from pelasr.packs.format import read_checked
 from pelasr.progress import say
+from pelasr.score.results import SETTINGS
 from pelasr.stages.decode import decoded, served_by
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
+from pelasr.tasks.base import Task, task_of
 from pelasr.train.inputs import features_of
 
 
@@ -27,7 +29,7 @@ def score(
     recipe: str,
     how: Decoding = AS_USUAL,
 ) -> bool:
-    """Stage 7: error rates or BLEU, and paired comparisons where an experiment names another, into
+    """Stage 7: the task's figures, and paired comparisons where an experiment names another, into
     `<exp>/results.jsonl`.
 
     Raises PelasrError if hypotheses are missing, or are of another model or other data than those there now.
@@ -45,6 +47,7 @@ def score(
             raise PelasrError(
                 f"{experiment.name}: is about {' '.join(experiment.languages)}: it has no row in the table"
             )
+        task = find_task_of(place, experiment)
         other = experiments[experiment.compare] if experiment.compare else None
         for name in sets:
             for languages in _rows(place, experiment, name, how):
@@ -57,12 +60,12 @@ def score(
                 facts["data_sha256"] = data_of(replace(place, languages=languages), name)
                 facts |= facts_of(place, experiment, languages, how)
                 folders = {language: place.folder(name, language) for language in languages}
-                hours = {language: _training_hours(place, language) for language in languages if "-" in language}
-                score_set(facts, name, folders, place.exp, hours)
+                hours = {language: _training_hours(place, language) for language in languages if task.detailed}
+                score_set(task, facts, name, folders, place.exp, hours)
                 if other and (stale := _not_decoded(place, other, name, languages, how)):
                     say(f"{experiment.name} is not compared with {other.name}: {stale}")
                 elif other:
-                    compare(facts, other.name, name, folders, place.exp)
+                    compare(task, facts, other.name, name, folders, place.exp)
     return True
 
 
@@ -108,6 +111,12 @@ def _not_decoded(place: Place, experiment: Experiment, name: str, languages: lis
     return wrong and f"{name}_{wrong} was not decoded with this model, data and beam; run stage 6"
 
 
+def find_task_of(place: Place, experiment: Experiment) -> Task:
+    """The task of an experiment, which its backbones say."""
+    folder, part = next(iter(experiment.backbones(place).items()))
+    return task_of(part.languages, read_backbone(folder).get("task"))
+
+
 def _training_hours(place: Place, language: str) -> float:
     from pelasr.data.features import FRAMES_PER_HOUR, read_num_frames
 
@@ -134,7 +143,7 @@ def facts_of(place: Place, experiment: Experiment, languages: list[str], how: De
     # Packs may come from several fits: one hash of them all.
     hashes = sorted({training.get("config_sha256", "imported") for training in trained})
     return {
-        "method": _method(place, experiment, languages, packs, how),
+        **_method(place, experiment, languages, packs, how),
         "trainable_parameters": added if packs else total,
         "total_parameters": total,
         "seed": trained[0].get("seed"),
@@ -162,24 +171,20 @@ def has_copies(pack: dict[str, Any]) -> bool:
 
 def _method(
     place: Place, experiment: Experiment, languages: list[str], packs: list[dict[str, Any]], how: Decoding
-) -> str:
-    """The method's name; for translation with facts, as in `houlsby dict=multi D=256 enc=64 dec=0 beam=5`."""
-    name = packs[0]["adapter"] if packs else "backbone"
-    usual = [f"beam={how.beam_size}"] if how.beam_size else []
+) -> dict[str, Any]:
+    """The method's name and its settings, None where they are as usual or the task does not show them."""
+    found = dict.fromkeys(SETTINGS) | {"method": packs[0]["adapter"] if packs else "backbone", "beam": how.beam_size}
     if any(served_by(place, experiment, language, how) != language for language in languages):
-        usual.append(f"as={how.decode_as}")
-    if not split_pair(place.languages[0])[1]:
-        return " ".join([name, *usual])
-    folder = next(iter(experiment.backbones(place)))
-    conf = read_backbone(folder)["options"]["encoder_conf"]
-    words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={conf.get('output_size', 256)}"]  # ESPnet's
-    if packs:
-        words += [f"{side[:3]}={size}" for side, size in _sizes(packs[0]).items()]
-    return " ".join([*words, *usual])
+        found["decode_as"] = how.decode_as
+    if find_task_of(place, experiment).detailed:
+        conf = read_backbone(next(iter(experiment.backbones(place))))["options"]["encoder_conf"]
+        found |= {"dict": "mono" if experiment.each else "multi", "width": conf.get("output_size", 256)}  # ESPnet's
+        found |= _sizes(packs[0]) if packs else {}
+    return found
 
 
 def _sizes(pack: dict[str, Any]) -> dict[str, int]:
-    """Of a method that has a size: its size on each side of the backbone, 0 where it has no site."""
+    """Of a method that has a size: its size on each side of the backbone, `enc` and `dec`, 0 where it has no site."""
     from pelasr.adapters.bank import SIDES
     from pelasr.adapters.base import find_method
     from pelasr.config import arguments_of
@@ -189,4 +194,4 @@ def _sizes(pack: dict[str, Any]) -> dict[str, int]:
         return {}
     size = pack["adapter_conf"].get(cls.size, arguments_of(cls)[cls.size].default)
     there = {path.partition(".")[0] for path in pack["sites"]}
-    return {side: (size[side] if isinstance(size, dict) else size) if side in there else 0 for side in SIDES}
+    return {side[:3]: (size[side] if isinstance(size, dict) else size) if side in there else 0 for side in SIDES}

@@ -6,18 +6,24 @@ from typing import Any
 from pelasr.config import check_keys
 from pelasr.errors import PelasrError
 from pelasr.nn.defaults import settled
+from pelasr.tasks.base import find_task
 from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
 
 
 def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
-    """A flat configuration. Raises PelasrError for a key that neither the family nor the training has."""
+    """A flat configuration. Raises PelasrError for a key that neither the family nor the training has.
+
+    The key `task` names a task that the languages do not tell; it is checked here.
+    """
     from pelasr.backbones.base import backbone_options
 
     if "backbone" not in config:
         raise PelasrError(f"{where}: the key `backbone` is missing")
     family = config["backbone"]
     training = [field.name for field in fields(TrainingOptions)]
-    check_keys(config, ["backbone", *backbone_options(family), *training], where)
+    check_keys(config, ["backbone", "task", *backbone_options(family), *training], where)
+    if "task" in config:
+        find_task(str(config["task"]))
     options = {key: value for key, value in config.items() if key in backbone_options(family)}
     return BackboneConfig(family, settled(options), _training(config))
 

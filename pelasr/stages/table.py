@@ -1,12 +1,11 @@
 """RESULTS.md, its chart and the terminal table, made from result lines alone.
 
 Shown is the latest line of each (experiment, set, language, metric). Nothing depends on the time of the call: the same
-lines give the same bytes. Whether a set is of recognition or of translation follows from its metrics.
+lines give the same bytes. How is the task's, which the lines say, see `pelasr.tasks`.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from pelasr.config import load_yaml
@@ -21,8 +20,7 @@ from pelasr.report.sections import corpus_section, paper_section, provenance
 from pelasr.score.environment import read_environment
 from pelasr.score.results import read_results
 from pelasr.storage import is_finite
-from pelasr.tasks import recognition as recognition_table
-from pelasr.tasks import translation as translation_table
+from pelasr.tasks.base import Task, task_of_results
 
 BEGAN = ("stage", "command", "started", "host")  # what `times.jsonl` says of a run when it begins
 COST = ("seconds", "max_rss_mb")  # and when it ends
@@ -54,9 +52,15 @@ def _is_run(line: Any) -> bool:
     )
 
 
-def _task(grid: Grid) -> ModuleType:
-    """The module with a task's MEASURES, `sections` and `chart`."""
-    return translation_table if grid.translation else recognition_table
+def task_and_grid(
+    results: Sequence[Mapping[str, Any]],
+    test_set: str,
+    experiments: Mapping[str, str] | None = None,
+    languages: Sequence[str] | None = None,
+) -> tuple[Task, Grid]:
+    """The task of a set, and its lines as a grid, see `grid.select`."""
+    task, lines = task_of_results(line for line in results if line["set"] == test_set)
+    return task, select(lines or results, test_set, experiments, languages)
 
 
 def make_table(
@@ -80,9 +84,9 @@ def make_table(
     `paper`: published figures with the keys title, source, columns, rows, note.
     `chart`: the chart's file name, as seen from RESULTS.md. What is empty has no section. The figures come first.
     """
-    grid = select(results, test_set, experiments, languages)
-    parts = [f"# {title}", note, *_task(grid).sections(grid, test_set, chart)]
-    parts += forgetting_table.sections(grid, _task(grid).MEASURES[0])
+    task, grid = task_and_grid(results, test_set, experiments, languages)
+    parts = [f"# {title}", note, *task.sections(grid, test_set, chart)]
+    parts += forgetting_table.sections(grid, task.measures[0])
     parts += paper_section(paper) if paper else []
     parts += corpus_section(corpus) if corpus else []
     parts += provenance(grid, environment or {}, times)
@@ -96,16 +100,16 @@ def print_table(
     languages: Sequence[str] | None = None,
     forgetting: bool = False,
 ) -> None:
-    """Print the WER and CER, or BLEU and chrF2, of a set to the terminal; or what the page says of languages that were
-    added later."""
+    """Print the measures of a set to the terminal, WER and CER, say; or what the page says of languages that were added
+    later."""
     from tabulate import tabulate
 
-    grid = select(results, test_set, experiments, languages)
+    task, grid = task_and_grid(results, test_set, experiments, languages)
     if forgetting:
-        found = forgetting_table.sections(grid, _task(grid).MEASURES[0])
+        found = forgetting_table.sections(grid, task.measures[0])
         print("\n\n".join(found) or f"no language was added later and scored on {test_set}")
         return
-    for measure in _task(grid).MEASURES:
+    for measure in task.measures:
         rows = []
         for name in grid.experiments:
             rows.append([name, *(measure.number(line) for line in grid.row(name, measure.metric).values())])
@@ -122,9 +126,9 @@ def make_chart(
     experiments: Mapping[str, str] | None = None,
     languages: Sequence[str] | None = None,
 ) -> None:
-    """Write a PNG of WER by language, or of BLEU against trainable parameters."""
-    grid = select(results, test_set, experiments, languages)
-    figure = _task(grid).chart(grid)
+    """Write the task's chart as a PNG."""
+    task, grid = task_and_grid(results, test_set, experiments, languages)
+    figure = task.chart(grid)
     with atomic_write(path, "wb") as stream:
         figure.savefig(stream, format="png", metadata={"Software": None})
 

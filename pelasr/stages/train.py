@@ -23,7 +23,7 @@ def train_backbone(
     source = Source(place.exp / init) if init else None
     runs = []
     for folder, part in experiment.backbones(place).items():
-        run = plan_backbone(folder, part, settings, source)
+        run = plan_backbone(folder, part, settings, source, config.get("task"))
         if run.marker.finished:
             _check_backbone(run)
             say(f"stage 4: the backbone {folder} is trained already")

@@ -1,57 +1,119 @@
-"""Translation's part of a results page: BLEU in the shape of Le et al. 2021, and a chart against parameters.
+"""Translation: what was said in another language, by BLEU and chrF2; its page in the shape of Le et al. 2021.
 
-What a row is stands in the `method` of its lines: the method's name, then facts, as in `houlsby dict=multi D=256 enc=64
-dec=64`. `dict`: one dictionary (and model) for all pairs, `multi`, or one for each, `mono`; `D`: the model's width;
-`enc`, `dec`: the width of the adapters' bottleneck on that side, 0 without them.
+What a row is stands in the settings of its lines. `dict`: one dictionary (and model) for all pairs, `multi`, or one for
+each, `mono`; `width`: the model's; `enc`, `dec`: the width of the adapters' bottleneck on that side, 0 without them.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pelasr.report.grid import Grid, Measure
+import numpy as np
+
+from pelasr.errors import PelasrError
+from pelasr.files import atomic_write
+from pelasr.report.grid import Grid, Line, Measure
 from pelasr.report.sections import COLOURS, comparisons, intervals, markdown, numbers, parameters, without_mean
+from pelasr.score import bleu
+from pelasr.score.bootstrap import Estimate
+from pelasr.score.decoded import Figures, Texts, again, groups, write_details
+from pelasr.tasks.base import Task
 
 BLEU = Measure("bleu", "BLEU", "", 2, True, "positive: better")
 CHRF = Measure("chrf", "chrF2", "", 2, True, "positive: better")
-MEASURES = [BLEU, CHRF]
 # Methods that train a copy of the model for each pair, and how much of it.
 FINE_TUNED = {"decoder": "decoder", "full": "all"}
 BETTER, WORSE = "\\*", "†"  # a bare asterisk may be read as Markdown
 SETTINGS = ["Dict", "D", "d", "ENC", "DEC", "FT"]
 
 
-def sections(grid: Grid, test_set: str, chart: str) -> list[str]:
-    """BLEU with its chart, chrF2, paired comparisons and hypotheses at the length limit."""
-    parts = _bleu(grid, test_set)
-    if chart:
-        parts.append(f"![BLEU against trainable parameters]({chart})")
-    parts += ["The rows, with parameters counted over all pairs:", _rows(grid), *intervals(grid, BLEU)]
-    return parts + _chrf(grid) + comparisons(grid, BLEU) + _limited(grid)
+class Translation(Task):
+    """BLEU and chrF2 by sacrebleu, 0 to 100, hypotheses at the length limit, and hours of training data."""
+
+    measures = [BLEU, CHRF]
+    tag = "speech-translation"
+    together = True
+    detailed = True
+
+    @property
+    def compared(self) -> list[str]:
+        return [measure.metric for measure in self.measures]
+
+    def statistics(self, metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
+        """sacrebleu's, integers (N, 10) for `bleu` and (N, 18) for `chrf`."""
+        return bleu.statistics(metric, references, hypotheses)
+
+    def figure(self, metric: str, sums: np.ndarray) -> np.ndarray:
+        return bleu.figure(metric, sums)
+
+    def scorer(self, metric: str) -> str:
+        return bleu.signature(metric) if metric in bleu.NAMES else super().scorer(metric)
+
+    def score(self, texts: Mapping[str, Texts], hours: Mapping[str, float]) -> Figures:
+        """BLEU and chrF2 with intervals; `limited` (how many hypotheses hit the length limit) and `train_hours`, which
+        are counted. Raises PelasrError where stage 6 did not write which were limited."""
+        limited = {pair: _count_limited(found) for pair, found in texts.items()}
+        figures = super().score(texts, hours)
+        for group, members in groups(texts).items():
+            figures[group, "limited"] = _exact(math.fsum(limited[pair] for pair in members) / len(members))
+        return figures | {(pair, "train_hours"): _exact(hours[pair]) for pair in texts if pair in hours}
+
+    def write(self, texts: Texts, tables: Mapping[str, np.ndarray]) -> None:
+        """BLEU of each sentence, and sacrebleu's summary."""
+        write_details(texts, ["bleu"], [(f"{value:.2f}",) for value in bleu.sentence_bleu(tables["bleu"])])
+        with atomic_write(texts.folder / "result.txt") as stream:
+            stream.writelines(bleu.summary(metric, table) + "\n" for metric, table in tables.items())
+
+    def sections(self, grid: Grid, test_set: str, chart: str) -> list[str]:
+        """BLEU with its chart, chrF2, paired comparisons and hypotheses at the length limit."""
+        parts = _bleu(grid, test_set)
+        if chart:
+            parts.append(f"![BLEU against trainable parameters]({chart})")
+        parts += ["The rows, with parameters counted over all pairs:", _rows(grid), *intervals(grid, BLEU)]
+        return parts + _chrf(grid) + comparisons(grid, BLEU) + _limited(grid)
+
+    def chart(self, grid: Grid) -> Any:
+        """BLEU, with its 95 % interval, against trainable parameters: a point for each row."""
+        return chart(grid)
 
 
-def read_method(method: str) -> tuple[str, dict[str, str]]:
-    """Name and facts of a method: `decoder dict=multi` is ("decoder", {"dict": "multi"})."""
-    name, *facts = method.split() or [""]
-    return name, dict(fact.partition("=")[::2] for fact in facts)
+def _exact(value: float) -> Estimate:
+    """A figure that is counted, not estimated from a sample."""
+    return Estimate(value, value, value)
 
 
-def setting_cells(method: str) -> list[str]:
+def _count_limited(texts: Texts) -> int:
+    """How many hypotheses the search stopped at its length limit."""
+    path = texts.folder / "limited"
+    if not path.is_file():
+        what = "no such file, so nobody knows which hypotheses hit the length limit"
+        raise PelasrError(f"{path}: {what}; {again(texts.folder)}")
+    names = set(path.read_text(encoding="utf-8").split())
+    unknown = sorted(names - texts.hypotheses.keys())
+    if unknown:
+        raise PelasrError(f"{path}: {unknown[0]} is not among the hypotheses; {again(texts.folder)}")
+    return len(names)
+
+
+def setting_cells(line: Line | None) -> list[str]:
     """The cells of SETTINGS; `d` is `encoder/decoder` where the two differ."""
-    name, facts = read_method(method)
-    sides = [facts.get(side, "0") for side in ("enc", "dec")]
-    widths = dict.fromkeys(width for width in sides if width != "0")
-    marks = ["-" if width == "0" else "✓" for width in sides]
-    return [facts.get("dict", "-"), facts.get("D", "-"), "/".join(widths) or "-", *marks, FINE_TUNED.get(name, "-")]
+    line = line or {}
+    sides = [line.get(side) or 0 for side in ("enc", "dec")]
+    widths = dict.fromkeys(str(width) for width in sides if width)
+    marks = ["✓" if width else "-" for width in sides]
+    dictionary, width = (str(line.get(key) or "-") for key in ("dict", "width"))
+    return [dictionary, width, "/".join(widths) or "-", *marks, FINE_TUNED.get(line.get("method"), "-")]
 
 
-def parameter_cell(method: str, trainable: int, total: int, pairs: int) -> str:
+def parameter_cell(line: Line, pairs: int) -> str:
     """Trainable and total parameters in millions, `8×0.2/33.7`: what each pair has of its own has its number before it.
 
-    `trainable` and `total` are counted over all `pairs`. A backbone is shared by all pairs, unless each has a
+    Those of a line are counted over all `pairs`. A backbone is shared by all pairs, unless each has a
     dictionary of its own; adapters are each pair's own, on one backbone; a fine-tuned model is a pair's own.
     """
-    name, facts = read_method(method)
-    copied = name in FINE_TUNED or facts.get("dict") == "mono"
-    shares = [(trainable, copied or name != "backbone"), (total, copied)]
+    copied = line["method"] in FINE_TUNED or line["dict"] == "mono"
+    own = copied or line["method"] != "backbone"
+    shares = [(line["trainable_parameters"], own), (line["total_parameters"], copied)]
     return "/".join(_millions(count, pairs if own else 1) for count, own in shares)
 
 
@@ -67,9 +129,8 @@ def _bleu(grid: Grid, test_set: str) -> list[str]:
     rows = [["training hours", *[""] * (len(SETTINGS) + 1), *(_hours(grid, column) for column in grid.columns)]]
     for name in grid.experiments:
         lines = [line for line in grid.row(name, "bleu").values() if line]
-        counts = [(line["method"], line["trainable_parameters"], line["total_parameters"]) for line in lines]
-        shown = dict.fromkeys(parameter_cell(*count, len(grid.languages)) for count in counts)
-        settings = setting_cells(lines[0]["method"] if lines else "")
+        shown = dict.fromkeys(parameter_cell(line, len(grid.languages)) for line in lines)
+        settings = setting_cells(lines[0] if lines else None)
         rows.append([name, *settings, " to ".join(shown) or "-", *_marked(grid, BLEU, name)])
     headers = ["row", *SETTINGS, "params (M) trainable/total", *grid.headings.values()]
     return ["## BLEU", _reading(grid, test_set), markdown(headers, rows), *without_mean(grid, BLEU)]

@@ -23,6 +23,7 @@ from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.packs.pack import identical, save_pack
 from pelasr.storage import save_weights
+from pelasr.tasks.base import Task, said, task_of
 from pelasr.train.evaluate import macro
 from pelasr.train.fabric import make_fabric
 from pelasr.train.kept import BestBackbones, BestSnapshots
@@ -68,7 +69,7 @@ def _train(fabric: Any, run: BackboneRun) -> None:
     backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
     report = count_parameters(backbone)
     best = BestBackbones(folder, backbone, training)
-    data = _read(place, tokenizers, Collate(place.languages))
+    data = _read(place, tokenizers, Collate(place.languages), task_of(place.languages, run.task))
     loop = Fit(Objective(backbone, specaug_conf=training.specaug_conf), data, training, folder, fabric, best)
     loop.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
     loop.run()
@@ -78,7 +79,8 @@ def _train(fabric: Any, run: BackboneRun) -> None:
         facts = {"epochs": loop.place.epoch, "steps": loop.place.step, "skipped_steps": loop.place.skips}
         facts |= _amount(data.train) | averaged
         family, options, _ = run.config
-        describe_backbone(folder, family, options, place.languages, place.tokens, {"training": facts})
+        found = {"training": facts, **said(run.task, place.languages)}
+        describe_backbone(folder, family, options, place.languages, place.tokens, found)
         write_facts(run, report)
         made = [folder / name for name in ("backbone.yaml", BACKBONE_FACTS, HISTORY)]
         run.marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
@@ -128,7 +130,8 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     best.hashes = run.marker.made(best.part)
     if history:
         best.restore(history)
-    data = _read(place, tokenizers, Collate(backbone.languages, new=languages))
+    task = task_of(backbone.languages, backbone.facts.get("task"))
+    data = _read(place, tokenizers, Collate(backbone.languages, new=languages), task)
     objective = Objective(backbone.module, bank, training.specaug_conf)
     loop = Fit(objective, data, training, folder, fabric, best, history)
     if not run.marker.finished:
@@ -196,7 +199,7 @@ def _claim(marker: Marker, fabric: Any) -> None:
         raise PelasrError(error)
 
 
-def _read(place: Place, tokenizers: dict[str, Tokenizer], collate: Collate) -> Data:
+def _read(place: Place, tokenizers: dict[str, Tokenizer], collate: Collate, task: Task) -> Data:
     """The training and dev utterances of the tokenizers' languages."""
     train, dev = (
         [
@@ -206,7 +209,7 @@ def _read(place: Place, tokenizers: dict[str, Tokenizer], collate: Collate) -> D
         ]
         for name in ("train", "dev")
     )
-    return Data(train, dev, collate, tokenizers)
+    return Data(train, dev, collate, tokenizers, task)
 
 
 def _amount(examples: list[Example]) -> dict[str, float]:

@@ -23,6 +23,7 @@ from pelasr.data.sampling import BatchSampler
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.recognise import encode
 from pelasr.errors import PelasrError, brief
+from pelasr.tasks.base import Task
 from pelasr.train.checkpoint import load_checkpoint, save_checkpoint
 from pelasr.train.evaluate import LanguageScores, evaluate
 from pelasr.train.kept import Kept
@@ -36,12 +37,13 @@ CHECKPOINT = "last.ckpt"
 @dataclass(frozen=True)
 class Data:
     """What is trained on: utterances, dev's of every language; what makes batches of them; and the tokenizer of every
-    language, for the dev figures."""
+    language and the task, for the dev figures."""
 
     train: list[Example]
     dev: list[Example]
     collate: Collate
     tokenizers: Mapping[str, Tokenizer]
+    task: Task
 
 
 class Objective(nn.Module):
@@ -314,8 +316,8 @@ class Fit:
     def evaluate(self, dev: list[Example]) -> dict[str, LanguageScores]:
         """Scores of each language that there are utterances of."""
         self.wrapped.eval()
-        objective = self.objective
-        return evaluate(objective.backbone, objective.bank, dev, self.data.collate, self.data.tokenizers, self.fabric)
+        how = self.data.collate, self.data.tokenizers, self.data.task, self.fabric
+        return evaluate(self.objective.backbone, self.objective.bank, dev, *how)
 
     def _sum(self, value: float) -> float:
         """Over all processes."""

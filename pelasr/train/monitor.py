@@ -17,8 +17,9 @@ HISTORY = "history.json"
 
 def entry_of(epoch: int, step: int, train_loss: float | None, scores: dict[str, LanguageScores]) -> dict[str, Any]:
     """A validation as a history has it: epoch, step, train_loss, dev {language: {loss, wer}}, mean {loss, wer}, with
-    `cer` or `bleu` in the place of `wer` where that is what is measured; and `candidates`, the languages whose weights
-    may be kept, or `mean` for a backbone."""
+    `cer`, `bleu` or a metric of another task (and `higher_is_better: 1` where it is no error) in the place of `wer`
+    where that is what is measured; and `candidates`, the languages whose weights may be kept, or `mean` for a
+    backbone."""
     dev = {language: score.facts() for language, score in scores.items()}
     mean = macro(scores).facts()
     return {"epoch": epoch, "step": step, "train_loss": train_loss, "dev": dev, "mean": mean, "candidates": []}
@@ -123,14 +124,15 @@ def curves(history: list[dict[str, Any]]) -> Any:
     figure = Figure(figsize=(10, 4), layout="constrained")
     FigureCanvasAgg(figure)
     epochs, languages = [entry["epoch"] for entry in history], list(history[-1]["dev"])
-    metric = next(key for key in history[-1]["mean"] if key != "loss")
+    metric = metric_of(history[-1]["mean"])
     unit = " (%)" if metric in ("wer", "cer") else ""
     labels = {"loss": "loss (nats an utterance)", metric: f"dev {metric.upper()}{unit}"}
     span = max(epochs[-1], 1)
     colours = colormaps["tab10" if len(languages) <= 10 else "tab20"].colors
     for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for number, language in enumerate(languages if len(languages) > 1 else []):
-            values = [entry["dev"][language][key] for entry in history]
+            found = [entry["dev"][language] for entry in history]  # whose metrics may differ by language
+            values = [scores["loss" if key == "loss" else metric_of(scores)] for scores in found]
             look = {"color": colours[number % len(colours)], "linewidth": 1, "marker": ".", "markersize": 4}
             axes.plot(epochs, values, "-:"[number // len(colours) % 2], label=f"dev {language}", **look)
         name = "dev, mean" if len(languages) > 1 else f"dev {languages[0]}"

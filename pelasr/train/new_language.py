@@ -8,6 +8,7 @@ from pelasr.adapters.own import VECTOR, Private, routed
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.data.batch import Batch, Collate, load_examples
 from pelasr.data.kaldi import read_data_dir, text_of
+from pelasr.data.language import split_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import SPACE, TAG, Tokenizer, can_be_token, unknown_report
 from pelasr.train.alike import alike, ordinary, romaniser
@@ -16,7 +17,7 @@ from pelasr.train.alike import alike, ordinary, romaniser
 def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
     """What a language needs beside the shared tokens: the tag of its target if that has none, and the code points that
     are unknown in its texts, as far as they can be tokens, sorted."""
-    target = language.partition("-")[2]
+    _, target = split_pair(language)
     tags = [f"<lang:{target}>"] if target and f"<lang:{target}>" not in tokenizer.tokens else []
     unknown = {character for text in texts for character in tokenizer.unknown(text)}
     space = [SPACE] if " " in unknown else []

@@ -10,28 +10,34 @@ from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.packs.format import read_checked
+from pelasr.tasks.base import said
 from pelasr.train.inputs import consumed, other_run, training_settings, weights_sha256, with_settings
 from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
 
 
 @dataclass(frozen=True)
 class BackboneRun:
-    """The training of a backbone in a folder. `init`: the backbone whose encoder it starts from."""
+    """The training of a backbone in a folder. `init`: the backbone whose encoder it starts from. `task`: the one that
+    the configuration names."""
 
     folder: Path
     place: Place
     config: BackboneConfig
     init: Source | None
     marker: Marker
+    task: str | None = None
 
 
-def plan_backbone(folder: Path, place: Place, config: BackboneConfig, init: Source | None = None) -> BackboneRun:
+def plan_backbone(
+    folder: Path, place: Place, config: BackboneConfig, init: Source | None = None, task: str | None = None
+) -> BackboneRun:
     """The run that trains a backbone on a place's languages. Raises PelasrError where another one is in the folder, and
     for what earlier stages should have made."""
     first = f"train it first: pelasr train --exp {init.folder.name}, without --init" if init else ""
     started = {"init": weights_sha256(*init, first)} if init else {}
     inputs = {
         **{"backbone": config.family, **config.options},
+        **said(task, place.languages),
         **training_settings(config.training),
         **consumed(place),
         "tokens": required(place.tokens / "tokens.txt", 2),
@@ -43,7 +49,7 @@ def plan_backbone(folder: Path, place: Place, config: BackboneConfig, init: Sour
         raise PelasrError(f"{other_run(folder, marker)}: delete it, or use another --exp_dir")
     if marker.found is None and (folder / "backbone.yaml").exists():
         raise PelasrError(f"{folder}: holds a backbone, but no train.json says of what; restore it, or delete all")
-    return BackboneRun(folder, place, config, init, marker)
+    return BackboneRun(folder, place, config, init, marker, task)
 
 
 @dataclass(frozen=True)

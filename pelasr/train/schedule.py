@@ -8,17 +8,23 @@ from pelasr.train.options import TrainingOptions
 
 Entry = Mapping[str, Any]  # a validation, see `pelasr.train.monitor.entry_of`
 MEAN = "mean"  # in the place of a language: all of them on average
+BLEU, HIGHER = "bleu", "higher_is_better"  # of scores: the metric that is no error, and the mark of any other such
 
 
 def metric_of(scores: Mapping[str, float]) -> str:
     """What was measured beside the loss: `wer`, `cer`, `bleu`, or `error` for the mean of several kinds."""
-    return next(key for key in scores if key != "loss")
+    return next(key for key in scores if key not in ("loss", HIGHER))
+
+
+def is_higher_better(scores: Mapping[str, float]) -> bool:
+    """Whether what was measured beside the loss is no error: BLEU, and what says so itself."""
+    return metric_of(scores) == BLEU or HIGHER in scores
 
 
 def rank(scores: Mapping[str, float]) -> tuple[float, float]:
-    """Sorts what validations found, the best first: by the error rate or BLEU, ties by the loss."""
-    metric = metric_of(scores)
-    return -scores[metric] if metric == "bleu" else scores[metric], scores["loss"]
+    """Sorts what validations found, the best first: by the task's figure, ties by the loss."""
+    value = scores[metric_of(scores)]
+    return -value if is_higher_better(scores) else value, scores["loss"]
 
 
 def scores_of(entry: Entry, name: str) -> Mapping[str, float]:

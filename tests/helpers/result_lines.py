@@ -2,7 +2,7 @@
 
 import re
 
-from pelasr.score.results import KEYS
+from pelasr.score.results import KEYS, OLD_TASKS, SETTINGS
 
 
 def line(experiment, language, value, metric="wer", **changed):
@@ -11,7 +11,9 @@ def line(experiment, language, value, metric="wer", **changed):
         "experiment": experiment,
         "set": "test",
         "language": language,
+        "task": OLD_TASKS.get(metric.partition("_minus_")[0]),
         "method": "houlsby" if experiment == "A5" else "none",
+        **dict.fromkeys(SETTINGS),
         "metric": metric,
         "value": value,
         "lo": value - 1.5,

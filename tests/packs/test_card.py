@@ -11,7 +11,16 @@ from tiny_speech import RATE, make_recogniser, noise
 from pelasr.packs.card import dev_score, figures_of, make_card
 from pelasr.packs.pack import read_pack
 
-FIGURE = {"set": "test", "metric": "bleu", "value": 30.0, "lo": 28.0, "hi": 32.0, "utterances": 100, "scorer": "s|1"}
+FIGURE = {
+    "set": "test",
+    "task": "translation",
+    "metric": "bleu",
+    "value": 30.0,
+    "lo": 28.0,
+    "hi": 32.0,
+    "utterances": 100,
+    "scorer": "s|1",
+}
 
 
 @pytest.fixture

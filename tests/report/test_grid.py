@@ -36,13 +36,6 @@ def test_columns_have_headings():
     }
 
 
-def test_a_recogniser_has_no_place_among_translations():
-    lines = [line("asr", "en", 9.0, "wer"), line("asr", "en", 2.0, "wer_minus_old"), line("2", "en-de", 20.0, "bleu")]
-    assert not select(lines[:2]).translation
-    grid = select(lines, "test", {"asr": "recogniser", "2": "multilingual"})
-    assert grid.translation and grid.experiments == {"2": "multilingual"} and grid.columns == ["en-de"]
-
-
 def test_cells_are_written_with_their_decimals_and_signs():
     found = line("2", "en-de", -0.004, "bleu_minus_1", lo=-0.5, hi=1.257)
     assert BLEU.number(line("2", "en-de", 22.375, "bleu")) in ("22.37", "22.38")

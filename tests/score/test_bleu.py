@@ -1,6 +1,7 @@
 """BLEU and chrF2 against sacrebleu itself, intervals, and paired tests against sacrebleu's."""
 
 import random
+from functools import partial
 from importlib.metadata import version
 
 import numpy as np
@@ -9,10 +10,19 @@ from sacrebleu.metrics import BLEU, CHRF
 from sacrebleu.significance import PairedTest
 
 from pelasr.errors import PelasrError
-from pelasr.score.bleu import figure, mean_interval, paired_mean_test, sentence_bleu, signature, statistics, summary
+from pelasr.score import bootstrap
+from pelasr.score.bleu import figure, sentence_bleu, signature, statistics, summary
 
 WORDS = ["Das", "ist", "ein", "Haus,", "das", "größer", "war", "als", "25,5", "Bäume.", "«Там»", "é", "&amp;", "-"]
 OWN = {"bleu": BLEU, "chrf": CHRF}
+
+
+def mean_interval(metric, tables, **options):
+    return bootstrap.mean_interval(partial(figure, metric), tables, **options)
+
+
+def paired_mean_test(metric, a, b, **options):
+    return bootstrap.paired_mean_test(partial(figure, metric), a, b, **options)
 
 
 def references(size, seed=0):

@@ -10,7 +10,8 @@ from pelasr.errors import DataError, PelasrError
 from pelasr.score.bleu import signature
 from pelasr.score.decoded import compare, read_text, score
 from pelasr.score.environment import commit
-from pelasr.score.results import KEYS, latest, read_results
+from pelasr.score.results import KEYS, SETTINGS, latest, read_results
+from pelasr.tasks.base import find_task
 
 FACTS = {
     "recipe": "tiny",
@@ -21,7 +22,9 @@ FACTS = {
     "seed": 1,
     "config_sha256": "c" * 64,
     "data_sha256": "d" * 64,
+    **dict.fromkeys(SETTINGS),
 }
+RECOGNITION, TRANSLATION = find_task("recognition"), find_task("translation")
 
 
 def test_read_text(tmp_path):
@@ -61,7 +64,7 @@ def folders(root, *languages):
 
 
 def run(root, **changed):
-    return score({**FACTS, **changed}, "test", folders(root, "hi", "ur"), root / "exp")
+    return score(RECOGNITION, {**FACTS, **changed}, "test", folders(root, "hi", "ur"), root / "exp")
 
 
 def test_score_appends_exact_lines(root):
@@ -116,12 +119,12 @@ def test_scoring_again_adds_only_what_changed(root):
 
 
 def test_one_language_has_no_mean(root):
-    lines = score(FACTS, "test", folders(root, "hi"), root / "exp")
+    lines = score(RECOGNITION, FACTS, "test", folders(root, "hi"), root / "exp")
     assert [(line["metric"], line["language"]) for line in lines] == [("wer", "hi"), ("cer", "hi")]
 
 
 def test_compare_appends_differences(root):
-    lines = compare(FACTS, "A1", "test", folders(root, "hi", "ur"), root / "exp")
+    lines = compare(RECOGNITION, FACTS, "A1", "test", folders(root, "hi", "ur"), root / "exp")
     # A1: three errors of five words, three of four
     found = [(line["experiment"], line["metric"], line["language"], line["value"]) for line in lines]
     assert found == [("A5", "wer_minus_A1", name, value) for name, value in (("hi", -40), ("ur", -25), ("mean", -32.5))]
@@ -144,7 +147,7 @@ def test_hypotheses_must_fit_the_references(root):
 
 def test_facts_must_be_complete(root):
     with pytest.raises(PelasrError, match="wanted are .*data_sha256"):
-        score({"recipe": "tiny"}, "test", folders(root, "hi"), root / "exp")
+        score(RECOGNITION, {"recipe": "tiny"}, "test", folders(root, "hi"), root / "exp")
 
 
 HOURS = {"en-de": 0.5, "en-fr": 408.25}
@@ -174,7 +177,7 @@ def translate(root, *pairs):
 
 
 def test_pairs_have_bleu_chrf_hours_and_limited(translated):
-    lines = score(FACTS, "test", translate(translated), translated / "exp", HOURS)
+    lines = score(TRANSLATION, FACTS, "test", translate(translated), translated / "exp", HOURS)
     assert read_results(translated / "exp" / "results.jsonl") == lines
     assert all(list(line) == KEYS and line | FACTS == line for line in lines)
     found = {(line["metric"], line["language"]): line for line in lines}
@@ -202,7 +205,7 @@ def test_pairs_have_bleu_chrf_hours_and_limited(translated):
 
 
 def test_translations_are_written_beside_the_text(translated):
-    score(FACTS, "test", translate(translated, "en-de"), translated / "exp")
+    score(TRANSLATION, FACTS, "test", translate(translated, "en-de"), translated / "exp")
     folder = translated / "exp/A5/decode/test_en-de"
     sentence = BLEU(effective_order=True).sentence_score(TRANSLATED["A5"][0]["u1"], [GERMAN["u1"]]).score
     assert (folder / "score.tsv").read_text().splitlines() == [
@@ -215,7 +218,7 @@ def test_translations_are_written_beside_the_text(translated):
 
 
 def test_one_pair_has_no_mean(translated):
-    lines = score(FACTS, "test", translate(translated, "en-de"), translated / "exp", HOURS)
+    lines = score(TRANSLATION, FACTS, "test", translate(translated, "en-de"), translated / "exp", HOURS)
     assert [line["metric"] for line in lines] == ["bleu", "chrf", "limited", "train_hours"]
     assert {line["language"] for line in lines} == {"en-de"}
 
@@ -224,9 +227,9 @@ def test_compare_of_pairs_is_positive_where_better(translated):
     pairs = translate(translated)
     sides = {}
     for name in ("A1", "A5"):
-        for line in score({**FACTS, "experiment": name}, "test", pairs, translated / "exp"):
+        for line in score(TRANSLATION, {**FACTS, "experiment": name}, "test", pairs, translated / "exp"):
             sides[name, line["metric"], line["language"]] = line["value"]
-    lines = compare(FACTS, "A1", "test", pairs, translated / "exp")
+    lines = compare(TRANSLATION, FACTS, "A1", "test", pairs, translated / "exp")
     assert [(line["metric"], line["language"]) for line in lines] == [
         (f"{metric}_minus_A1", key) for metric in ("bleu", "chrf") for key in ("en-de", "en-fr", "mean")
     ]
@@ -236,7 +239,7 @@ def test_compare_of_pairs_is_positive_where_better(translated):
         difference = sides["A5", metric, line["language"]] - sides["A1", metric, line["language"]]
         assert line["value"] == pytest.approx(difference, abs=2e-4) and line["value"] > 0
         assert line["lo"] <= line["value"] <= line["hi"]
-    same = compare({**FACTS, "experiment": "A1"}, "A1", "test", pairs, translated / "exp")
+    same = compare(TRANSLATION, {**FACTS, "experiment": "A1"}, "A1", "test", pairs, translated / "exp")
     assert {(line["value"], line["lo"], line["hi"]) for line in same} == {(0, 0, 0)}
 
 
@@ -245,11 +248,11 @@ def test_translations_that_cannot_be_scored(translated):
     for content, message in (("u7\n", "limited: u7 is not among the hypotheses; decode again"), (None, "no such file")):
         (folder / "limited").write_text(content) if content else (folder / "limited").unlink()
         with pytest.raises(PelasrError, match=message):
-            score(FACTS, "test", translate(translated), translated / "exp")
+            score(TRANSLATION, FACTS, "test", translate(translated), translated / "exp")
     with pytest.raises(PelasrError, match="test_en/text.it: no such file"):
-        score(FACTS, "test", translate(translated, "en-it"), translated / "exp")
+        score(TRANSLATION, FACTS, "test", translate(translated, "en-it"), translated / "exp")
     with pytest.raises(PelasrError, match="en en-de: languages and pairs have no figure in common"):
-        score(FACTS, "test", translate(translated, "en", "en-de"), translated / "exp")
+        score(TRANSLATION, FACTS, "test", translate(translated, "en", "en-de"), translated / "exp")
     with pytest.raises(DataError, match="en-de-fr"):
-        score(FACTS, "test", translate(translated, "en-de-fr"), translated / "exp")
+        score(TRANSLATION, FACTS, "test", translate(translated, "en-de-fr"), translated / "exp")
     assert not (translated / "exp" / "results.jsonl").exists()

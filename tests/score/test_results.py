@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pelasr.errors import PelasrError
-from pelasr.score.results import KEYS, append_results, read_results
+from pelasr.score.results import KEYS, OLD_KEYS, SETTINGS, append_results, method_of, read_results
 
 
 def test_parallel_appends_do_not_mix(tmp_path):
@@ -31,3 +31,27 @@ def test_bad_result_line_is_named(tmp_path):
     path.write_text(good)  # no newline at the end: the next line must not be glued to it
     append_results(path, [dict.fromkeys(KEYS, 2)])
     assert len(read_results(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "settings"),
+    [
+        ("houlsby dict=multi D=256 enc=0 dec=64 beam=5 as=hi", "houlsby", ["multi", 256, 0, 64, 5, "hi"]),
+        ("backbone dict=mono D=96", "backbone", ["mono", 96, None, None, None, None]),
+        ("backbone beam=2", "backbone", [None, None, None, None, 2, None]),
+        ("houlsby", "houlsby", [None] * 6),
+        ("a method of ours", "a method of ours", [None] * 6),
+    ],
+)
+def test_older_lines_have_settings_in_words(tmp_path, method, name, settings):
+    path = tmp_path / "results.jsonl"
+    tasks = {"wer": "recognition", "bleu_minus_2": "translation", "changed_by_pa": None}
+    old = [dict.fromkeys(OLD_KEYS, 1) | {"method": method, "metric": metric} for metric in tasks]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in old))
+    found = read_results(path)
+    assert [line["task"] for line in found] == list(tasks.values())
+    for line, before in zip(found, old, strict=True):
+        assert list(line) == KEYS and line["method"] == name and [line[key] for key in SETTINGS] == settings
+        assert method_of(line) == method and before.items() - {("method", method)} <= line.items()
+    append_results(path, found)  # they are known
+    assert len(read_results(path)) == len(old)

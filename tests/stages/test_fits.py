@@ -345,7 +345,7 @@ def test_an_average_is_not_worse_than_the_best(tmp_path, mean, wanted, monkeypat
 
     class Run:
         data, history, monitor = (
-            Data([], [], None, {}),
+            Data([], [], None, {}, None),
             entries,
             type("Monitor", (), {"say": staticmethod(said.append)}),
         )

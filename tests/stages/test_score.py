@@ -36,13 +36,15 @@ def row(name: str) -> tuple[int, int, str]:
     if not experiment.adapted:
         report = count(resolve(config, experiment, {}), None, name, vocab_size, PAIRS)
         models = PAIRS if experiment.each else 1
-        method = f"backbone dict={'mono' if experiment.each else 'multi'}"
+        method, dictionary = "backbone", "mono" if experiment.each else "multi"
         trained = total = models * report["total"]
     else:
         adapter = resolve(load_yaml(ROOT / f"conf/adapter/{experiment.adapter or 'houlsby_st'}.yaml"), experiment, {})
         report = count(config, adapter, name, vocab_size, PAIRS)
-        method, trained, total = f"{adapter['adapter']} dict=multi", report["trainable"], report["total"]
-    return trained, total, parameter_cell(method, trained, total, PAIRS)
+        method, dictionary = adapter["adapter"], "multi"
+        trained, total = report["trainable"], report["total"]
+    line = {"method": method, "dict": dictionary, "trainable_parameters": trained, "total_parameters": total}
+    return trained, total, parameter_cell(line, PAIRS)
 
 
 @pytest.mark.parametrize("name", PAPER)

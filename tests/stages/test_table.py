@@ -11,7 +11,7 @@ from pelasr.errors import PelasrError
 from pelasr.report.grid import select
 from pelasr.score.results import append_results, read_results
 from pelasr.stages.table import make_chart, make_table, print_table, read_times
-from pelasr.tasks import recognition as recognition_table
+from pelasr.tasks.base import find_task
 
 PAPER = Path(__file__).parents[2] / "egs/mini_indic/asr1/conf/results.yaml"
 EXPERIMENTS = {"A0": "no vector", "A1": "language vector", "A5": "A1 + adapters"}
@@ -172,7 +172,7 @@ def test_one_experiment_and_one_language(tmp_path, capsys):
 
 def test_a_chart_of_one_system_is_readable():
     """Its one bar does not fill the picture, has its number beside it, and begins at zero."""
-    axes = recognition_table.chart(select([line("rnnt", "en", 1.7, lo=0.3, hi=3.3)])).axes[0]
+    axes = find_task("recognition").chart(select([line("rnnt", "en", 1.7, lo=0.3, hi=3.3)])).axes[0]
     bar = axes.patches[0]
     assert bar.get_width() / (axes.get_xlim()[1] - axes.get_xlim()[0]) < 0.25 and axes.get_ylim()[0] == 0
     assert [text.get_text() for text in axes.texts] == ["1.7"]

@@ -1,5 +1,6 @@
 """The page of translations from hand-made result lines, and the parameter column of Le et al. 2021."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from result_lines import line, rows
 
 from pelasr.report.grid import select
+from pelasr.score.results import KEYS, OLD_KEYS, SETTINGS, method_of, read_results, renewed
 from pelasr.stages.table import make_chart, make_table, print_table
 from pelasr.tasks.translation import chart, parameter_cell, setting_cells
 
@@ -18,15 +20,26 @@ METHODS = {
     "2": ("backbone dict=multi D=256", 32_096_256, 32_096_256),
     "3": ("houlsby dict=multi D=256 enc=0 dec=64", 2 * 201_600, 32_096_256 + 2 * 201_600),
     "8": ("full dict=multi D=256", 2 * 32_096_256, 2 * 32_096_256),
-}
+}  # as older lines have it
 BLEU = {"1": (22.16, 30.42), "2": (22.37, 30.4), "3": (22.75, 31.074), "8": (23.13, 31.071)}
 AGAINST_2 = {"3": {"en-de": (0.1, 0.7), "en-es": (-0.1, 1.4)}, "1": {"en-de": (-0.4, -0.1), "en-es": (-1, 1)}}
 
 
 def bleu_line(experiment, pair, value, metric="bleu", **changed):
     method, trainable, total = METHODS[experiment]
-    facts = {"method": method, "trainable_parameters": trainable, "total_parameters": total}
-    return line(experiment, pair, round(value, 4), metric, **facts, scorer="BLEU|nrefs:1", **changed)
+    facts = settings(method) | {"trainable_parameters": trainable, "total_parameters": total}
+    facts |= {"task": "translation", "scorer": "BLEU|nrefs:1"} | changed
+    return line(experiment, pair, round(value, 4), metric, **facts)
+
+
+def settings(method):
+    """The keys of a method, written as older lines have it."""
+    found = renewed(dict.fromkeys(KEYS) | {"method": method, "metric": "bleu"})
+    return {key: found[key] for key in ("method", *SETTINGS)}
+
+
+def counted(method, trainable, total):
+    return settings(method) | {"trainable_parameters": trainable, "total_parameters": total}
 
 
 def mean(values):
@@ -66,23 +79,23 @@ def results():
     ],
 )
 def test_parameters_are_written_as_in_the_paper(row, method, trainable, total, cell):
-    assert parameter_cell(method, trainable, total, 8) == cell
+    assert parameter_cell(counted(method, trainable, total), 8) == cell
     paper = yaml.safe_load((EGS / "mini_europe/st1/conf/results.yaml").read_text(encoding="utf-8"))["paper"]
     printed = dict(zip(paper["columns"], next(cells for cells in paper["rows"] if cells[0] == row), strict=True))
     assert printed["params (M) trainable/total"] == cell
-    assert [str(printed[key]) for key in ("Dict", "D", "d", "ENC", "DEC", "FT")] == setting_cells(method)
+    assert [str(printed[key]) for key in ("Dict", "D", "d", "ENC", "DEC", "FT")] == setting_cells(settings(method))
 
 
 def test_parameters_of_one_pair_and_of_tiny_models():
-    assert parameter_cell("houlsby dict=multi enc=0 dec=64", 201_600, 32_297_856, 1) == "0.2/32.3"
-    assert parameter_cell("backbone dict=mono", 31_072_256, 31_072_256, 1) == "31.1/31.1"
-    assert parameter_cell("houlsby dict=multi enc=8 dec=8", 8 * 33_600, 2_000_000, 8) == "8×0.034/2.0"
+    assert parameter_cell(counted("houlsby dict=multi enc=0 dec=64", 201_600, 32_297_856), 1) == "0.2/32.3"
+    assert parameter_cell(counted("backbone dict=mono", 31_072_256, 31_072_256), 1) == "31.1/31.1"
+    assert parameter_cell(counted("houlsby dict=multi enc=8 dec=8", 8 * 33_600, 2_000_000), 8) == "8×0.034/2.0"
 
 
 def test_settings():
-    assert setting_cells("houlsby dict=multi D=64 enc=64 dec=32") == ["multi", "64", "64/32", "✓", "✓", "-"]
-    assert setting_cells("houlsby dict=multi D=64 enc=16 dec=0") == ["multi", "64", "16", "✓", "-", "-"]
-    assert setting_cells("backbone") == ["-"] * 6
+    assert setting_cells(settings("houlsby dict=multi D=64 enc=64 dec=32")) == ["multi", "64", "64/32", "✓", "✓", "-"]
+    assert setting_cells(settings("houlsby dict=multi D=64 enc=16 dec=0")) == ["multi", "64", "16", "✓", "-", "-"]
+    assert setting_cells(settings("backbone")) == ["-"] * 6
 
 
 def test_the_table_has_the_papers_shape(results):
@@ -113,6 +126,14 @@ def test_what_the_marks_mean(results):
     # nothing compared: no legend
     plain = [found for found in results if "minus" not in found["metric"]]
     assert "better" not in make_table(plain, "test", NAMES, PAIRS)
+
+
+def test_older_lines_give_the_same_page(results, tmp_path):
+    path = tmp_path / "results.jsonl"
+    older = [{key: line[key] for key in KEYS if key in OLD_KEYS} | {"method": method_of(line)} for line in results]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in older))
+    assert make_table(read_results(path), "test", NAMES, PAIRS) == make_table(results, "test", NAMES, PAIRS)
+    assert "| houlsby dict=multi D=256 enc=0 dec=64 |" in make_table(read_results(path)).replace("  ", "")
 
 
 def test_stale_comparisons_mark_nothing(results):

@@ -41,6 +41,15 @@ def test_curves_of_translation(tmp_path):
     assert curves(history(["en-de"], [0, 1], "bleu")).axes[1].get_title() == "dev BLEU"
 
 
+def test_curves_of_languages_with_metrics_of_their_own():
+    entries = history(["hi"], [0, 1])
+    for entry, other in zip(entries, history(["zh"], [0, 1], "cer"), strict=True):
+        entry["dev"] |= other["dev"]
+        entry["mean"] = {"loss": 1.0, "error": 2.0}
+    axes = curves(entries).axes[1]
+    assert axes.get_title() == "dev ERROR" and len(axes.lines) == 3
+
+
 def test_events_are_read_back(tmp_path):
     events = Events(tmp_path / "tensorboard")
     for step in (10, 20):

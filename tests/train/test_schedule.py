@@ -6,7 +6,7 @@ import pytest
 
 from pelasr.errors import PelasrError
 from pelasr.train.options import TrainingOptions
-from pelasr.train.schedule import best_entry, decay_start, factor, is_candidate, rank
+from pelasr.train.schedule import best_entry, decay_start, factor, is_candidate, metric_of, rank
 
 WSD = {"scheduler": "wsd", "decay_epochs": 4, "max_epoch": 20}
 
@@ -22,6 +22,8 @@ def test_rank():
     assert rank({"loss": 2.0, "wer": 10.0}) < rank({"loss": 1.0, "wer": 11.0})
     assert rank({"loss": 1.0, "cer": 10.0}) < rank({"loss": 2.0, "cer": 10.0})
     assert rank({"loss": 9.0, "bleu": 30.0}) < rank({"loss": 1.0, "bleu": 20.0})
+    marked = [{"loss": 9.0, "right": value, "higher_is_better": 1} for value in (30.0, 20.0)]
+    assert rank(marked[0]) < rank(marked[1]) and metric_of(marked[0]) == "right"
     found = history([90, 50, 40, 40, 40], losses=[1, 1, 3, 2, 2])
     assert best_entry(found, "hi")["epoch"] == best_entry(found, "mean")["epoch"] == 3
 
