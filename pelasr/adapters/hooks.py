@@ -90,9 +90,9 @@ def _adapt(path: str, host: nn.Module, args: tuple, *rest: Any) -> Any:
 
 def _check_lengths(path: str, x: Tensor, given: Any, changed: Any) -> None:
     """Raise PelasrError if nothing that goes into a site beside `x` has been changed with x's shape."""
-    pairs = zip(tree_leaves(given), tree_leaves(changed), strict=True)
-    others = [(old, new) for old, new in pairs if old is not x and isinstance(old, Tensor)]
-    if all(torch.equal(old, new) for old, new in others):
+    before, after = tree_leaves(given), tree_leaves(changed)
+    pairs = [(old, new) for old, new in zip(before, after, strict=False) if old is not x and isinstance(old, Tensor)]
+    if len(before) == len(after) and all(torch.equal(old, new) for old, new in pairs):
         raise PelasrError(
             f"site {path}: the input gets another length, but no frames or mask with it: let `before` change them too,"
             " at a site whose module is given them"
