@@ -12,7 +12,7 @@ from tiny_exp import make_exp, make_packs
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 import pelasr
-from pelasr.adapters.bank import _adapt
+from pelasr.adapters.hooks import _adapt
 from pelasr.backbones.source import Source, find_backbone_of
 from pelasr.backbones.store import load_backbone
 from pelasr.data.place import Place
