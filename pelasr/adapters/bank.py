@@ -86,11 +86,12 @@ class Bank(nn.Module):
 
     def _options_at(self, path: str) -> dict[str, Any]:
         """The method's options at a site: of those that are mappings, the entry of its side."""
-        side, found = _side(path), {}
+        found = {}
         for key, value in self.options.items():
             if key == "sites":
                 continue
             if isinstance(value, dict):
+                side = self._backbone[0].side(path)
                 check_keys(value, SIDES, f"adapter_conf: {key}")
                 require_keys(value, [side], f"adapter_conf: {key}")
                 value = value[side]
@@ -103,7 +104,7 @@ class Bank(nn.Module):
 
     def touches(self, side: str) -> bool:
         """Whether any adapter is in `encoder` or in `decoder`."""
-        return any(_side(path) == side for path in self.sites)
+        return any(self._backbone[0].side(path) == side for path in self.sites)
 
     def size(self, language: str) -> int:
         """Parameters of a language."""
@@ -257,11 +258,6 @@ def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str,
 
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _side(path: str) -> str:
-    """Which side of the backbone a site is on."""
-    return SIDES[path.partition(".")[0] != "encoder"]
 
 
 def _key(path: str) -> str:

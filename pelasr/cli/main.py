@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--token_type", choices=["char", "unigram"], default="char")
     sub.add_argument("--vocab_size", type=int, default=1000, help="for unigram: number of tokens")
 
-    sub = verb("stats", _stats, "Stage 3: features of every utterance, mean and variance of the training data.")
+    text = "Stage 3: features of every utterance, mean and variance of the training data."
+    sub = verb("stats", _stats, text, overridable=True)
+    sub.add_argument("--config", type=Path, help="YAML file of the backbone that is to hear them; default: 80 channels")
     sets(sub, "train dev test")
     sub.add_argument("--nj", type=int, default=2, help="processes")
 
@@ -272,9 +274,14 @@ def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.data.features import USUAL
+    from pelasr.stages.settings import configured_backbone
     from pelasr.stages.stats import make_stats
 
-    return make_stats(_place(known), _sets(known), known.nj)
+    if rest and known.config is None:
+        raise PelasrError(f"{rest[0]}: of which backbone? add --config FILE")
+    hears = USUAL if known.config is None else configured_backbone(_configured(known.config, rest)).hears
+    return make_stats(_place(known), _sets(known), known.nj, hears)
 
 
 def _add(known: argparse.Namespace, rest: list[str]) -> bool:

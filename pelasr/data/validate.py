@@ -247,7 +247,7 @@ def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segmen
     if samples.min() == samples.max():
         what = f"{audio} is digital silence (all samples equal); cure: fetch it again, {DROP}"
         return Inspection(length, "silence", what)
-    return Inspection(length, digest=hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).hexdigest())
+    return Inspection(length, digest=hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest())
 
 
 def _check_audio(
@@ -276,7 +276,7 @@ def _check_audio(
             data_dir.report(file, line, utterance.id, what, "too-short")
 
 
-def _unknown_characters(found: list[DataDir], tokenizer: Tokenizer) -> dict[str, tuple[int, int, Mapping[str, int]]]:
+def _unknown_characters(found: list[DataDir], tokenizer: Tokenizer) -> dict[str, tuple[int, int, Counter[str]]]:
     texts: dict[str, list[str]] = {}
     for data_dir in found:
         for utterance in data_dir.utterances:

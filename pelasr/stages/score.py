@@ -12,7 +12,7 @@ from pelasr.data.place import Place
 from pelasr.done import required
 from pelasr.errors import PelasrError
 from pelasr.files import read_json, sha256_json
-from pelasr.packs.format import read_checked
+from pelasr.packs.format import PackDescription, read_checked
 from pelasr.progress import say
 from pelasr.stages.decode import decoded, served_by
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
@@ -124,8 +124,8 @@ def facts_of(place: Place, experiment: Experiment, languages: list[str], how: De
         served = [experiment.serve] if experiment.serve else list(dict.fromkeys(served))
         folders = [place.exp / experiment.name / "packs" / language for language in served]
         packs = [read_checked(folder / "pack.yaml") for folder in folders]
-    trained = [pack["training"] for pack in packs] or found
-    added = sum(pack["parameters"] for pack in packs)
+    trained = [pack.training for pack in packs] or found
+    added = sum(pack.parameters for pack in packs)
     total = sum(facts["total_parameters"] for facts in found)
     if packs and has_copies(packs[0]):
         total *= len(packs)  # every language is served by a model of its own
@@ -154,39 +154,42 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return read_json(path, "restore it, or delete the folder and train again", keys)
 
 
-def has_copies(pack: dict[str, Any]) -> bool:
+def has_copies(pack: PackDescription) -> bool:
+    """Whether every language has a model of its own."""
     from pelasr.adapters.base import find_method
 
-    return find_method(pack["adapter"]).copies
+    return find_method(pack.adapter).copies
 
 
 def _method(
-    place: Place, experiment: Experiment, languages: list[str], packs: list[dict[str, Any]], how: Decoding
+    place: Place, experiment: Experiment, languages: list[str], packs: list[PackDescription], how: Decoding
 ) -> str:
     """The method's name; for translation with facts, as in `houlsby dict=multi D=256 enc=64 dec=0 beam=5`."""
-    name = packs[0]["adapter"] if packs else "backbone"
+    name = packs[0].adapter if packs else "backbone"
     usual = [f"beam={how.beam_size}"] if how.beam_size else []
     if any(served_by(place, experiment, language, how) != language for language in languages):
         usual.append(f"as={how.decode_as}")
     if not split_pair(place.languages[0])[1]:
         return " ".join([name, *usual])
     folder = next(iter(experiment.backbones(place)))
-    conf = read_backbone(folder)["options"]["encoder_conf"]
+    backbone = read_backbone(folder)
+    conf = backbone.options["encoder_conf"]
     words = [name, f"dict={'mono' if experiment.each else 'multi'}", f"D={conf.get('output_size', 256)}"]  # ESPnet's
     if packs:
-        words += [f"{side[:3]}={size}" for side, size in _sizes(packs[0]).items()]
+        words += [f"{side[:3]}={size}" for side, size in _sizes(packs[0], backbone.backbone).items()]
     return " ".join([*words, *usual])
 
 
-def _sizes(pack: dict[str, Any]) -> dict[str, int]:
+def _sizes(pack: PackDescription, family: str) -> dict[str, int]:
     """Of a method that has a size: its size on each side of the backbone, 0 where it has no site."""
     from pelasr.adapters.bank import SIDES
     from pelasr.adapters.base import find_method
+    from pelasr.backbones.base import find_backbone, side_of
     from pelasr.config import arguments_of
 
-    cls = find_method(pack["adapter"])
+    cls = find_method(pack.adapter)
     if not cls.size:
         return {}
-    size = pack["adapter_conf"].get(cls.size, arguments_of(cls)[cls.size].default)
-    there = {path.partition(".")[0] for path in pack["sites"]}
+    size = pack.adapter_conf.get(cls.size, arguments_of(cls)[cls.size].default)
+    there = {side_of(path, find_backbone(family).encoder_side) for path in pack.sites}
     return {side: (size[side] if isinstance(size, dict) else size) if side in there else 0 for side in SIDES}

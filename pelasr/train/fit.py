@@ -64,7 +64,7 @@ def _train(fabric: Any, run: BackboneRun) -> None:
     backbone = build_backbone(run.config.family, run.config.options, len(tokenizer.tokens), len(place.languages))
     if run.init is not None:
         load_encoder(backbone, run.init.folder)
-    mean, std = load_stats(place.stats)
+    mean, std = load_stats(place.stats, backbone.hears)
     backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
     report = count_parameters(backbone)
     best = BestBackbones(folder, backbone, training)
