@@ -105,10 +105,10 @@ class Model:
         for window in windows(audio, languages, longest, self.backbone.module.hears):
             for batch in _batches(window, routes):
                 start = time.monotonic()
-                frames = sum(len(piece.feats) for piece in batch)
+                frames = sum(piece.frames for piece in batch)
                 self._search(batch, routes, beam_size or self.backbone.module.beam_size)
                 for piece in batch:
-                    piece.seconds += (time.monotonic() - start) * len(piece.feats) / frames
+                    piece.seconds += (time.monotonic() - start) * piece.frames / frames
                     piece.feats = None
             yield window
 
@@ -127,7 +127,7 @@ class Model:
         bank, tokenizers = routes[languages[0]][0], [routes[language][1] for language in languages]
         prefixes = [tokenizer.prefix(language) for tokenizer, language in zip(tokenizers, languages, strict=True)]
         collate = Collate(self.backbone.languages, new=languages)
-        batch = speech_batch([piece.feats for piece in pieces], languages, prefixes, collate)
+        batch = speech_batch([piece.feats for piece in pieces if piece.feats is not None], languages, prefixes, collate)
         try:
             found, _ = search(self.backbone.module, bank, batch, beam_size)
         except TooShortError:  # one of them, which has no text; the others are searched by themselves

@@ -142,6 +142,7 @@ class LSTMPrediction(nn.Module):
         """Labels (B, U) after `state` (h and c of every layer, (1, B, .) each) to (B, U, output) and the new state."""
         x, new_state = self.embed(labels), ()
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, ProjectedLSTM)
             x, after = layer.step(x, state[2 * number : 2 * number + 2] if state is not None else None)
             new_state += after
         return x, new_state

@@ -105,7 +105,8 @@ def open_sound(source: str | Part) -> Iterator[Sound]:
         is_estimate = not _counts_frames(raw)
         raw.seek(0)
         try:  # by an absolute path, because libsndfile takes `-` for standard input
-            stream = soundfile.SoundFile(openable(os.path.abspath(source)) if isinstance(source, str) else source)
+            file: Any = openable(os.path.abspath(source)) if isinstance(source, str) else source
+            stream = soundfile.SoundFile(file)
         except soundfile.LibsndfileError as error:
             raise ValueError(error.error_string) from None
         with stream:

@@ -43,7 +43,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     languages: dict[str, Language] = field(default_factory=dict)
-    unknown: dict[str, tuple[int, int, Mapping[str, int]]] = field(default_factory=dict)
+    unknown: dict[str, tuple[int, int, Counter[str]]] = field(default_factory=dict)
     heard: list[Heard] = field(default_factory=list)
     ids: dict[str, int] = field(default_factory=dict)
 

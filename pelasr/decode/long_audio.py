@@ -33,6 +33,11 @@ class Piece:
     seconds: float = 0.0
 
     @property
+    def frames(self) -> int:
+        """Of its features, as long as it has any."""
+        return len(self.feats) if self.feats is not None else 0
+
+    @property
     def share(self) -> float:
         """Which part of its audio it is."""
         return (self.end - self.start) / self.duration if self.duration else 1.0
@@ -65,7 +70,7 @@ def windows(
         for piece in _pieces(samples, language, longest[language], hears):
             now = time.monotonic()
             piece.seconds, start = now - start, now
-            frames += len(piece.feats) if piece.feats is not None else 0
+            frames += piece.frames
             window.append(piece)
             if frames >= WINDOW:
                 yield window
@@ -84,8 +89,8 @@ def _pieces(samples: np.ndarray, language: str, longest: float, hears: LogMel) -
 def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Pieces in batches of like length, longest first, of `BATCH` frames at most where one piece alone has not more."""
     batch: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: -len(piece.feats)):
-        if batch and (len(batch) + 1) * len(batch[0].feats) > BATCH:
+    for piece in sorted(pieces, key=lambda piece: -piece.frames):
+        if batch and (len(batch) + 1) * batch[0].frames > BATCH:
             yield batch
             batch = []
         batch.append(piece)
@@ -101,7 +106,7 @@ def join(windows: Iterable[list[Piece]]) -> Iterator[Transcript]:
         if piece.last:
             found = [part for part in parts if part.score is not None]
             text = " ".join(part.text for part in found if part.text)
-            score, seconds = sum(part.score for part in found), sum(part.seconds for part in parts)
+            score, seconds = sum(part.score or 0.0 for part in found), sum(part.seconds for part in parts)
             yield Transcript(piece.language, text, score, piece.duration, seconds, found)
             parts = []
 

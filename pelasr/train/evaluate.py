@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from pelasr.adapters.routes import Routes
+from pelasr.backbones.base import Backbone
 from pelasr.data.batch import Collate, Example
 from pelasr.data.language import split_pair
 from pelasr.data.tokenizer import Tokenizer, is_unspaced
@@ -39,7 +39,7 @@ class LanguageScores:
 
 
 def evaluate(
-    backbone: nn.Module,
+    backbone: Backbone,
     bank: Routes | None,
     examples: list[Example],
     collate: Collate,

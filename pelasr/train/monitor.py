@@ -39,7 +39,9 @@ class Monitor:
 
     def __init__(self, folder: Path, total_steps: int, active: bool):
         self.folder, self.total, self.active = folder, total_steps, active
-        self.bar = self.task = self.writer = None
+        self.bar: Any = None  # rich's, at a terminal, with its one task
+        self.task: Any = None
+        self.writer: Any = None
         self.start: tuple[float, int] | None = None
         self.shown = 0.0
 
@@ -148,7 +150,8 @@ def curves(history: list[dict[str, Any]]) -> Any:
     metric = next(key for key in history[-1]["mean"] if key != "loss")
     labels = {"loss": "loss (nats an utterance)", metric: f"dev {metric.upper()}{' (%)' * (metric == 'wer')}"}
     span = max(epochs[-1], 1)
-    colours = colormaps["tab10" if len(languages) <= 10 else "tab20"].colors
+    palette: Any = colormaps["tab10" if len(languages) <= 10 else "tab20"]
+    colours = palette.colors
     for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for number, language in enumerate(languages if len(languages) > 1 else []):
             values = [entry["dev"][language][key] for entry in history]

@@ -140,4 +140,4 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
         training = description.training
     except (PelasrError, OSError):  # it is made again
         return None
-    return training.get("config_sha256"), training.get("fitted_with", [])
+    return training.get("config_sha256", ""), training.get("fitted_with", [])
