@@ -342,7 +342,7 @@ def test_loading_leaves_standard_output(monkeypatch):
 def test_extraction_sets_the_number_of_threads_back(monkeypatch):
     before, waits = torch.get_num_threads(), {0: 0.1, 1: 0.2}
     torch.set_num_threads(2)
-    monkeypatch.setattr("pelasr.data.features._extract_one", time.sleep)
+    monkeypatch.setattr("pelasr.data.features._extract_one", lambda wait, hears: time.sleep(wait))
     try:
         in_threads(lambda n: (time.sleep(0.05 * n), _extract_batch(USUAL, [waits[n]])), 2)
         with ThreadPoolExecutor(1) as pool:
