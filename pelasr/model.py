@@ -142,7 +142,7 @@ class Model:
     def add_language(self, language: str, adapter: str = "houlsby", tokens: str = "auto", **options: Any) -> None:
         """Say by which method, with which options (`adapter_conf`), a language is to be fitted; then `fit` it.
 
-        `tokens`: of a language that is new to the backbone, `own`, `keep` or `auto`, see `newcomer.make_private`.
+        `tokens`: of a language that is new to the backbone, `own`, `keep` or `auto`, see `new_language.make_own`.
         """
         with LOADING:
             self._check_new(language)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapters.base import find_method, method_options
-from pelasr.adapters.own import Private, routed
+from pelasr.adapters.own import OwnParts, routed
 from pelasr.config import arguments_of, check_keys, construct, require_keys
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.mixed import Route
 from pelasr.nn.parts import instead
 
-KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have private parts
+KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have own parts
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
 CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d)  # hosts that work on (B, D, T) or (B, D, T, F)
 _route: ContextVar[Route | None] = ContextVar("route", default=None)
@@ -34,7 +34,7 @@ class Bank(nn.Module):
         method: name of a file in `pelasr/adapters`.
         options: see `method_options`; one that is a mapping {encoder: ..., decoder: ...} differs between the two sides
             of the backbone. `sites` names other kinds of site than the method's own; as {known: ..., new: ...} those
-            of languages that the backbone was trained on, and of others, which have private parts.
+            of languages that the backbone was trained on, and of others, which have own parts.
         backbone: where the adapters are to hang (`attach` hangs them), whose `sites()` is a map {kind: {path: width}}.
 
     Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself. What a block
@@ -52,7 +52,7 @@ class Bank(nn.Module):
         self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
         self._sites = {which: self._find_sites(which) for which in (KNOWN, NEW)}
         self.adapters = nn.ModuleDict()
-        self.private = nn.ModuleDict()
+        self.own = nn.ModuleDict()
         self._fired: set[str] = set()  # sites that have been seen at work
 
     def _find_sites(self, which: str) -> dict[str, int]:
@@ -80,9 +80,9 @@ class Bank(nn.Module):
         """Where any language may have an adapter, {path: width}."""
         return self._sites[KNOWN] | self._sites[NEW]
 
-    def sites_for(self, private: Private | None) -> dict[str, int]:
-        """Where a language with these private parts, or without, has adapters, {path: width}."""
-        return self._sites[NEW if private is not None and private.sites else KNOWN]
+    def sites_for(self, own: OwnParts | None) -> dict[str, int]:
+        """Where a language with these own parts, or without, has adapters, {path: width}."""
+        return self._sites[NEW if own is not None and own.sites else KNOWN]
 
     def _options_at(self, path: str) -> dict[str, Any]:
         """The method's options at a site: of those that are mappings, the entry of its side."""
@@ -122,37 +122,37 @@ class Bank(nn.Module):
     def languages(self) -> list[str]:
         return [key.removesuffix("/").replace("/", ".") for key in list(self.adapters)]
 
-    def add(self, language: str, share: bool = True, private: Private | None = None) -> None:
-        """Give a language fresh adapters, and the private parts that it comes with.
+    def add(self, language: str, share: bool = True, own: OwnParts | None = None) -> None:
+        """Give a language fresh adapters, and the own parts that it comes with.
 
         Submodules named in `Adapter.shared` are those of the first language, so that languages fitted in one run train
         them together. A saved pack holds its own copy, to be loaded with `share=False`, so packs stay independent.
         """
         if _key(language) in self.adapters:
             raise PelasrError(f"language {language!r} has adapters already")
-        made = {_key(path): self._make(path, width) for path, width in self.sites_for(private).items()}
+        made = {_key(path): self._make(path, width) for path, width in self.sites_for(own).items()}
         for first in list(self.adapters.values())[:1] if share else ():
             for path, adapter in made.items():
                 for name in getattr(adapter, "shared", ()) if path in first else ():  # a copied module has none
                     setattr(adapter, name, getattr(first[path], name))
-        if private is not None:
-            self.private[_key(language)] = private
+        if own is not None:
+            self.own[_key(language)] = own
         self.adapters[_key(language)] = nn.ModuleDict(made)
 
     def take(self, other: "Bank") -> None:
         """Take the languages of a bank of the same method, options and backbone, as they are."""
-        self.private.update(other.private)
+        self.own.update(other.own)
         self.adapters.update(other.adapters)
 
-    def private_of(self, language: str) -> Private | None:
-        """A language's private parts, if it has any."""
+    def own_of(self, language: str) -> OwnParts | None:
+        """A language's own parts, if it has any."""
         key = _key(language)
-        return self.private[key] if key in self.private else None  # noqa: SIM401 - a ModuleDict has no `get`
+        return self.own[key] if key in self.own else None  # noqa: SIM401 - a ModuleDict has no `get`
 
     def own_tokens(self, language: str) -> list[str]:
         """A language's own tokens."""
-        private = self.private_of(language)
-        return private.tokens if private is not None else []
+        own = self.own_of(language)
+        return own.tokens if own is not None else []
 
     def _make(self, path: str, width: int) -> nn.Module:
         """What a new language has at a site."""
@@ -171,14 +171,14 @@ class Bank(nn.Module):
         return {path: adapters[_key(path)] for path in self.sites if _key(path) in adapters}
 
     def tensors(self, language: str) -> dict[str, Tensor]:
-        """A language's parameters (and buffers), private ones included, {"<site path>/<parameter>": tensor}, live."""
+        """A language's parameters (and buffers), own ones included, {"<site path>/<parameter>": tensor}, live."""
         tensors = {
             f"{path}/{name}": tensor
             for path, adapter in self.of(language).items()
             for name, tensor in adapter.state_dict(keep_vars=True).items()
         }
-        private = self.private_of(language)
-        return tensors | (private.tensors() if private is not None else {})
+        own = self.own_of(language)
+        return tensors | (own.tensors() if own is not None else {})
 
     def attach(self, backbone: nn.Module) -> None:
         """Hang the bank on the backbone's sites, where no other one hangs yet: the hooks ask the route."""
@@ -196,9 +196,9 @@ class Bank(nn.Module):
         device = next((tensor.device for tensor in parameters), None)
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], dtype=torch.long, device=device)
-        private = [self.private_of(language) for language in present]
+        own = [self.own_of(language) for language in present]
         adapters = Route(found, index, self._fired, self.sites)
-        with routed_by(adapters), routed(private, index if len(present) > 1 else None):
+        with routed_by(adapters), routed(own, index if len(present) > 1 else None):
             yield
 
     def check_gradients(self, languages: Iterable[str]) -> None:

@@ -50,7 +50,7 @@ class FineTuned(Bank):
         copies = self.of(languages[0])
         self._fired.update(self.sites)
         nothing = Route([], torch.zeros(0), set(), {})  # no bank's adapters, either
-        with routed_by(nothing, copies), routed([self.private_of(languages[0])], None):
+        with routed_by(nothing, copies), routed([self.own_of(languages[0])], None):
             yield
 
 

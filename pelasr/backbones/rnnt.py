@@ -298,10 +298,10 @@ class RNNT(Parts):
             "layer": dict.fromkeys(paths, self.encoder.output_size),
             "encoder": encoder,
             "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
-            **module_sites(self, self.private_sites()),
+            **module_sites(self, self.own_sites()),
         }
 
-    def private_sites(self) -> dict[str, str]:
+    def own_sites(self) -> dict[str, str]:
         """Where a new language adds to the backbone: {path of a module: vector, embedding or output}."""
         embedding = "prediction.embed" if isinstance(self.prediction, LSTMPrediction) else "prediction.decoder.embed"
         sites = {embedding: "embedding", OUTPUT_LAYER: "output"}

@@ -150,9 +150,9 @@ class ST(Parts):
         sites = {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
-        return sites | module_sites(self, self.private_sites())
+        return sites | module_sites(self, self.own_sites())
 
-    def private_sites(self) -> dict[str, str]:
+    def own_sites(self) -> dict[str, str]:
         """Where a new language adds to the backbone: {path of a module: embedding or output}."""
         sites = {"ctc": "output"} if self.ctc is not None else {}
         if self.decoder is not None:

@@ -17,7 +17,7 @@ from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
 from pelasr.packs.card import dev_score, figures_of, make_card
 from pelasr.packs.format import again
-from pelasr.packs.pack import detached_bank_for, load_pack, open_pack, private_parts, read_pack, save_pack
+from pelasr.packs.pack import detached_bank_for, load_pack, open_pack, own_parts, read_pack, save_pack
 from pelasr.storage import check_tensors, load_weights, save_weights, sizes, state_sha256
 
 FILES = ("pack.safetensors", "pack.yaml")
@@ -111,7 +111,7 @@ def merge_packs(
         for (pack, _), share in zip(opened, shares, strict=True)
     ]
     training = {"merged": merged, "seed": 0, "config_sha256": sha256_json(merged)}
-    bank.add(language, private=private_parts(first, backbone))
+    bank.add(language, own=own_parts(first, backbone))
     save_pack(output, bank, language, _average([tensors for _, tensors in opened], shares), backbone, training)
     print(f"{output}: {language}, the average of {' '.join(map(str, packs))}")
 

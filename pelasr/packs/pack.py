@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank
-from pelasr.adapters.own import VECTOR, Private
+from pelasr.adapters.own import VECTOR, OwnParts
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import sha256_file
@@ -30,15 +30,15 @@ def save_pack(
     The description is written last and holds the hash of the tensors' file, so that a half-written pack is never taken
     for whole. Raises PelasrError for what could not be loaded again, such as a language with a strange name.
     """
-    private = bank.private_of(language)
+    own = bank.own_of(language)
     description = {
         "format": FORMAT,
         "language": language,
         "adapter": bank.method,
         "adapter_conf": bank.options,
-        "sites": bank.sites_for(private),
+        "sites": bank.sites_for(own),
         "own_tokens": bank.own_tokens(language),
-        "own_vector": private is not None and private.vector,
+        "own_vector": own is not None and own.vector,
         "backbone_sha256": backbone.sha256,
         "tokens_sha256": backbone.tokenizer.sha256,
         "safetensors_sha256": "0" * 64,  # until the file is written
@@ -96,7 +96,7 @@ def load_pack(folder: Path, bank: Bank, backbone: LoadedBackbone, language: str 
     """Add a pack's language to a bank; returns the language. Raises PelasrError as `open_pack` does."""
     description, tensors = open_pack(folder, bank, backbone, language)
     language = description["language"]
-    bank.add(language, share=False, private=private_parts(description, backbone))
+    bank.add(language, share=False, own=own_parts(description, backbone))
     with torch.no_grad():
         for name, parameter in bank.tensors(language).items():
             parameter.copy_(tensors[name])
@@ -120,7 +120,7 @@ def open_pack(
             f"{folder}: holds {description['language']!r}, not {language!r}; packs in {folder.parent}: {there}"
         )
     _check_binding(folder, description, backbone)
-    sites = bank.sites_for(private_parts(description, backbone))
+    sites = bank.sites_for(own_parts(description, backbone))
     for key, expected in (("adapter", bank.method), ("adapter_conf", bank.options), ("sites", sites)):
         if description[key] != expected:
             raise _differs(folder, key, description, expected)
@@ -143,20 +143,20 @@ def _expected(
     language, probe = description["language"], make_bank(bank.method, bank.options, backbone.module)
     try:
         with torch.device("meta"):
-            probe.add(language, private=private_parts(description, backbone))
+            probe.add(language, own=own_parts(description, backbone))
     except PelasrError as error:
         raise PelasrError(f"{where}: {error}") from None
     return probe.tensors(language), probe.size(language)
 
 
-def private_parts(description: dict[str, Any], backbone: LoadedBackbone) -> Private | None:
+def own_parts(description: dict[str, Any], backbone: LoadedBackbone) -> OwnParts | None:
     """What a pack's language has beside adapters, yet without values."""
     tokens, vector = description["own_tokens"], description["own_vector"]
-    return Private(backbone.module, tokens, vector) if tokens or vector else None
+    return OwnParts(backbone.module, tokens, vector) if tokens or vector else None
 
 
 def identical(tensors: Mapping[str, Mapping[str, Tensor]]) -> list[tuple[str, str]]:
-    """Of the tensors of several languages, private ones included: pairs of languages that are the same bit by bit."""
+    """Of the tensors of several languages, own ones included: pairs of languages that are the same bit by bit."""
     hashes = {language: state_sha256(found) for language, found in tensors.items()}
     return [(one, other) for one, other in combinations(hashes, 2) if hashes[one] == hashes[other]]
 
@@ -172,7 +172,7 @@ def _check_binding(folder: Path, description: dict[str, Any], backbone: LoadedBa
     if shared := set(description["own_tokens"]) & set(backbone.tokenizer.tokens):
         raise PelasrError(f"{folder}/pack.yaml: own_tokens: the backbone has {brief(min(shared))} itself; {CURE}")
     language, known = description["language"], backbone.languages
-    if language not in known and not description["own_vector"] and VECTOR in backbone.module.private_sites().values():
+    if language not in known and not description["own_vector"] and VECTOR in backbone.module.own_sites().values():
         raise PelasrError(
             f"{folder}/pack.yaml: {language!r} is new to the backbone ({' '.join(known)}) and has no vector; {CURE}"
         )

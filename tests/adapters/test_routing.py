@@ -16,7 +16,7 @@ from toy_banks import METHODS, Toy, logits, make_bank
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank as make_any
 from pelasr.adapters.freeze import freeze
-from pelasr.adapters.own import Private, install
+from pelasr.adapters.own import OwnParts, install
 from pelasr.errors import PelasrError
 from pelasr.train.loop import Objective
 
@@ -48,7 +48,7 @@ def make(make_model):
         bank = make_any(method, conf, model)
         for language in ("hi", "ur"):
             bank.add(language)
-        bank.add("pa", private=Private(model, ["x", "y"], vector=True))
+        bank.add("pa", own=OwnParts(model, ["x", "y"], vector=True))
         for parameter in bank.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
         bank.attach(model)
@@ -130,7 +130,7 @@ def test_the_innermost_block_counts(method, make, make_batch):
 @pytest.mark.parametrize("languages", [["hi", "ur", "pa"], ["pa", "pa", "pa"]], ids=["mixed", "one"])
 @pytest.mark.parametrize("name", ["lstm", "transformer"])
 def test_gradients_after_a_pass_without(name, languages, mode, make, make_batch):
-    """In the same route: those of a route of their own, of adapters and of private parts."""
+    """In the same route: those of a route of their own, of adapters and of own parts."""
     model, bank = make(name)
     batch = make_batch(["hi", "hi", "hi"], frames=FRAMES)
     with bank.route(languages):
@@ -142,7 +142,7 @@ def test_gradients_after_a_pass_without(name, languages, mode, make, make_batch)
         with torch.no_grad():
             assert torch.equal(losses(model, batch), first)
     same(found, wanted, rtol=0, atol=0)
-    assert any(name.startswith("private") for name in found)
+    assert any(name.startswith("own") for name in found)
 
 
 def test_a_step_is_seen_by_the_next_pass_without_gradients(make, make_batch):

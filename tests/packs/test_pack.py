@@ -7,7 +7,7 @@ from torch import nn
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank as make_any_bank
-from pelasr.adapters.own import Private
+from pelasr.adapters.own import OwnParts
 from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
@@ -247,11 +247,11 @@ def test_packs_with_a_shared_layer_norm_keep_their_own_copies(tmp_path, backbone
             assert torch.equal(tensor, wanted[language][name]), f"{language} {name}"
 
 
-def test_private_parts_round_trip(tmp_path, make_batch):
+def test_own_parts_round_trip(tmp_path, make_batch):
     exp = make_exp(tmp_path)
     backbone = load_backbone(exp / "A1")
     bank = load_bank(exp / "A5/packs", ["hi", "uk"], backbone)
-    assert bank.own_tokens("uk") == OWN["uk"] and bank.private_of("hi") is None
+    assert bank.own_tokens("uk") == OWN["uk"] and bank.own_of("hi") is None
     saved = load_weights(exp / "A5/packs/uk/pack.safetensors")
     live = bank.tensors("uk")
     assert set(live) == set(saved) and all(torch.equal(live[name], saved[name]) for name in saved)
@@ -299,8 +299,8 @@ def test_identical_languages(backbone):
         for name, tensor in bank.tensors("pa").items():
             tensor.copy_(bank.tensors("hi")[name])
     assert identical({name: bank.tensors(name) for name in bank.languages}) == [("hi", "pa")]
-    bank.add("uk", private=Private(backbone.module, ["ї"], vector=True))
-    bank.add("be", private=Private(backbone.module, ["ї"], vector=True))
+    bank.add("uk", own=OwnParts(backbone.module, ["ї"], vector=True))
+    bank.add("be", own=OwnParts(backbone.module, ["ї"], vector=True))
     with torch.no_grad():
         for name, tensor in bank.tensors("be").items():
             tensor.copy_(bank.tensors("uk")[name])
