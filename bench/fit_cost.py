@@ -52,7 +52,6 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     freeze(model)
     bank = make_bank(method, options, model)
     bank.add("xx", own=OwnParts(model, [str(n) for n in range(own)], vector=True) if own else None)
-    bank.attach(model)
     optimizer = torch.optim.AdamW(bank.tensors("xx").values(), **training.optim_conf)
     size, labels = arguments.batch, arguments.labels
     feats, lens = torch.randn(size, arguments.frames, 80), torch.full((size,), arguments.frames)

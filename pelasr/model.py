@@ -26,7 +26,7 @@ from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.long_audio import Piece, batches, join, windows
 from pelasr.decode.recognise import search
 from pelasr.errors import PelasrError, TooShortError, nearest
-from pelasr.packs.pack import detached_bank_for, load_pack, read_pack, save_pack
+from pelasr.packs.pack import bank_for, load_pack, read_pack, save_pack
 from pelasr.progress import say
 from pelasr.stages.add import add_language
 from pelasr.train.fit import fit
@@ -267,13 +267,12 @@ class Model:
         pack could not be loaded is as it was."""
         pack = read_pack(folder)
         with torch.inference_mode(False):  # whatever the thread is in that asks first
-            made = detached_bank_for(folder, self.backbone)
+            made = bank_for(folder, self.backbone)
             load_pack(folder, made, self.backbone, language)
             made.to(self.device)
         tokenizer = self.backbone.tokenizer.with_own(made.own_tokens(language))
         bank = next((bank for bank in self._banks if (bank.method, bank.options) == (made.method, made.options)), None)
         if bank is None:
-            made.attach(self.backbone.module)
             self._banks.append(bank := made)
         else:
             bank.take(made)

@@ -17,7 +17,7 @@ from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
 from pelasr.packs.card import dev_score, figures_of, make_card
 from pelasr.packs.format import again
-from pelasr.packs.pack import detached_bank_for, load_pack, open_pack, own_parts, read_pack, save_pack
+from pelasr.packs.pack import bank_for, load_pack, open_pack, own_parts, read_pack, save_pack
 from pelasr.storage import check_tensors, load_weights, save_weights, sizes, state_sha256
 
 FILES = ("pack.safetensors", "pack.yaml")
@@ -95,7 +95,7 @@ def merge_packs(
     check_language(language, "merge: --language")
     _check_free(output)
     backbone = _backbone(model)
-    bank = detached_bank_for(packs[0], backbone)
+    bank = bank_for(packs[0], backbone)
     opened = [open_pack(folder, bank, backbone) for folder in packs]
     first = opened[0][0]
     for folder, (pack, _) in zip(packs, opened, strict=True):
@@ -131,7 +131,7 @@ def fold_pack(pack: Path, output: Path, model: Path) -> None:
     _check_free(output)
     source, weights = find_backbone_of(model)
     backbone = load_backbone(source, weights)
-    bank = detached_bank_for(pack, backbone)
+    bank = bank_for(pack, backbone)
     language = load_pack(pack, bank, backbone)
     description = read_pack(pack)
     fold(backbone.module, bank, language)
@@ -165,7 +165,7 @@ def import_pack(source: Path, model: Path) -> None:
     the packs that are there. Raises PelasrError if there is another pack of the language."""
     backbone, packs = _backbone(model), model / "packs"
     there = [path.parent for path in sorted(packs.glob("*/pack.yaml"))]
-    description, _ = open_pack(source, detached_bank_for(there[0] if there else source, backbone), backbone)
+    description, _ = open_pack(source, bank_for(there[0] if there else source, backbone), backbone)
     target = packs / description["language"]
     if os.path.lexists(target):
         if all(_same(target / name, source / name) for name in FILES):
@@ -196,7 +196,7 @@ def _backbone(model: Path) -> LoadedBackbone:
 def _open(folder: Path, backbone: LoadedBackbone | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A pack's description and tensors, checked against its backbone as far as that is given."""
     if backbone is not None:
-        return open_pack(folder, detached_bank_for(folder, backbone), backbone)
+        return open_pack(folder, bank_for(folder, backbone), backbone)
     description, path = read_pack(folder), folder / "pack.safetensors"
     cure = f"restore it, or {again(description)}"
     if sizes(path, cure)[1] > ALONE:

@@ -63,7 +63,7 @@ def read_pack(folder: Path) -> dict[str, Any]:
 
 
 def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Bank:
-    """A bank with the packs `<packs>/<language>`, attached to the backbone; see `load_pack`."""
+    """A bank with the packs `<packs>/<language>`; see `load_pack`."""
     bank = None
     for language in languages:
         folder = packs / language
@@ -76,14 +76,7 @@ def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Ba
 
 
 def bank_for(folder: Path, backbone: LoadedBackbone) -> Bank:
-    """An empty bank of the method of a pack, attached to the backbone, in evaluation mode."""
-    bank = detached_bank_for(folder, backbone)
-    bank.attach(backbone.module)
-    return bank.eval()
-
-
-def detached_bank_for(folder: Path, backbone: LoadedBackbone) -> Bank:
-    """An empty bank of the method of a pack, that leaves the backbone alone."""
+    """An empty bank of the method of a pack."""
     description = read_pack(folder)
     _check_binding(folder, description, backbone)
     try:
@@ -96,7 +89,7 @@ def load_pack(folder: Path, bank: Bank, backbone: LoadedBackbone, language: str 
     """Add a pack's language to a bank; returns the language. Raises PelasrError as `open_pack` does."""
     description, tensors = open_pack(folder, bank, backbone, language)
     language = description["language"]
-    bank.add(language, share=False, own=own_parts(description, backbone))
+    bank.add(language, own=own_parts(description, backbone))
     with torch.no_grad():
         for name, parameter in bank.tensors(language).items():
             parameter.copy_(tensors[name])

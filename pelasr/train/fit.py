@@ -120,7 +120,6 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
         new = language not in backbone.languages
         say = first and not history and not (folder / CHECKPOINT).exists()
         bank.add(language, own=make_own(backbone, place, language, run.tokens, say) if new else None)
-    bank.attach(backbone.module)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
     report = count_parameters(backbone.module, bank)

@@ -291,7 +291,6 @@ def test_a_site_that_never_fires_is_named():
     model = Toy()
     bank = Bank("houlsby", {"bottleneck": 2, "sites": "idle"}, model)
     bank.add("hi")
-    bank.attach(model)
     with bank.route(["hi", "hi"]):
         model(torch.randn(2, 5, 4)).sum().backward()
     with pytest.raises(PelasrError, match="site idle: the hook never fired"):
@@ -303,7 +302,6 @@ def test_a_site_whose_output_is_unused_is_named():
     model.register_forward_hook(lambda module, args, output: (module.idle(output), output)[1])
     bank = Bank("houlsby", {"bottleneck": 2, "sites": "idle"}, model)
     bank.add("hi")
-    bank.attach(model)
     with bank.route(["hi", "hi"]):
         model(torch.randn(2, 5, 4)).sum().backward()
     with pytest.raises(PelasrError, match=r"site idle: norm.weight of 'hi' got no gradient"):
@@ -470,7 +468,6 @@ def test_no_graph_below_the_first_adapter(make_rnnt, make_batch):
     freeze(model)
     bank = Bank("houlsby", {"sites": "joint", "bottleneck": 2}, model)
     bank.add("hi")
-    bank.attach(model)
     seen = {}
     for path in ("encoder.layers.0", "encoder.layers.2", "prediction", "joint.lin_enc"):
         model.get_submodule(path).register_forward_hook(

@@ -37,7 +37,6 @@ def make(make_model):
             bank.add(language)
         for parameter in bank.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
-        bank.attach(model)
         return model, bank.eval()
 
     return build

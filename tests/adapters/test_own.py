@@ -35,7 +35,6 @@ def add(model, language, tokens=OWN, seed=0):
     bank.add(language, own=OwnParts(model, tokens, vector=True))
     for parameter in bank.parameters():
         torch.nn.init.normal_(parameter)
-    bank.attach(model)
     return bank.eval()
 
 
@@ -293,7 +292,6 @@ def test_sites_of_new_languages_alone(make_rnnt, batch):
     bank.add("pa", own=OwnParts(model, OWN, vector=True))
     for parameter in bank.parameters():
         torch.nn.init.normal_(parameter)
-    bank.attach(model)
     bank.eval()
     more = {path for path in bank.of("pa") if path.startswith("prediction.")}
     assert set(bank.of("pa")) == set(bank.of("hi")) | more and len(more) == 2

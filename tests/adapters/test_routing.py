@@ -51,7 +51,6 @@ def make(make_model):
         bank.add("pa", own=OwnParts(model, ["x", "y"], vector=True))
         for parameter in bank.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
-        bank.attach(model)
         return model, bank.eval()
 
     return build
@@ -369,8 +368,11 @@ def test_what_is_trained_can_be_sent_to_other_processes(way, make, make_batch):
     objective.train()
     assert not objective.backbone.prediction.embed.training and objective.bank.training
     batch = make_batch(["hi", "ur", "hi"])
-    assert torch.equal(objective.eval()(batch), Objective(model, bank)(batch))
-    objective(batch).sum().backward()
+    with objective.eval().route(batch):
+        found = objective(batch)
+    with bank.route(batch.languages):
+        assert torch.equal(found, Objective(model, bank)(batch))
+    found.sum().backward()
     assert all(p.grad is None for p in [*bank.parameters(), *objective.backbone.parameters()])
 
 

@@ -112,7 +112,6 @@ def test_one_step_of_the_full_model():
     bank = Bank("houlsby", {"bottleneck": 256}, model)
     bank.add("hi")
     bank.add("ur")
-    bank.attach(model)
     before = state_sha256(model.joint.state_dict())
     with bank.route(["hi", "ur"]):
         step(bank.parameters())
@@ -193,7 +192,6 @@ def test_streaming(stack, stride, reduction_layer, make_rnnt, make_batch):
     bank.add("ur")
     for parameter in bank.parameters():
         nn.init.normal_(parameter)
-    bank.attach(model)
     with bank.route(batch.languages):
         before, _ = model.encode(batch.feats, batch.lens, batch.language_ids)
         for frame in range(25):

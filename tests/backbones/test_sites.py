@@ -112,7 +112,6 @@ def test_every_site_is_used_row_by_row(name, method, kinds, make_model, make_bat
             assert len(args[0]) == len(y) == 4 and y.shape[channel] == width, path
 
         host.register_forward_hook(check)
-    bank.attach(model)
     prefix = None if name.startswith("rnnt") else torch.full((4, 1), TAGS[0])
     with bank.route(batch.languages):
         enc, lens = model.encode(batch.feats, batch.lens, batch.language_ids)

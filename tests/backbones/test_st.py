@@ -256,7 +256,6 @@ def test_adapters_in_every_layer(encoder, make_st, make_batch):
     assert len(bank.sites) == 4
     for language in LANGUAGES:
         bank.add(language)
-    bank.attach(model)
     with bank.route(batch.languages):
         after, lens = encode(model, batch)
         assert 0 < (after - before).norm() / before.norm() < 1e-2
@@ -303,7 +302,6 @@ def test_adapters_follow_the_rows_of_the_search(beam_size, method, options, make
     torch.manual_seed(0)
     for parameter in bank.parameters():
         nn.init.normal_(parameter, std=0.7)
-    bank.attach(model)
     with bank.route(languages):
         enc, lens = encode(model, batch)
         mixed = model.search(enc, lens, prefix_of(batch), beam_size)

@@ -71,7 +71,6 @@ def test_adapters_of_the_encoder_get_every_row(examples, make_st):
     bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3, "init_std": 0.5}, model)
     for pair in PAIRS:
         bank.add(pair)
-    bank.attach(model)
     with bank.route(batch.languages):
         enc, lens = encode(model, bank, batch)
     assert len(enc) == 3 and not torch.allclose(enc[0, : lens[0]], enc[2, : lens[2]])
@@ -88,7 +87,6 @@ def test_mixed_batches_are_homogeneous_ones(examples, make_st):
     bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3, "init_std": 0.5}, model)
     for pair in PAIRS:
         bank.add(pair)
-    bank.attach(model)
 
     def run(batch):
         with torch.no_grad(), bank.route(batch.languages):

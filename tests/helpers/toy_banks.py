@@ -18,7 +18,6 @@ def make_bank(backbone, languages=LANGUAGES, trained=True, seed=1, method="houls
     if trained:
         for parameter in bank.parameters():
             nn.init.normal_(parameter)
-    bank.attach(backbone)
     return bank.eval()
 
 

@@ -71,7 +71,6 @@ def test_start_of_the_paper(make_st, make_batch):
     before, lens = model.encode(batch.feats, batch.lens)
     bank = Bank("houlsby", {"sites": "ffn", "bottleneck": 4, "init_std": 0.01}, model)
     bank.add("hi")
-    bank.attach(model)
     with bank.route(["hi", "hi"]):
         after = model.encode(batch.feats, batch.lens)[0]
     change = float((after - before).norm() / before.norm())
