@@ -278,8 +278,8 @@ class RNNT(Parts):
     def sites(self) -> dict[str, dict[str, int]]:
         """Places for adapters: {kind: {path of the host module: width of its output}}; see `module_sites` for all kinds
         but `layer`, the encoder's layers, `prediction`, the ends of the prediction network's (which are not called as
-        modules), and `encoder` and `decoder`, all that there is, to be fine-tuned. The output layers are no others: the
-        loss reads their weights."""
+        modules), `input`, the whole encoder, and `encoder` and `decoder`, all that there is, to be fine-tuned. The
+        output layers are no others: the loss reads their weights."""
         if isinstance(self.encoder, LSTMEncoder):
             paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
         else:
@@ -297,6 +297,7 @@ class RNNT(Parts):
             "prediction": dict.fromkeys(after, self.prediction.output_size),
             "layer": dict.fromkeys(paths, self.encoder.output_size),
             "encoder": encoder,
+            "input": {"encoder": self.encoder.output_size},
             "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
             **module_sites(self, self.own_sites()),
         }

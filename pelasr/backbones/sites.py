@@ -23,7 +23,8 @@ TYPED = {
 def module_sites(backbone: nn.Module, left_out: Iterable[str]) -> dict[str, dict[str, int]]:
     """{kind: {path: width of the output}}, only kinds that the backbone has.
 
-    `linear`, `norm`, `conv` and `lstm` are all modules of a type. Of the linear maps `q`, `k`, `v` and `out` are those
+    `linear`, `norm`, `conv` and `lstm` are all modules of a type, `attention` the encoder's: a search computes a
+    decoder's keys and values without calling it. Of the linear maps `q`, `k`, `v` and `out` are those
     of attention, `ffn_in` and `ffn_out` those of feed-forward sub-layers, `joint` those of a transducer's joint
     network. The paths `left_out` are no sites, nor are relative attention's maps of positions, which the rows of a
     batch share.
@@ -40,6 +41,8 @@ def module_sites(backbone: nn.Module, left_out: Iterable[str]) -> dict[str, dict
 def _kinds(path: str, module: nn.Module) -> list[str]:
     """The kinds that a module belongs to."""
     kinds = [kind for kind, types in TYPED.items() if isinstance(module, types)]
+    if hasattr(module, "linear_q") and path.startswith("encoder."):
+        return ["attention"]
     if kinds != ["linear"]:
         return kinds
     part, _, name = path.rpartition(".")
@@ -50,6 +53,8 @@ def _width(module: nn.Module) -> int:
     """Width of what a module puts out."""
     if isinstance(module, nn.LSTM):
         return module.proj_size or module.hidden_size
+    if hasattr(module, "linear_q"):
+        return module.linear_out.out_features
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1]
     names = ("out_features", "out_channels", "num_features")

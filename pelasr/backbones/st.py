@@ -135,8 +135,9 @@ class ST(Parts):
     def sites(self) -> dict[str, dict[str, int]]:
         """Places for adapters: {kind: {path of the host module: width of its output}}.
 
-        `ffn` are the feed-forward sub-layers (a Conformer's second ones), before their residual is added; `encoder` and
-        `decoder` are for fine-tuning; see `module_sites` for the others, of which the output layers are none.
+        `ffn` are the feed-forward sub-layers (a Conformer's second ones), before their residual is added; `input` is
+        the whole encoder; `encoder` and `decoder` are for fine-tuning; see `module_sites` for the others, of which the
+        output layers are none.
         """
         width = self.encoder.output_size
         parts = ["encoder"] if self.decoder is None else ["encoder", "decoder"]
@@ -150,6 +151,7 @@ class ST(Parts):
         sites = {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
+        sites["input"] = {"encoder": width}
         return sites | module_sites(self, self.own_sites())
 
     def own_sites(self) -> dict[str, str]:

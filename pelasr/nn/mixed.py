@@ -75,13 +75,13 @@ class Stack:
         if self._adapter.by_row:
             changed = _with_parameters(self._adapter, iter(parameters)).before(args, kwargs)
         else:
-            changed = self._before_by_row(parameters, args, kwargs)
+            changed = self._before_by_row(len(index), parameters, args, kwargs)
         return changed if self._has is None else self._where(self._has[index], changed, (args, kwargs))
 
-    def _before_by_row(self, parameters: list[Tensor], args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _before_by_row(self, count: int, parameters: list[Tensor], args: tuple, kwargs: dict[str, Any]) -> Any:
         """`before` of a batch of one, under vmap."""
         leaves, structure = tree_flatten((args, kwargs))
-        places = [n for n, leaf in enumerate(leaves) if _is_by_row(leaf, len(parameters[0]))]
+        places = [n for n, leaf in enumerate(leaves) if _is_by_row(leaf, count)]
         result: list[Any] = []
 
         def call(rows: list[Tensor], *parameters: Tensor) -> list[Tensor]:

@@ -35,6 +35,7 @@ COUNTS = {
         "out": 2,
         "ffn_in": 2 * 2,
         "ffn_out": 2 * 2,
+        "attention": 2,
         "joint": 2,
         "norm": 2 * (5 + 1) + 1,  # five layer norms and a batch norm
         "conv": 2 + 2 * 3,
@@ -46,13 +47,14 @@ COUNTS = {
         "out": 2 + 2 * 2,
         "ffn_in": 2 + 2,
         "ffn_out": 2 + 2,
+        "attention": 2,
         "norm": 2 * 2 + 1 + 2 * 3 + 1,
         "conv": 2,
     },
 }
 KINDS = {"lora": ["linear", ["q", "v"], ["k", "out"], ["ffn_in", "ffn_out"], "joint"], "bitfit": [None, "norm"]}
 KINDS["houlsby"] = ["conv", "lstm", "linear"]
-WHOLE = ("layer", "ffn", "prediction", "encoder", "decoder")  # kinds that the backbones name themselves
+WHOLE = ("input", "layer", "ffn", "prediction", "encoder", "decoder")  # kinds that the backbones name themselves
 
 
 @pytest.mark.parametrize("name", COUNTS)
