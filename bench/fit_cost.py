@@ -22,7 +22,7 @@ import torch
 
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.freeze import freeze
-from pelasr.adapters.own import Private
+from pelasr.adapters.own import OwnParts
 from pelasr.backbones.base import build_backbone
 from pelasr.config import load_yaml
 from pelasr.score.environment import environment
@@ -51,8 +51,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     model = build_backbone(family, backbone_options, VOCABULARY, LANGUAGES)
     freeze(model)
     bank = make_bank(method, options, model)
-    bank.add("xx", private=Private(model, [str(n) for n in range(own)], vector=True) if own else None)
-    bank.attach(model)
+    bank.add("xx", own=OwnParts(model, [str(n) for n in range(own)], vector=True) if own else None)
     optimizer = torch.optim.AdamW(bank.tensors("xx").values(), **training.optim_conf)
     size, labels = arguments.batch, arguments.labels
     feats, lens = torch.randn(size, arguments.frames, 80), torch.full((size,), arguments.frames)

@@ -68,7 +68,7 @@ def build(name: str) -> nn.Module:
     return model.eval()
 
 
-def attach(name: str, options: dict | None, model: nn.Module) -> Bank:
+def make_bank(name: str, options: dict | None, model: nn.Module) -> Bank:
     """A bank of eight languages with the same random weights."""
     bank = Bank(name, options, model)
     for language in LANGUAGES:
@@ -78,7 +78,6 @@ def attach(name: str, options: dict | None, model: nn.Module) -> Bank:
         for language in LANGUAGES:
             for key, tensor in bank.tensors(language).items():
                 tensor += tensors[key].to(tensor.device) - tensor
-    bank.attach(model)
     return bank.eval()
 
 
@@ -162,7 +161,7 @@ def measure_models(repeats: int, device: str) -> list[list[str]]:
         for method in ("houlsby", "lora"):
             model = build(model_name).to(device)
             conf = load_yaml(CONF / "adapter" / f"{method}_{suffix}.yaml")
-            bank = attach(method, conf["adapter_conf"], model).to(device)
+            bank = make_bank(method, conf["adapter_conf"], model).to(device)
             for task, work in {"decoding": data.decode, "training": data.train}.items():
                 calls = ways(bank, data.languages, lambda rows, work=work, model=model: work(model, rows))
                 ms, found = measure(calls, repeats, device)
@@ -209,7 +208,7 @@ def measure_maps(repeats: int, device: str) -> list[list[str]]:
     for name, (count, width_in, width, steps) in SHAPES.items():
         torch.manual_seed(0)
         ours, theirs = Maps(count, width_in, width).to(device), pefts(Maps(count, width_in, width)).to(device)
-        bank = attach("lora", {"rank": 8}, ours).to(device)
+        bank = make_bank("lora", {"rank": 8}, ours).to(device)
         x = torch.randn(UTTERANCES, steps, width_in, device=device)
 
         def routed(names: list[str], bank: Bank = bank, maps: Maps = ours, x: Tensor = x) -> None:

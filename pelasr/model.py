@@ -140,7 +140,7 @@ class Model:
     def add_language(self, language: str, adapter: str = "houlsby", tokens: str = "auto", **options: Any) -> None:
         """Say by which method, with which options (`adapter_conf`), a language is to be fitted; then `fit` it.
 
-        `tokens`: of a language that is new to the backbone, `own`, `keep` or `auto`, see `newcomer.make_private`.
+        `tokens`: of a language that is new to the backbone, `own`, `keep` or `auto`, see `new_language.make_own`.
         """
         with LOADING:
             self._check_new(language)
@@ -271,7 +271,6 @@ class Model:
         tokenizer = self.backbone.tokenizer.with_own(made.own_tokens(language))
         bank = next((bank for bank in self._banks if (bank.method, bank.options) == (made.method, made.options)), None)
         if bank is None:
-            made.attach(self.backbone.module)
             self._banks.append(bank := made)
         else:
             bank.take(made)

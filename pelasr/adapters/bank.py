@@ -1,30 +1,26 @@
 """Adapters: what hangs on a frozen backbone, one set per language.
 
-An adapter is a function y' = f(x, y) of a host module's input x and output y, attached to the host by a forward hook:
-the backbone's code and the names of its weights never change. A `Bank` holds the adapters of all languages at all
-sites and knows, while a batch is processed, which language each row of it is in.
+An adapter is a function y' = f(x, y) of a host module's input x and output y, or changes what goes in, and hangs on the
+host by hooks: the backbone's code and the names of its weights never change. A `Bank` holds the adapters of all
+languages at all sites and knows, while a batch is processed, which language each row of it is in.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapters.base import find_method, method_options
-from pelasr.adapters.own import Private, routed
+from pelasr.adapters.base import Adapter, find_method, method_options
+from pelasr.adapters.hooks import hang, routed_by
+from pelasr.adapters.own import OwnParts, routed
 from pelasr.config import arguments_of, check_keys, construct, require_keys
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.mixed import Route
-from pelasr.nn.parts import instead
 
-KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have private parts
+KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have own parts
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
-CHANNELS_FIRST = (nn.Conv1d, nn.Conv2d, nn.BatchNorm1d)  # hosts that work on (B, D, T) or (B, D, T, F)
-_route: ContextVar[Route | None] = ContextVar("route", default=None)
 
 
 class Bank(nn.Module):
@@ -34,8 +30,8 @@ class Bank(nn.Module):
         method: name of a file in `pelasr/adapters`.
         options: see `method_options`; one that is a mapping {encoder: ..., decoder: ...} differs between the two sides
             of the backbone. `sites` names other kinds of site than the method's own; as {known: ..., new: ...} those
-            of languages that the backbone was trained on, and of others, which have private parts.
-        backbone: where the adapters are to hang (`attach` hangs them), whose `sites()` is a map {kind: {path: width}}.
+            of languages that the backbone was trained on, and of others, which have own parts.
+        backbone: where the adapters hang, from the first `route` on; its `sites()` is a map {kind: {path: width}}.
 
     Rows are routed by `with bank.route(languages): ...`. Outside such a block the backbone is itself. What a block
     says is for its thread alone, so that several may use one backbone and its banks at a time. A copy of a bank is a
@@ -52,8 +48,10 @@ class Bank(nn.Module):
         self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
         self._sites = {which: self._find_sites(which) for which in (KNOWN, NEW)}
         self.adapters = nn.ModuleDict()
-        self.private = nn.ModuleDict()
+        self.own = nn.ModuleDict()
         self._fired: set[str] = set()  # sites that have been seen at work
+        self._inputs, self._outputs = self.cls.before is not Adapter.before, self.cls.forward is not Adapter.forward
+        self._hangs = False
 
     def _find_sites(self, which: str) -> dict[str, int]:
         """{path: width} for known or new languages."""
@@ -80,9 +78,9 @@ class Bank(nn.Module):
         """Where any language may have an adapter, {path: width}."""
         return self._sites[KNOWN] | self._sites[NEW]
 
-    def sites_for(self, private: Private | None) -> dict[str, int]:
-        """Where a language with these private parts, or without, has adapters, {path: width}."""
-        return self._sites[NEW if private is not None and private.sites else KNOWN]
+    def sites_for(self, own: OwnParts | None) -> dict[str, int]:
+        """Where a language with these own parts, or without, has adapters, {path: width}."""
+        return self._sites[NEW if own is not None and own.sites else KNOWN]
 
     def _options_at(self, path: str) -> dict[str, Any]:
         """The method's options at a site: of those that are mappings, the entry of its side."""
@@ -111,49 +109,36 @@ class Bank(nn.Module):
         return _count(tensor for tensor in self.tensors(language).values() if isinstance(tensor, nn.Parameter))
 
     def total_size(self, backbone: nn.Module) -> int:
-        """Parameters of all languages together with the backbone; shared submodules count once."""
+        """Parameters of all languages together with the backbone."""
         return _count(backbone.parameters()) + _count(self.parameters())
-
-    @property
-    def shares(self) -> bool:
-        """Whether languages have parameters in common."""
-        return sum(map(self.size, self.languages)) > _count(self.parameters())
 
     @property
     def languages(self) -> list[str]:
         return [key.removesuffix("/").replace("/", ".") for key in list(self.adapters)]
 
-    def add(self, language: str, share: bool = True, private: Private | None = None) -> None:
-        """Give a language fresh adapters, and the private parts that it comes with.
-
-        Submodules named in `Adapter.shared` are those of the first language, so that languages fitted in one run train
-        them together. A saved pack holds its own copy, to be loaded with `share=False`, so packs stay independent.
-        """
+    def add(self, language: str, own: OwnParts | None = None) -> None:
+        """Give a language fresh adapters, and the own parts that it comes with."""
         if _key(language) in self.adapters:
             raise PelasrError(f"language {language!r} has adapters already")
-        made = {_key(path): self._make(path, width) for path, width in self.sites_for(private).items()}
-        for first in list(self.adapters.values())[:1] if share else ():
-            for path, adapter in made.items():
-                for name in getattr(adapter, "shared", ()) if path in first else ():  # a copied module has none
-                    setattr(adapter, name, getattr(first[path], name))
-        if private is not None:
-            self.private[_key(language)] = private
+        made = {_key(path): self._make(path, width) for path, width in self.sites_for(own).items()}
+        if own is not None:
+            self.own[_key(language)] = own
         self.adapters[_key(language)] = nn.ModuleDict(made)
 
     def take(self, other: "Bank") -> None:
         """Take the languages of a bank of the same method, options and backbone, as they are."""
-        self.private.update(other.private)
+        self.own.update(other.own)
         self.adapters.update(other.adapters)
 
-    def private_of(self, language: str) -> Private | None:
-        """A language's private parts, if it has any."""
+    def own_of(self, language: str) -> OwnParts | None:
+        """A language's own parts, if it has any."""
         key = _key(language)
-        return self.private[key] if key in self.private else None  # noqa: SIM401 - a ModuleDict has no `get`
+        return self.own[key] if key in self.own else None  # noqa: SIM401 - a ModuleDict has no `get`
 
     def own_tokens(self, language: str) -> list[str]:
         """A language's own tokens."""
-        private = self.private_of(language)
-        return private.tokens if private is not None else []
+        own = self.own_of(language)
+        return own.tokens if own is not None else []
 
     def _make(self, path: str, width: int) -> nn.Module:
         """What a new language has at a site."""
@@ -172,21 +157,14 @@ class Bank(nn.Module):
         return {path: adapters[_key(path)] for path in self.sites if _key(path) in adapters}
 
     def tensors(self, language: str) -> dict[str, Tensor]:
-        """A language's parameters (and buffers), private ones included, {"<site path>/<parameter>": tensor}, live."""
+        """A language's parameters (and buffers), own ones included, {"<site path>/<parameter>": tensor}, live."""
         tensors = {
             f"{path}/{name}": tensor
             for path, adapter in self.of(language).items()
             for name, tensor in adapter.state_dict(keep_vars=True).items()
         }
-        private = self.private_of(language)
-        return tensors | (private.tensors() if private is not None else {})
-
-    def attach(self, backbone: nn.Module) -> None:
-        """Hang the bank on the backbone's sites, where no other one hangs yet: the hooks ask the route."""
-        for path in self.sites:
-            hooks = backbone.get_submodule(path)._forward_hooks.values()
-            if not any(isinstance(hook, partial) and hook.func is _adapt and hook.args == (path,) for hook in hooks):
-                backbone.get_submodule(path).register_forward_hook(partial(_adapt, path))
+        own = self.own_of(language)
+        return tensors | (own.tensors() if own is not None else {})
 
     @contextmanager
     def route(self, languages: list[str]) -> Iterator[None]:
@@ -197,9 +175,12 @@ class Bank(nn.Module):
         device = next((tensor.device for tensor in parameters), None)
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], dtype=torch.long, device=device)
-        private = [self.private_of(language) for language in present]
-        adapters = Route(found, index, self._fired, self.sites)
-        with routed_by(adapters), routed(private, index if len(present) > 1 else None):
+        own = [self.own_of(language) for language in present]
+        if not self._hangs:
+            hang(self._backbone[0], self.sites, self._inputs, self._outputs)
+            self._hangs = True
+        adapters = Route(found, index, self._fired, self.sites, self._inputs, self._outputs)
+        with routed_by(adapters), routed(own, index if len(present) > 1 else None):
             yield
 
     def check_gradients(self, languages: Iterable[str]) -> None:
@@ -216,36 +197,8 @@ class Bank(nn.Module):
                         raise PelasrError(f"site {path}: {name} of {language!r} got no gradient from the loss")
 
 
-@contextmanager
-def routed_by(route: Route, copies: Mapping[str, nn.Module] | None = None) -> Iterator[None]:
-    """Inside the block, and in this thread, the hooks ask this route, and the backbone has these parts."""
-    token = _route.set(route)
-    try:
-        # A backward pass in here, which may compute modules again (checkpoints), must be in this thread too.
-        with instead(copies), torch.autograd.set_multithreading_enabled(False):
-            yield
-    finally:
-        _route.reset(token)
-
-
-def _adapt(path: str, host: nn.Module, args: tuple, output: Any) -> Any:
-    """The hook at a site."""
-    route = _route.get()
-    if route is None and torch._C._current_graph_task_id() != -1:
-        raise PelasrError(
-            f"site {path}: computed again in a backward pass (activation checkpointing) outside of `route`, which"
-            " would leave its adapters out of the gradients; call backward() inside the block"
-        )
-    if route is None or path not in route.sites:
-        return output
-    x, y = _tensor_of(args[0]), _tensor_of(output)
-    if isinstance(host, CHANNELS_FIRST):
-        return route.adapt(path, x.movedim(1, -1), y.movedim(1, -1)).movedim(-1, 1)
-    return _with_tensor(output, route.adapt(path, x, y))
-
-
 def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str, int]:
-    """Integer counts on the live modules; shared submodules count once."""
+    """Integer counts on the live modules."""
     size = _count(backbone.parameters())
     trainable = [*backbone.parameters(), *(bank.parameters() if bank is not None else ())]
     return {
@@ -263,17 +216,3 @@ def _count(parameters: Iterable[Tensor]) -> int:
 def _key(path: str) -> str:
     """Names of modules hold no dots (`zh.Hant`) and are no attribute of a ModuleDict (`to`, Tongan)."""
     return f"{path}/".replace(".", "/")
-
-
-def _tensor_of(value: Any) -> Tensor:
-    """The hidden states of what a layer takes or returns: x, (x, mask) or ((x, pos), mask)."""
-    while isinstance(value, tuple):
-        value = value[0]
-    return value
-
-
-def _with_tensor(value: Any, tensor: Tensor) -> Any:
-    """`value` with its hidden states replaced."""
-    if isinstance(value, tuple):
-        return (_with_tensor(value[0], tensor), *value[1:])
-    return tensor

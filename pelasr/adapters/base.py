@@ -1,29 +1,46 @@
 """What a method is: a function of a host module's input and output, one file in `methods/`."""
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
 
 from pelasr.config import arguments_of, find_module
 from pelasr.errors import PelasrError
 
 
 class Adapter(nn.Module):
-    """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch.
+    """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch, and
+    has a `forward`, which changes what its host puts out, or a `before`, which changes what goes into it, or both. Both
+    must be independent between rows.
 
-    `forward(x, y)` takes the host's input and output, (B, T, D) each (of some hosts (B, D) or (B, T, F, D), but D is
-    always last), and returns what replaces the output. It must be independent between rows. The constructor takes the
-    options, and as far as it names them `width`, of the host's output, and `host`, the module itself, to be looked at
-    but not kept. `sites` are the kinds of site the method goes to by itself, as far as the backbone has them, `shared`
-    names submodules that all languages of one training run may share (see `Bank.add`), `size` the option that is 0
-    where there is to be no adapter. A method that `copies` has no forward: every language gets its own copy of the host
-    modules, to be trained. `by_row`: `forward` also works on (B, T, D) with parameters that
-    have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed` do: so mixed batches are faster.
+    The constructor takes the options, and as far as it names them `width`, of the host's output, and `host`, the module
+    itself, to be looked at but not kept. `sites` are the kinds of site the method goes to by itself, as far as the
+    backbone has them, `size` the option that is 0 where there is to be no adapter. A method that `copies` has neither:
+    every language gets its own copy of the host modules, to be trained. `by_row`: it also works with parameters that
+    have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed` do: so mixed batches are faster. Any other
+    is run under `vmap` in mixed batches, where it sees batches of one.
     """
 
     sites: tuple[str, ...] = ("layer",)
-    shared: tuple[str, ...] = ()
     size: str = ""
     copies: bool = False
     by_row: bool = False
+
+    def before(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """What the host is called with instead of its positional and keyword arguments, which are as the backbone gives
+        them: tensors have a row for each utterance, (B, ...), or a first dimension of 1 for what all share.
+
+        An input that gets longer is returned with the frames (B,) or the mask that say its length, longer too, where
+        the host is given them; otherwise it is refused. The host then puts out more frames than without, which must be
+        right for what comes after: whole encoders return their frames, and attention puts out one for each query,
+        whatever keys and values there are.
+        """
+        return args, kwargs
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """What replaces the host's output y, given its input x (as `before` leaves it): (B, T, D) each; of some hosts
+        (B, D) or (B, T, F, D), but D is always last."""
+        return y
 
     @classmethod
     def wants(cls, host: nn.Module) -> bool:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from pelasr.adapters.bank import Bank, routed_by
+from pelasr.adapters.bank import Bank
 from pelasr.adapters.base import find_method
+from pelasr.adapters.hooks import routed_by
 from pelasr.adapters.own import routed
 from pelasr.errors import PelasrError
 from pelasr.nn.mixed import Route
@@ -39,9 +40,6 @@ class FineTuned(Bank):
         """Every language is served by a whole model of its own, as Le et al. 2021 count."""
         return len(self.languages) * sum(parameter.numel() for parameter in backbone.parameters())
 
-    def attach(self, backbone: nn.Module) -> None:
-        """Nothing hangs on the backbone: inside `route` it has the copies in the place of its parts."""
-
     @contextmanager
     def route(self, languages: list[str]) -> Iterator[None]:
         """Inside the block the backbone's parts are the language's. Raises PelasrError for several languages."""
@@ -49,8 +47,8 @@ class FineTuned(Bank):
             raise PelasrError(f"{self.method} fine-tuning takes one language a batch, not {' '.join(set(languages))}")
         copies = self.of(languages[0])
         self._fired.update(self.sites)
-        nothing = Route([], torch.zeros(0), set(), {})  # no bank's adapters, either
-        with routed_by(nothing, copies), routed([self.private_of(languages[0])], None):
+        nothing = Route([], torch.zeros(0), set(), {}, False, False)  # no bank's adapters, either
+        with routed_by(nothing, copies), routed([self.own_of(languages[0])], None):
             yield
 
 

@@ -12,7 +12,7 @@ def fold(backbone: nn.Module, bank: Bank, language: str) -> None:
     Raises PelasrError, before anything is changed, for a method that no weights can express, and for a language with
     tokens or a language vector of its own.
     """
-    if bank.private_of(language) is not None:
+    if bank.own_of(language) is not None:
         raise PelasrError(f"{language!r} has tokens or a language vector of its own, which no folding can express")
     for path, adapter in bank.of(language).items():
         host = backbone.get_submodule(path)

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 
 from pelasr.nn.active_rows import remaining
 
-VECTOR, EMBEDDING, OUTPUT = "vector", "embedding", "output"  # kinds of site, see `private_sites` of a backbone
+VECTOR, EMBEDDING, OUTPUT = "vector", "embedding", "output"  # kinds of site, see `own_sites` of a backbone
 
 
-class Private(nn.Module):
-    """One language's private parts, as `parts[site][name]`.
+class OwnParts(nn.Module):
+    """One language's own parts, as `parts[site][name]`.
 
     `tokens`: its P own tokens. Parameters: `weight` (P, D) at an embedding; `weight` (P, D) and `bias` (P,) at an
     output layer, as far as it has a bias; `vector` (size,) at the language vector, if `vector`.
@@ -29,9 +29,9 @@ class Private(nn.Module):
     def __init__(self, backbone: nn.Module, tokens: Sequence[str], vector: bool):
         super().__init__()
         self.tokens = list(tokens)
-        self.vector = vector and VECTOR in backbone.private_sites().values()
+        self.vector = vector and VECTOR in backbone.own_sites().values()
         found: dict[str, dict[str, Tensor]] = {}
-        for path, kind in backbone.private_sites().items():
+        for path, kind in backbone.own_sites().items():
             host = backbone.get_submodule(path)
             if kind == VECTOR and self.vector:
                 found[path] = {"vector": torch.zeros(host.size)}
@@ -66,9 +66,9 @@ class Private(nn.Module):
 
 
 class Routed:
-    """The private parts of a batch: `parts` of the languages present, `index` (B,) of each row's; None: the first's."""
+    """The own parts of a batch: `parts` of the languages present, `index` (B,) of each row's; None: the first's."""
 
-    def __init__(self, parts: Sequence[Private | None], index: Tensor | None):
+    def __init__(self, parts: Sequence[OwnParts | None], index: Tensor | None):
         self.parts, self.index = parts, index
         self._stacks: dict[str, dict[str, Tensor]] = {}
 
@@ -119,13 +119,13 @@ class Routed:
         }
 
 
-_routed: ContextVar[Routed | None] = ContextVar("private", default=None)
+_routed: ContextVar[Routed | None] = ContextVar("own", default=None)
 _ids: ContextVar[Tensor | None] = ContextVar("ids", default=None)  # what an embedding at work was given
 
 
 @contextmanager
-def routed(parts: Sequence[Private | None], index: Tensor | None) -> Iterator[None]:
-    """Inside the block a batch's rows have their languages' private parts; see `Routed`."""
+def routed(parts: Sequence[OwnParts | None], index: Tensor | None) -> Iterator[None]:
+    """Inside the block a batch's rows have their languages' own parts; see `Routed`."""
     token = _routed.set(Routed(parts, index) if any(part is not None and part.sites for part in parts) else None)
     try:
         yield
@@ -141,8 +141,8 @@ def own_output(path: str, count: int) -> tuple[Tensor, Tensor] | None:
 
 
 def install(backbone: nn.Module) -> None:
-    """Make a backbone's embeddings, output layers and language vector look at the private parts of a batch."""
-    for path, kind in backbone.private_sites().items():
+    """Make a backbone's embeddings, output layers and language vector look at the own parts of a batch."""
+    for path, kind in backbone.own_sites().items():
         host = backbone.get_submodule(path)
         if kind == EMBEDDING:
             host.register_forward_pre_hook(_hide_own)

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from pelasr.adapters.own import Private, routed
+from pelasr.adapters.own import OwnParts, routed
 
 
 class Routes(Protocol):
@@ -32,8 +32,8 @@ class Unadapted(nn.Module):
     def __init__(self, backbone: nn.Module, known: Sequence[str]):
         super().__init__()
         self.known = list(known)
-        self.private = Private(backbone, [], vector=True)
-        self.private.start_from(backbone, [], range(len(self.known)))
+        self.own = OwnParts(backbone, [], vector=True)
+        self.own.start_from(backbone, [], range(len(self.known)))
 
     def touches(self, side: str) -> bool:
         return False
@@ -41,18 +41,18 @@ class Unadapted(nn.Module):
     @contextmanager
     def route(self, languages: list[str]) -> Iterator[None]:
         """See `Bank.route`."""
-        new = [language not in self.known for language in languages]
-        if not any(new):
+        index = [0 if language in self.known else 1 for language in languages]
+        if 1 not in index:
             yield
             return
         device = next((parameter.device for parameter in self.parameters()), None)
-        with routed([None, self.private], torch.tensor(new, dtype=torch.long, device=device)):
+        with routed([None, self.own], torch.tensor(index, device=device)):
             yield
 
 
 class Served(nn.Module):
     """In the place of a bank: every language is served by the adapters of one, to see what these do to the others.
-    Private parts stay with those that have them."""
+    Own parts stay with those that have them."""
 
     mixes_languages = True
 
@@ -66,8 +66,8 @@ class Served(nn.Module):
     @contextmanager
     def route(self, languages: list[str]) -> Iterator[None]:
         """See `Bank.route`."""
-        own = torch.tensor([language == self.language for language in languages], dtype=torch.long)
-        private = self.bank.private_of(self.language)
-        own = own.to(next(self.parameters()).device)
-        with self.bank.route([self.language] * len(languages)), routed([None, private], own):
+        index = [1 if language == self.language else 0 for language in languages]
+        parts = [None, self.bank.own_of(self.language)]
+        device = next(self.parameters()).device
+        with self.bank.route([self.language] * len(languages)), routed(parts, torch.tensor(index, device=device)):
             yield

@@ -49,7 +49,7 @@ class Backbone(Parts, ABC):
         """Places for adapters: {kind: {path of the host module: width of its output}}; see `module_sites`."""
 
     @abstractmethod
-    def private_sites(self) -> dict[str, str]:
+    def own_sites(self) -> dict[str, str]:
         """Where a new language adds to the backbone: {path of a module: vector, embedding or output}."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from pelasr.backbones.sites import module_sites
 from pelasr.config import construct
 from pelasr.data.features import LogMel
 from pelasr.errors import PelasrError, nearest
-from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
 from pelasr.nn.layers import Loss, ctc_loss, within
 from pelasr.nn.transducer import transducer_loss
 from pelasr.search.hypothesis import Hypothesis
@@ -281,7 +281,8 @@ class RNNT(Backbone):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`: `layer`, the encoder's layers, `prediction`, the ends of the prediction
-        network's (which are not called as modules), and `encoder` and `decoder`, all that there is, to be fine-tuned.
+        network's (which are not called as modules), `input`, the whole encoder, `attention`, the encoder's, and
+        `encoder` and `decoder`, all that there is, to be fine-tuned.
         The output layers are no others: the loss reads their weights."""
         if isinstance(self.encoder, LSTMEncoder):
             paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
@@ -300,11 +301,13 @@ class RNNT(Backbone):
             "prediction": dict.fromkeys(after, self.prediction.output_size),
             "layer": dict.fromkeys(paths, self.encoder.output_size),
             "encoder": encoder,
+            "input": {"encoder": self.encoder.output_size},
             "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
-            **module_sites(self, SITES, [*self.private_sites(), SHARED_BY_ROWS]),
+            **attention_sites(self, "encoder"),
+            **module_sites(self, SITES, [*self.own_sites(), SHARED_BY_ROWS]),
         }
 
-    def private_sites(self) -> dict[str, str]:
+    def own_sites(self) -> dict[str, str]:
         """The prediction network's embedding, the output layers and the language vector."""
         embedding = "prediction.embed" if isinstance(self.prediction, LSTMPrediction) else "prediction.decoder.embed"
         sites = {embedding: "embedding", OUTPUT_LAYER: "output"}

@@ -16,7 +16,7 @@ from pelasr.backbones.sites import module_sites
 from pelasr.config import construct
 from pelasr.data.features import LogMel
 from pelasr.errors import PelasrError, nearest
-from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
 from pelasr.nn.layers import ConvSubsampler, Loss, ctc_loss, within
 from pelasr.nn.stateless import make_stateless
 from pelasr.search.attention import CachedDecoder
@@ -141,7 +141,8 @@ class ST(Backbone):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`, of which the output layers are none: `ffn`, the feed-forward sub-layers (a
-        Conformer's second ones), before their residual is added, and `encoder` and `decoder`, to be fine-tuned."""
+        Conformer's second ones), before their residual is added; `input`, the whole encoder; `attention`, the encoder's;
+        `encoder` and `decoder`, to be fine-tuned."""
         width = self.encoder.output_size
         parts = ["encoder"] if self.decoder is None else ["encoder", "decoder"]
         layers = {"encoder": "encoder.stack.encoder.encoders", "decoder": "decoder.decoders"}
@@ -154,9 +155,10 @@ class ST(Backbone):
         sites = {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
-        return sites | module_sites(self, ESPNET_SITES, [*self.private_sites(), SHARED_BY_ROWS])
+        sites |= {"input": {"encoder": width}, **attention_sites(self, "encoder")}
+        return sites | module_sites(self, ESPNET_SITES, [*self.own_sites(), SHARED_BY_ROWS])
 
-    def private_sites(self) -> dict[str, str]:
+    def own_sites(self) -> dict[str, str]:
         """The decoder's embedding, and the output layers."""
         sites = {"ctc": "output"} if self.ctc is not None else {}
         if self.decoder is not None:

@@ -97,6 +97,17 @@ class ESPnetEncoder(nn.Module):
         return x, lens
 
 
+def attention_sites(model: nn.Module, part: str) -> dict[str, dict[str, int]]:
+    """{attention: {path: width of the output}} of the attention within a part of a model; {} where there is none. That
+    of a decoder is no site: a search computes its keys and values without calling it."""
+    found = {
+        f"{part}.{path}": module.linear_out.out_features
+        for path, module in model.get_submodule(part).named_modules()
+        if hasattr(module, "linear_q") and isinstance(module.linear_out, nn.Linear)
+    }
+    return {"attention": found} if found else {}
+
+
 def _remember_frames(layer: nn.Module, args: tuple) -> None:
     """When a checkpointed layer is computed again, no `forward` of the encoder's has come before."""
     _frames.set(args[1])

@@ -6,11 +6,13 @@ The parameters of the languages at a site are stacked, and every row of the batc
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pelasr.errors import PelasrError
 from pelasr.nn.active_rows import remaining
@@ -41,7 +43,8 @@ class Stack:
     """Adapters of several languages at one site as one, their parameters stacked; None: a language without one there,
     whose rows stay as they are. Threads may share it."""
 
-    def __init__(self, adapters: Sequence[nn.Module | None]):
+    def __init__(self, path: str, adapters: Sequence[nn.Module | None]):
+        self._path = path
         there = [adapter for adapter in adapters if adapter is not None]
         self._adapter = there[0]
         found = [_parameters(there[0] if adapter is None else adapter) for adapter in adapters]
@@ -53,8 +56,7 @@ class Stack:
 
     def __call__(self, index: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Row b of x (B, ..., D_in) and y (B, ..., D) by the adapter of number `index[b]`: (B, ..., D)."""
-        # Not `[index]`: its backward pass adds in an order that depends on the threads.
-        parameters = [stack.index_select(0, index) for stack in self._stacks]
+        parameters = self._parameters_of(index)
         if self._adapter.by_row:
             rows = (part.reshape(len(part), -1, part.shape[-1]) for part in (x, y))
             adapted = self._call(*rows, *parameters).reshape(y.shape)
@@ -64,8 +66,74 @@ class Stack:
             return adapted
         return torch.where(self._has[index].reshape(-1, *[1] * (y.dim() - 1)), adapted, y)
 
+    def before(self, index: Tensor, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """What goes into the host, row b of every tensor (B, ...) by the adapter of number `index[b]`.
+
+        A tensor of another length than B is of the whole batch; a method gets it as it is, and may not change it.
+        """
+        parameters = self._parameters_of(index)
+        if self._adapter.by_row:
+            changed = _with_parameters(self._adapter, iter(parameters)).before(args, kwargs)
+        else:
+            changed = self._before_by_row(len(index), parameters, args, kwargs)
+        return changed if self._has is None else self._where(self._has[index], changed, (args, kwargs))
+
+    def _before_by_row(self, count: int, parameters: list[Tensor], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """`before` of a batch of one, under vmap."""
+        leaves, structure = tree_flatten((args, kwargs))
+        places = [n for n, leaf in enumerate(leaves) if _is_by_row(leaf, count)]
+        result: list[Any] = []
+
+        def call(rows: list[Tensor], *parameters: Tensor) -> list[Tensor]:
+            given = list(leaves)
+            for n, row in zip(places, rows, strict=True):
+                given[n] = row
+            changed = _with_parameters(self._adapter, iter(parameters)).before(*tree_unflatten(given, structure))
+            result[:] = tree_flatten(changed)
+            return [result[0][n] for n in self._new(result[0], leaves)]
+
+        rows = vmap(call, randomness="different")([leaves[n][:, None] for n in places], *parameters)
+        found, structure = result
+        for n, tensor in zip(self._new(found, leaves), rows, strict=True):
+            found[n] = tensor[:, 0]
+        return tree_unflatten(found, structure)
+
+    @staticmethod
+    def _new(found: list[Any], leaves: list[Any]) -> list[int]:
+        """Which of what `before` returns are tensors by row: those that are none of the whole batch."""
+        whole = {id(leaf) for leaf in leaves}
+        return [n for n, leaf in enumerate(found) if isinstance(leaf, Tensor) and id(leaf) not in whole]
+
+    def _where(self, has: Tensor, changed: Any, given: Any) -> Any:
+        """What was given, for rows without an adapter."""
+        (new, structure), (old, before) = tree_flatten(changed), tree_flatten(given)
+        if structure != before or any(_shape(a) != _shape(b) for a, b in zip(new, old, strict=True)):
+            raise PelasrError(
+                f"site {self._path}: the input gets another shape for some of the batch's languages, the others have no"
+                " adapter there: give all of them the same `sites`, or have batches of one language"
+            )
+        rows = [_is_by_row(a, len(has)) and a is not b for a, b in zip(new, old, strict=True)]
+        kept = [
+            torch.where(has.reshape(-1, *[1] * (a.dim() - 1)), a, b) if by_row else a
+            for a, b, by_row in zip(new, old, rows, strict=True)
+        ]
+        return tree_unflatten(kept, structure)
+
+    def _parameters_of(self, index: Tensor) -> list[Tensor]:
+        # Not `[index]`: its backward pass adds in an order that depends on the threads.
+        return [stack.index_select(0, index) for stack in self._stacks]
+
     def _call(self, x: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
         return _with_parameters(self._adapter, iter(parameters))(x, y)
+
+
+def _is_by_row(value: Any, count: int) -> bool:
+    """Whether it is a tensor with a row for each of so many utterances."""
+    return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
+
+
+def _shape(value: Any) -> torch.Size | None:
+    return value.shape if isinstance(value, Tensor) else None
 
 
 def _parameters(module: nn.Module) -> list[Tensor]:
@@ -98,35 +166,53 @@ class Route:
         index: the number of each row's language among these (B,).
         fired: where it notes the sites at which it was asked.
         widths: of the hosts' outputs, by site.
+        inputs, outputs: whether the method changes what goes into its hosts, and what comes out.
     """
 
     def __init__(
-        self, adapters: Sequence[Mapping[str, nn.Module]], index: Tensor, fired: set[str], widths: Mapping[str, int]
+        self,
+        adapters: Sequence[Mapping[str, nn.Module]],
+        index: Tensor,
+        fired: set[str],
+        widths: Mapping[str, int],
+        inputs: bool,
+        outputs: bool,
     ):
         self.adapters, self.index, self.fired, self.widths = adapters, index, fired, widths
-        self.sites = {path for found in adapters for path in found}
+        sites = frozenset(path for found in adapters for path in found)
+        self.inputs = sites if inputs else frozenset()
+        self.outputs = sites if outputs else frozenset()
         self._stacks: dict[str, Stack] = {}
 
+    def before(self, path: str, count: int, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """What goes into the host at a site of `inputs`, for `count` rows, each by its own language."""
+        adapter, index = self._at(path, count)
+        return adapter.before(args, kwargs) if index is None else adapter.before(index, args, kwargs)
+
     def adapt(self, path: str, x: Tensor, y: Tensor) -> Tensor:
-        """Every row by its own language at one of the sites: (B, T, D_in), (B, T, D) to (B, T, D)."""
-        self.fired.add(path)
+        """Every row by its own language at a site of `outputs`: (B, T, D_in), (B, T, D) to (B, T, D)."""
         if not isinstance(y, Tensor) or y.shape[-1] != self.widths[path]:
             raise PelasrError(
                 f"site {path}: it was to put out {self.widths[path]} channels, which its module does not: it is no site"
                 " for adapters; name others in adapter_conf.sites"
             )
+        adapter, index = self._at(path, len(y))
+        return adapter(x, y) if index is None else adapter(index, x, y)
+
+    def _at(self, path: str, count: int) -> tuple[nn.Module | Stack, Tensor | None]:
+        """What is at a site for `count` rows: the one language's adapter, or a stack and each row's number in it."""
+        self.fired.add(path)
         trains = torch.is_grad_enabled()
         if trains:
             self._stacks.pop(path, None)  # whose parameters may be others soon
         # A search goes by row even then, so that a row's numbers do not depend on which languages the others are in.
         if len(self.adapters) == 1 and trains:
-            return self.adapters[0][path](x, y)
+            return self.adapters[0][path], None
         rows = remaining()
         index = self.index if rows is None else self.index.index_select(0, rows)
-        if len(index) != len(y):
-            raise PelasrError(f"site {path}: its module works on {len(y)} rows, but {len(index)} have a language")
-        stack = self._make(path) if trains else self._stacks.get(path) or self._kept(path)
-        return stack(index, x, y)
+        if len(index) != count:
+            raise PelasrError(f"site {path}: its module works on {count} rows, but {len(index)} have a language")
+        return self._make(path) if trains else self._stacks.get(path) or self._kept(path), index
 
     def _kept(self, path: str) -> Stack:
         """For a search, which comes here at every step."""
@@ -134,4 +220,4 @@ class Route:
             return self._stacks.setdefault(path, self._make(path))
 
     def _make(self, path: str) -> Stack:
-        return Stack([found.get(path) for found in self.adapters])
+        return Stack(path, [found.get(path) for found in self.adapters])

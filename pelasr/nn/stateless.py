@@ -32,5 +32,6 @@ def make_stateless(module: nn.Module) -> None:
             part.forward = partial(_forward, part)
 
 
-def _forward(module: nn.Module, x: Tensor, *args: Any, **options: Any) -> Any:
-    return type(module).forward(for_one_pass(module, x.device), x, *args, **options)
+def _forward(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    device = next(value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+    return type(module).forward(for_one_pass(module, device), *args, **kwargs)

@@ -24,7 +24,7 @@ from pelasr.packs.pack import (
     check_making,
     load_pack,
     open_pack,
-    private_parts,
+    own_parts,
     read_bound,
     read_pack,
     save_pack,
@@ -126,7 +126,7 @@ def merge_packs(
         for each, share in zip(said, shares, strict=True)
     ]
     training = {"merged": merged, "seed": 0, "config_sha256": sha256_json(merged)}
-    bank.add(language, private=private_parts(first, backbone))
+    bank.add(language, own=own_parts(first, backbone))
     save_pack(output, bank, language, _average([pack.tensors for pack in opened], shares), backbone, training)
     print(f"{output}: {language}, the average of {' '.join(map(str, packs))}")
 

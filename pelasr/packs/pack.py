@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank
-from pelasr.adapters.own import VECTOR, Private
+from pelasr.adapters.own import VECTOR, OwnParts
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import sha256_file
@@ -40,15 +40,15 @@ def save_pack(
     The description is written last and holds the hash of the tensors' file, so that a half-written pack is never taken
     for whole. Raises PelasrError for what could not be loaded again, such as a language with a strange name.
     """
-    private = bank.private_of(language)
+    own = bank.own_of(language)
     content = {
         "format": FORMAT,
         "language": language,
         "adapter": bank.method,
         "adapter_conf": bank.options,
-        "sites": bank.sites_for(private),
+        "sites": bank.sites_for(own),
         "own_tokens": bank.own_tokens(language),
-        "own_vector": private is not None and private.vector,
+        "own_vector": own is not None and own.vector,
         "backbone_sha256": backbone.sha256,
         "tokens_sha256": backbone.tokenizer.sha256,
         "safetensors_sha256": "0" * 64,  # until the file is written
@@ -106,10 +106,10 @@ def _expected(folder: Path, description: PackDescription, backbone: LoadedBackbo
     try:
         probe = make_bank(description.adapter, description.adapter_conf, backbone.module)
         with torch.device("meta"):
-            probe.add(language, private=private_parts(description, backbone))
+            probe.add(language, own=own_parts(description, backbone))
     except PelasrError as error:
         raise PelasrError(f"{folder}/pack.yaml: {error}") from None
-    if description.sites != (sites := probe.sites_for(probe.private_of(language))):
+    if description.sites != (sites := probe.sites_for(probe.own_of(language))):
         raise _differs(folder, "sites", description, sites)
     if description.parameters != (count := probe.size(language)):
         raise _differs(folder, "parameters", description, count)
@@ -126,7 +126,7 @@ def load_pack(pack: Pack, bank: Bank, backbone: LoadedBackbone) -> None:
     language that the bank has already."""
     language = pack.description.language
     check_making(pack, bank.method, bank.options)
-    bank.add(language, share=False, private=private_parts(pack.description, backbone))
+    bank.add(language, own=own_parts(pack.description, backbone))
     with torch.no_grad():
         for name, parameter in bank.tensors(language).items():
             parameter.copy_(pack.tensors[name])
@@ -134,7 +134,7 @@ def load_pack(pack: Pack, bank: Bank, backbone: LoadedBackbone) -> None:
 
 
 def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Bank:
-    """A bank with the packs `<packs>/<language>`, attached to the backbone; see `open_pack` and `load_pack`."""
+    """A bank with the packs `<packs>/<language>`; see `open_pack` and `load_pack`."""
     bank = None
     for language in languages:
         pack = open_pack(packs / language, backbone, language)
@@ -143,7 +143,6 @@ def load_bank(packs: Path, languages: list[str], backbone: LoadedBackbone) -> Ba
         load_pack(pack, bank, backbone)
     if bank is None:
         raise PelasrError(f"{packs}: no languages asked for")
-    bank.attach(backbone.module)
     return bank
 
 
@@ -154,14 +153,14 @@ def check_making(pack: Pack, method: str, options: dict[str, Any]) -> None:
             raise _differs(pack.folder, key, pack.description, expected)
 
 
-def private_parts(description: PackDescription, backbone: LoadedBackbone) -> Private | None:
+def own_parts(description: PackDescription, backbone: LoadedBackbone) -> OwnParts | None:
     """What a pack's language has beside adapters, yet without values."""
     tokens, vector = description.own_tokens, description.own_vector
-    return Private(backbone.module, tokens, vector) if tokens or vector else None
+    return OwnParts(backbone.module, tokens, vector) if tokens or vector else None
 
 
 def identical(tensors: Mapping[str, Mapping[str, Tensor]]) -> list[tuple[str, str]]:
-    """Of the tensors of several languages, private ones included: pairs of languages that are the same bit by bit."""
+    """Of the tensors of several languages, own ones included: pairs of languages that are the same bit by bit."""
     hashes = {language: state_sha256(found) for language, found in tensors.items()}
     return [(one, other) for one, other in combinations(hashes, 2) if hashes[one] == hashes[other]]
 
@@ -177,7 +176,7 @@ def _check_binding(folder: Path, description: PackDescription, backbone: LoadedB
     if shared := set(description.own_tokens) & set(backbone.tokenizer.tokens):
         raise PelasrError(f"{folder}/pack.yaml: own_tokens: the backbone has {brief(min(shared))} itself; {CURE}")
     language, known = description.language, backbone.languages
-    if language not in known and not description.own_vector and VECTOR in backbone.module.private_sites().values():
+    if language not in known and not description.own_vector and VECTOR in backbone.module.own_sites().values():
         raise PelasrError(
             f"{folder}/pack.yaml: {language!r} is new to the backbone ({' '.join(known)}) and has no vector; {CURE}"
         )

@@ -24,7 +24,7 @@ def fit_adapters(
 ) -> bool:
     """Stage 5: fit adapters of some languages on an experiment's frozen backbone, if the experiment has adapters.
 
-    Languages beyond those of the backbone are fitted each by itself; `tokens`: see `new_language.make_private`.
+    Languages beyond those of the backbone are fitted each by itself; `tokens`: see `new_language.make_own`.
     `go_on`: what is fitted already is trained further.
     """
     if not experiment.adapted:

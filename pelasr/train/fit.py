@@ -28,7 +28,7 @@ from pelasr.train.fabric import make_fabric
 from pelasr.train.kept import BestBackbones, BestSnapshots
 from pelasr.train.loop import CHECKPOINT, Data, Fit, Objective
 from pelasr.train.monitor import HISTORY, read_history
-from pelasr.train.new_language import make_private
+from pelasr.train.new_language import make_own
 from pelasr.train.runs import AdapterRun, BackboneRun
 from pelasr.train.schedule import MEAN, best_entry, decay_start, metric_of, rank
 
@@ -119,8 +119,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     for language in languages:
         new = language not in backbone.languages
         say = first and not history and not (folder / CHECKPOINT).exists()
-        bank.add(language, private=make_private(backbone, place, language, run.tokens, say) if new else None)
-    bank.attach(backbone.module)
+        bank.add(language, own=make_own(backbone, place, language, run.tokens, say) if new else None)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
     report = count_parameters(backbone.module, bank)

@@ -129,10 +129,7 @@ class BestSnapshots(Kept):
 
     @torch.no_grad()
     def restore(self, history: Sequence[Entry]) -> None:
-        """Give every language of the bank its best adapters. Raises PelasrError where languages share parameters: the
-        best of one would be another's."""
-        if any(getattr(adapter, "shared", ()) for each in self.bank.adapters.values() for adapter in each.values()):
-            raise PelasrError(f"{self.folder}: languages share parameters (adapter_conf), so it cannot be continued")
+        """Give every language of the bank its best adapters."""
         for language in self.bank.languages:
             saved = self.best(language, history)
             for name, tensor in self.bank.tensors(language).items():

@@ -7,6 +7,7 @@ follows from the seed and the step, and a checkpoint holds the place within the 
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,22 +67,17 @@ class Objective(nn.Module):
         each language, so that no language's step scales another's."""
         if self.bank is None:
             return [{"name": MEAN, "params": list(self.backbone.parameters())}]
-        seen: set[Tensor] = set()
-        result = []
-        for language in self.bank.languages:
-            parameters = [p for p in self.bank.tensors(language).values() if p.requires_grad and p not in seen]
-            seen.update(parameters)
-            result.append({"name": language, "params": parameters})
-        return result
+        return [
+            {"name": language, "params": [p for p in self.bank.tensors(language).values() if p.requires_grad]}
+            for language in self.bank.languages
+        ]
+
+    def route(self, batch: Batch) -> AbstractContextManager[None]:
+        """Where the loss of a batch is computed, and its gradients: the backward pass may compute layers again."""
+        return self.bank.route(batch.languages) if self.bank is not None else nullcontext()
 
     def forward(self, batch: Batch) -> Tensor:
-        """Loss of every utterance, (B,)."""
-        if self.bank is None:
-            return self._loss(batch)
-        with self.bank.route(batch.languages):
-            return self._loss(batch)
-
-    def _loss(self, batch: Batch) -> Tensor:
+        """Loss of every utterance, (B,), inside `route`."""
         augment = self.augment if self.training else None
         enc, enc_lens = encode(self.backbone, self.bank, batch, augment)
         return self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total
@@ -176,13 +172,8 @@ class Fit:
 
     @property
     def settled(self) -> set[str]:
-        """The languages that nothing changes any more: at the last validation their learning rates were zero already,
-        and they share no parameters with those that are still trained."""
-        if (
-            not self.history
-            or len(self.groups) == 1
-            or (self.objective.bank is not None and self.objective.bank.shares)
-        ):
+        """The languages that nothing changes any more: at the last validation their learning rates were zero."""
+        if not self.history or len(self.groups) == 1:
             return set()
         ends = {name: decay + self.options.slowing for name, decay in self.decays.items() if decay is not None}
         return {name for name, end in ends.items() if self.history[-1]["epoch"] >= end}
@@ -253,8 +244,9 @@ class Fit:
 
     def _backward(self, batch: Batch, size: float) -> Tensor:
         """Add the batch's part of the mean gradient over `size` utterances; returns its losses (B,)."""
-        losses = self.wrapped(batch)
-        self.fabric.backward(losses.sum() / size)  # DDP takes the mean over the processes
+        with self.objective.route(batch):
+            losses = self.wrapped(batch)
+            self.fabric.backward(losses.sum() / size)  # DDP takes the mean over the processes
         return losses.detach()
 
     def _step(self, parts: list[tuple[Batch, Tensor]]) -> None:

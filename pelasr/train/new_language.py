@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from pelasr.adapters.own import VECTOR, Private, routed
+from pelasr.adapters.own import VECTOR, OwnParts, routed
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.data.batch import Batch, Collate, load_examples
 from pelasr.data.kaldi import read_data_dir, text_of
@@ -27,62 +27,62 @@ OWN_FROM = 0.01  # share of unknown characters above which a language gets token
 SAMPLE = 16  # utterances that tell what to start from
 
 
-def make_private(backbone: LoadedBackbone, place: Place, language: str, tokens: str, say: bool = True) -> Private:
+def make_own(backbone: LoadedBackbone, place: Place, language: str, tokens: str, say: bool = True) -> OwnParts:
     """A new language's vector, and tokens of its own, with their starting values.
 
     `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
     `auto`, own ones if more than OWN_FROM of the characters are unknown without. `say`: report it.
     """
     texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path, language)]
-    own = own_tokens(backbone.tokenizer, texts, language)
+    new = own_tokens(backbone.tokenizer, texts, language)
     unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
     rate = unknown / max(total, 1)
     if tokens == "keep" or (tokens == "auto" and rate <= OWN_FROM):
-        own = [token for token in own if TAG.fullmatch(token)]
-    private = Private(backbone.module, own, vector=True)
-    start = _start(backbone, private, place, language)
+        new = [token for token in new if TAG.fullmatch(token)]
+    own = OwnParts(backbone.module, new, vector=True)
+    start = _start(backbone, own, place, language)
     if say:
         shown = " ".join(character for character, _ in which.most_common(10))
         print(
             f"{language}: new to the backbone; {unknown} of {total} characters of its training text"
             f" ({100 * rate:.2f} %) are unknown to the shared tokens {shown}".rstrip(),
-            f"{language}: {len(own)} tokens of its own (tokens: {tokens}){start[0]}",
+            f"{language}: {len(new)} tokens of its own (tokens: {tokens}){start[0]}",
             *start[1:],
             sep="\n",
             flush=True,
         )
-    return private
+    return own
 
 
 @torch.no_grad()
-def _start(backbone: LoadedBackbone, private: Private, place: Place, language: str) -> list[str]:
+def _start(backbone: LoadedBackbone, own: OwnParts, place: Place, language: str) -> list[str]:
     """Starting values: of the scripts and language vectors that the backbone knows those with which its loss on some
     training utterances is the lowest. Returns what they are, in words, and of the tokens one by one."""
     module, shared = backbone.module, backbone.tokenizer.tokens
-    romanise = romaniser() if private.tokens else None
-    choices = alike(private.tokens, shared, romanise) if private.tokens else {"": []}
+    romanise = romaniser() if own.tokens else None
+    choices = alike(own.tokens, shared, romanise) if own.tokens else {"": []}
     everyone = range(len(backbone.languages))
-    slots = [everyone, *([slot] for slot in everyone)] if VECTOR in module.private_sites().values() else [everyone]
+    slots = [everyone, *([slot] for slot in everyone)] if VECTOR in module.own_sites().values() else [everyone]
     if len(choices) * len(slots) > 1:
-        batch = _sample(backbone, private, place, language)
+        batch = _sample(backbone, own, place, language)
         losses = {}
         for number, rows in enumerate(slots):
-            private.start_from(module, choices[""], rows)
-            with routed([private], None):
+            own.start_from(module, choices[""], rows)
+            with routed([own], None):
                 enc, lens = module.encode(batch.feats, batch.lens, batch.language_ids)
             for script, ids in choices.items():
-                private.start_from(module, ids, rows)
-                with routed([private], None):  # anew: a batch's private parts are stacked once
+                own.start_from(module, ids, rows)
+                with routed([own], None):  # anew: a batch's own parts are stacked once
                     loss = module.loss(enc, lens, batch.targets, batch.target_lens, batch.prefix)
                 losses[script, number] = float(loss.total.mean())
         script, number = min(losses, key=losses.__getitem__)
     else:
         script, number = "", 0
-    private.start_from(module, choices[script], slots[number])
+    own.start_from(module, choices[script], slots[number])
     vector = backbone.languages[number - 1] if number else ""
     found = [f"the letters of {script.title()}"] * bool(script) + [f"the vector of {vector}"] * bool(vector)
     start = f", starting from {' and '.join(found)}" if found else ""
-    return [start, *_rows(language, private.tokens, choices[script], shared, romanise is not None)]
+    return [start, *_rows(language, own.tokens, choices[script], shared, romanise is not None)]
 
 
 def _rows(
@@ -100,9 +100,9 @@ def _rows(
     return lines
 
 
-def _sample(backbone: LoadedBackbone, private: Private, place: Place, language: str) -> Batch:
+def _sample(backbone: LoadedBackbone, own: OwnParts, place: Place, language: str) -> Batch:
     """Training utterances, evenly from the shortest to the longest."""
-    examples = load_examples(place, "train", language, backbone.tokenizer.with_own(private.tokens))
+    examples = load_examples(place, "train", language, backbone.tokenizer.with_own(own.tokens))
     examples.sort(key=lambda example: (example.frames, example.id))
     step = max(1, len(examples) // SAMPLE)
     return Collate(backbone.languages, new=[language])(examples[::step][:SAMPLE])

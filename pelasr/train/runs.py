@@ -50,7 +50,7 @@ def plan_backbone(folder: Path, place: Place, config: BackboneConfig, init: Sour
 class AdapterRun:
     """The fit of languages on a frozen backbone, in a folder beside which the packs go, `<folder>/../packs/<language>`.
 
-    `tokens`: of languages that are new to the backbone, see `new_language.make_private`; None: there are none.
+    `tokens`: of languages that are new to the backbone, see `new_language.make_own`; None: there are none.
     """
 
     folder: Path

@@ -24,7 +24,6 @@ def tuned(make_st, make_batch):
         bank = make_bank(method, {}, model)
         for language in ("en-de", "en-fr"):
             bank.add(language)
-        bank.attach(model)
         return model, bank, make_batch(["hi", "ur"])
 
     return make

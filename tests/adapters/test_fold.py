@@ -10,7 +10,7 @@ from torch import nn
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.fold import fold
 from pelasr.adapters.freeze import freeze
-from pelasr.adapters.own import Private
+from pelasr.adapters.own import OwnParts
 from pelasr.errors import PelasrError
 from pelasr.storage import state_sha256
 
@@ -37,7 +37,6 @@ def make(make_model):
             bank.add(language)
         for parameter in bank.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
-        bank.attach(model)
         return model, bank.eval()
 
     return build
@@ -104,7 +103,7 @@ def test_what_cannot_be_folded(make):
     with pytest.raises(PelasrError, match="houlsby adapters cannot be folded"):
         fold(model, bank, "hi")
     model, bank = make("rnnt lstm", "lora")
-    bank.add("pa", private=Private(model, ["ਕ"], vector=True))
+    bank.add("pa", own=OwnParts(model, ["ਕ"], vector=True))
     with pytest.raises(PelasrError, match="'pa' has tokens or a language vector of its own"):
         fold(model, bank, "pa")
     with pytest.raises(PelasrError, match="no adapters for language 'de'"):

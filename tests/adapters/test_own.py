@@ -1,4 +1,4 @@
-"""Private parts: own tokens and the language vector of a new language, and that the others never see them."""
+"""Own parts: own tokens and the language vector of a new language, and that the others never see them."""
 
 from contextlib import nullcontext
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.freeze import freeze
-from pelasr.adapters.own import Private, install, routed
+from pelasr.adapters.own import OwnParts, install, routed
 from pelasr.adapters.routes import Served, Unadapted
 from pelasr.nn.transducer import transducer_loss
 
@@ -32,10 +32,9 @@ def add(model, language, tokens=OWN, seed=0):
     bank = Bank("houlsby", {"bottleneck": 3, "sites": "layer" if "layer" in model.sites() else "ffn"}, model)
     for known in ("hi", "ur"):
         bank.add(known)
-    bank.add(language, private=Private(model, tokens, vector=True))
+    bank.add(language, own=OwnParts(model, tokens, vector=True))
     for parameter in bank.parameters():
         torch.nn.init.normal_(parameter)
-    bank.attach(model)
     return bank.eval()
 
 
@@ -97,7 +96,7 @@ def test_a_mixed_batch_equals_each_alone(kind, make_rnnt, batch):
     if kind == "conformer":  # the path that logits are of ends at the longest's last frame
         batch.lens[:] = 31
     with torch.no_grad():
-        bank.private_of("pa").at("joint.lin_out")["bias"] += 3.0  # so that own tokens are found
+        bank.own_of("pa").at("joint.lin_out")["bias"] += 3.0  # so that own tokens are found
     logits, losses, found = run(model, bank, batch, [0, 1, 2], ["hi", "pa", "ur"])
     assert any(token >= V for token in found[1].tokens)
     for row, language in enumerate(["hi", "pa", "ur"]):
@@ -112,9 +111,9 @@ def test_a_mixed_batch_equals_each_alone(kind, make_rnnt, batch):
 def test_two_new_languages_with_different_tokens(make_rnnt, batch):
     model = make_rnnt()
     bank = add(model, "pa")
-    bank.add("ne", private=Private(model, ["x", "y", "z"], vector=True))
+    bank.add("ne", own=OwnParts(model, ["x", "y", "z"], vector=True))
     with torch.no_grad():
-        for parameter in bank.private_of("ne").parameters():
+        for parameter in bank.own_of("ne").parameters():
             torch.nn.init.normal_(parameter)
     batch.targets[2] = torch.tensor([V + 2, V, 2])
     _, losses, found = run(model, bank, batch, [0, 1, 2], ["hi", "pa", "ne"])
@@ -124,7 +123,7 @@ def test_two_new_languages_with_different_tokens(make_rnnt, batch):
         assert found[row].tokens == hypotheses[0].tokens
 
 
-def test_only_private_parts_and_adapters_train(make_rnnt, batch):
+def test_only_own_parts_and_adapters_train(make_rnnt, batch):
     model = make_rnnt(ctc_weight=0.3)
     bank = add(model, "pa")
     with bank.route(["pa"] * 3):
@@ -132,7 +131,7 @@ def test_only_private_parts_and_adapters_train(make_rnnt, batch):
         model.loss(enc, lens, batch.targets, batch.target_lens).total.sum().backward()
     bank.check_gradients(["pa"])
     assert all(parameter.grad is None for parameter in model.parameters())
-    gradients = {name: tensor.grad for name, tensor in bank.private_of("pa").tensors().items()}
+    gradients = {name: tensor.grad for name, tensor in bank.own_of("pa").tensors().items()}
     wanted = {"prediction.embed/weight", "joint.lin_out/weight", "joint.lin_out/bias", "ctc/weight", "ctc/bias"}
     assert set(gradients) == wanted | {"language_vector/vector"}
     assert all(bool(gradient.abs().sum() > 0) for gradient in gradients.values())
@@ -152,24 +151,24 @@ def test_ctc_of_a_mixed_batch_has_finite_gradients(make_rnnt, batch):
 def test_count(make_rnnt, make_st):
     """P (D + J + 1) for the prediction network and the joint network, 3 for the onehot vector of three languages."""
     model = make_rnnt()
-    private = Private(model, OWN, vector=True)
-    assert sum(p.numel() for p in private.parameters()) == 2 * (6 + 6 + 1) + 3
-    assert sum(p.numel() for p in Private(model, [], vector=True).parameters()) == 3
+    own = OwnParts(model, OWN, vector=True)
+    assert sum(p.numel() for p in own.parameters()) == 2 * (6 + 6 + 1) + 3
+    assert sum(p.numel() for p in OwnParts(model, [], vector=True).parameters()) == 3
     translator = make_st()  # D = 6; its output layer has no bias, and it has no language vector
-    assert sum(p.numel() for p in Private(translator, OWN, vector=True).parameters()) == 2 * (6 + 6)
+    assert sum(p.numel() for p in OwnParts(translator, OWN, vector=True).parameters()) == 2 * (6 + 6)
 
 
 def test_starting_values(make_rnnt):
     """The mean of the rows of some tokens, and of the vectors of some languages."""
     model = make_rnnt(language_vector="embedding", language_vector_size=2)
-    private = Private(model, ["ਕ", "ਖ"], vector=True)
-    private.start_from(model, [[2, 3], [4]], [0, 2])
+    own = OwnParts(model, ["ਕ", "ਖ"], vector=True)
+    own.start_from(model, [[2, 3], [4]], [0, 2])
     rows = model.prediction.embed.weight
-    first, second = private.at("prediction.embed")["weight"]
+    first, second = own.at("prediction.embed")["weight"]
     assert torch.equal(first, rows[[2, 3]].mean(0)) and torch.equal(second, rows[4])
-    assert torch.equal(private.at("joint.lin_out")["bias"][0], model.joint.lin_out.bias[[2, 3]].mean(0))
+    assert torch.equal(own.at("joint.lin_out")["bias"][0], model.joint.lin_out.bias[[2, 3]].mean(0))
     vectors = model.language_vector.embedding.weight
-    assert torch.equal(private.at("language_vector")["vector"], vectors[[0, 2]].mean(0))
+    assert torch.equal(own.at("language_vector")["vector"], vectors[[0, 2]].mean(0))
 
 
 def dense_loss(enc, pred, weight, bias, targets, enc_lens, target_lens):
@@ -290,10 +289,9 @@ def test_sites_of_new_languages_alone(make_rnnt, batch):
     bank = Bank("houlsby", {"bottleneck": 3, "sites": {"known": "layer", "new": ["layer", "prediction"]}}, model)
     for known in ("hi", "ur"):
         bank.add(known)
-    bank.add("pa", private=Private(model, OWN, vector=True))
+    bank.add("pa", own=OwnParts(model, OWN, vector=True))
     for parameter in bank.parameters():
         torch.nn.init.normal_(parameter)
-    bank.attach(model)
     bank.eval()
     more = {path for path in bank.of("pa") if path.startswith("prediction.")}
     assert set(bank.of("pa")) == set(bank.of("hi")) | more and len(more) == 2

@@ -16,7 +16,7 @@ from toy_banks import METHODS, Toy, logits, make_bank
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank as make_any
 from pelasr.adapters.freeze import freeze
-from pelasr.adapters.own import Private, install
+from pelasr.adapters.own import OwnParts, install
 from pelasr.errors import PelasrError
 from pelasr.train.loop import Objective
 
@@ -48,10 +48,9 @@ def make(make_model):
         bank = make_any(method, conf, model)
         for language in ("hi", "ur"):
             bank.add(language)
-        bank.add("pa", private=Private(model, ["x", "y"], vector=True))
+        bank.add("pa", own=OwnParts(model, ["x", "y"], vector=True))
         for parameter in bank.parameters():
             parameter.data += 0.3 * torch.randn_like(parameter)
-        bank.attach(model)
         return model, bank.eval()
 
     return build
@@ -130,7 +129,7 @@ def test_the_innermost_block_counts(method, make, make_batch):
 @pytest.mark.parametrize("languages", [["hi", "ur", "pa"], ["pa", "pa", "pa"]], ids=["mixed", "one"])
 @pytest.mark.parametrize("name", ["lstm", "transformer"])
 def test_gradients_after_a_pass_without(name, languages, mode, make, make_batch):
-    """In the same route: those of a route of their own, of adapters and of private parts."""
+    """In the same route: those of a route of their own, of adapters and of own parts."""
     model, bank = make(name)
     batch = make_batch(["hi", "hi", "hi"], frames=FRAMES)
     with bank.route(languages):
@@ -142,7 +141,7 @@ def test_gradients_after_a_pass_without(name, languages, mode, make, make_batch)
         with torch.no_grad():
             assert torch.equal(losses(model, batch), first)
     same(found, wanted, rtol=0, atol=0)
-    assert any(name.startswith("private") for name in found)
+    assert any(name.startswith("own") for name in found)
 
 
 def test_a_step_is_seen_by_the_next_pass_without_gradients(make, make_batch):
@@ -212,8 +211,9 @@ def test_checkpointed_layers_have_the_same_gradients(name, reentrant, languages,
 def test_checkpoints_outside_of_the_route_are_refused(name, reentrant, make, make_batch):
     """A backward pass there would compute the layers without adapters."""
     model, bank = make(name)
-    checkpoint_layers(model, reentrant)
     batch = make_batch(["hi", "ur", "hi"])
+    with bank.route(batch.languages):
+        checkpoint_layers(model, reentrant)
     with bank.route(batch.languages):
         found = losses(model, batch).sum()
     with pytest.raises(PelasrError, match="site .*: computed again in a backward pass .* inside the block"):
@@ -354,11 +354,12 @@ def test_a_copy_of_the_bank_alone_works_on_the_backbone(method, make_rnnt, make_
 def test_two_banks_on_the_same_site_have_one_hook(make_rnnt, make_batch):
     model, batch = make_rnnt(), make_batch(MIXED)
     banks = [make_bank(model, method=method, sites="joint") for method in ("houlsby", "lora")]
-    assert [len(model.get_submodule(path)._forward_hooks) for path in model.sites()["joint"]] == [1, 1]
     found = []
     for bank in banks:
         with bank.route(MIXED):
             found.append(logits(model, batch))
+    hosts = [model.get_submodule(path) for path in model.sites()["joint"]]
+    assert [(len(host._forward_hooks), len(host._forward_pre_hooks)) for host in hosts] == [(1, 0), (1, 0)]
     assert not torch.allclose(*found)
 
 
@@ -369,8 +370,11 @@ def test_what_is_trained_can_be_sent_to_other_processes(way, make, make_batch):
     objective.train()
     assert not objective.backbone.prediction.embed.training and objective.bank.training
     batch = make_batch(["hi", "ur", "hi"])
-    assert torch.equal(objective.eval()(batch), Objective(model, bank)(batch))
-    objective(batch).sum().backward()
+    with objective.eval().route(batch):
+        found = objective(batch)
+    with bank.route(batch.languages):
+        assert torch.equal(found, Objective(model, bank)(batch))
+    found.sum().backward()
     assert all(p.grad is None for p in [*bank.parameters(), *objective.backbone.parameters()])
 
 

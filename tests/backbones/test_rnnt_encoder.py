@@ -73,7 +73,6 @@ def test_streaming(stack, stride, reduction_layer, make_rnnt, make_batch):
     bank.add("ur")
     for parameter in bank.parameters():
         nn.init.normal_(parameter)
-    bank.attach(model)
     with bank.route(batch.languages):
         before, _ = model.encode(batch.feats, batch.lens, batch.language_ids)
         for frame in range(25):

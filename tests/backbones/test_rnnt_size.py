@@ -104,7 +104,6 @@ def test_one_step_of_the_full_model():
     bank = Bank("houlsby", {"bottleneck": 256}, model)
     bank.add("hi")
     bank.add("ur")
-    bank.attach(model)
     before = state_sha256(model.joint.state_dict())
     with bank.route(["hi", "ur"]):
         step(bank.parameters())

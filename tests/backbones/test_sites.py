@@ -35,6 +35,7 @@ COUNTS = {
         "out": 2,
         "ffn_in": 2 * 2,
         "ffn_out": 2 * 2,
+        "attention": 2,
         "joint": 2,
         "norm": 2 * (5 + 1) + 1,  # five layer norms and a batch norm
         "conv": 2 + 2 * 3,
@@ -46,13 +47,14 @@ COUNTS = {
         "out": 2 + 2 * 2,
         "ffn_in": 2 + 2,
         "ffn_out": 2 + 2,
+        "attention": 2,
         "norm": 2 * 2 + 1 + 2 * 3 + 1,
         "conv": 2,
     },
 }
 KINDS = {"lora": ["linear", ["q", "v"], ["k", "out"], ["ffn_in", "ffn_out"], "joint"], "bitfit": [None, "norm"]}
 KINDS["houlsby"] = ["conv", "lstm", "linear"]
-WHOLE = ("layer", "ffn", "prediction", "encoder", "decoder")  # kinds that the backbones name themselves
+WHOLE = ("input", "layer", "ffn", "prediction", "encoder", "decoder")  # kinds that the backbones name themselves
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -112,7 +114,6 @@ def test_every_site_is_used_row_by_row(name, method, kinds, make_model, make_bat
             assert len(args[0]) == len(y) == 4 and y.shape[channel] == width, path
 
         host.register_forward_hook(check)
-    bank.attach(model)
     prefix = None if name.startswith("rnnt") else torch.full((4, 1), TAGS[0])
     with bank.route(batch.languages):
         enc, lens = model.encode(batch.feats, batch.lens, batch.language_ids)

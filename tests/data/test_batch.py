@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pelasr.adapters.finetune import make_bank
 from pelasr.data.batch import Collate, Example
@@ -68,10 +69,11 @@ def test_what_is_too_short_is_named(examples, make_st, which):
 def test_adapters_of_the_encoder_get_every_row(examples, make_st):
     """With an adapter for each language the same audio is encoded once for each."""
     model, batch = make_st(), Collate(PAIRS)(examples)
-    bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3, "init_std": 0.5}, model)
+    bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3}, model)
     for pair in PAIRS:
         bank.add(pair)
-    bank.attach(model)
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter, std=0.5)
     with bank.route(batch.languages):
         enc, lens = encode(model, bank, batch)
     assert len(enc) == 3 and not torch.allclose(enc[0, : lens[0]], enc[2, : lens[2]])
@@ -85,10 +87,11 @@ def test_adapters_of_the_encoder_get_every_row(examples, make_st):
 def test_mixed_batches_are_homogeneous_ones(examples, make_st):
     """The same loss and the same hypotheses, with adapters in encoder and decoder."""
     model, batch = make_st(), Collate(PAIRS)(examples)
-    bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3, "init_std": 0.5}, model)
+    bank = make_bank("houlsby", {"sites": "ffn", "bottleneck": 3}, model)
     for pair in PAIRS:
         bank.add(pair)
-    bank.attach(model)
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter, std=0.5)
 
     def run(batch):
         with torch.no_grad(), bank.route(batch.languages):

@@ -8,7 +8,7 @@ import yaml
 from torch import nn
 
 from pelasr.adapters.finetune import make_bank
-from pelasr.adapters.own import Private
+from pelasr.adapters.own import OwnParts
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.store import LoadedBackbone, describe_backbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
@@ -53,7 +53,7 @@ def make_packs(
     bank = make_bank(method, options, backbone.module)
     for language in languages:
         new = language not in backbone.languages
-        bank.add(language, private=Private(backbone.module, OWN.get(language, []), vector=True) if new else None)
+        bank.add(language, own=OwnParts(backbone.module, OWN.get(language, []), vector=True) if new else None)
     torch.manual_seed(seed)
     for parameter in bank.parameters():
         nn.init.normal_(parameter, std=0.3)

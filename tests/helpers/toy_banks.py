@@ -6,6 +6,7 @@ from torch import nn
 from pelasr.adapters.bank import Bank
 
 LANGUAGES = ["hi", "ur", "pa"]
+ENCODERS = ["lstm", "conformer", "transformer"]
 METHODS = {"houlsby": {"bottleneck": 4}, "lora": {"rank": 3, "alpha": 1.0}, "bitfit": {}}
 
 
@@ -18,7 +19,6 @@ def make_bank(backbone, languages=LANGUAGES, trained=True, seed=1, method="houls
     if trained:
         for parameter in bank.parameters():
             nn.init.normal_(parameter)
-    bank.attach(backbone)
     return bank.eval()
 
 
@@ -30,6 +30,27 @@ def encode(model, batch, rows=None):
 
 def logits(model, batch, rows=None):
     return model.joint.lin_out(model.joint.lin_enc(encode(model, batch, rows)).tanh())
+
+
+def search(model, batch):
+    return model.search(*model.encode(batch.feats, batch.lens, batch.language_ids))
+
+
+def loss(model, batch, rows=None):
+    rows = list(range(len(batch)) if rows is None else rows)
+    enc, lens = model.encode(batch.feats[rows], batch.lens[rows], batch.language_ids[rows])
+    return model.loss(enc, lens, batch.targets[rows], batch.target_lens[rows]).total
+
+
+def train(model, bank, batch, steps=3):
+    """AdamW with weight decay over all the bank's parameters; returns it."""
+    optimizer = torch.optim.AdamW(bank.parameters(), lr=0.1, weight_decay=0.1)
+    for _ in range(steps):
+        optimizer.zero_grad(set_to_none=True)
+        with bank.route(batch.languages):
+            loss(model, batch).sum().backward()
+        optimizer.step()
+    return optimizer
 
 
 class Toy(nn.Module):

@@ -57,10 +57,10 @@ def test_a_stack_is_its_adapters(name, shape, by_row, monkeypatch):
     monkeypatch.setattr(type(adapters[0]), "by_row", by_row)
     own = list(adapters[0].parameters())
     x, y = torch.randn(*shape, 4), torch.randn(*shape, 6)
-    found = Stack(adapters)(INDEX, x, y)
+    found = Stack("host", adapters)(INDEX, x, y)
     for row, number in enumerate(INDEX):
         torch.testing.assert_close(found[[row]], adapters[number](x[[row]], y[[row]]), rtol=1e-5, atol=1e-5)
     assert all(now is before for now, before in zip(adapters[0].parameters(), own, strict=True))
     with pytest.raises(RuntimeError):
-        Stack(adapters)(INDEX, x, y[..., :5])
+        Stack("host", adapters)(INDEX, x, y[..., :5])
     assert all(now is before for now, before in zip(adapters[0].parameters(), own, strict=True))

@@ -32,7 +32,7 @@ HOSTILE = [
     *(("own_tokens", [token]) for token in NO_TOKENS),
     ("training", {"utterances": -1}),
     ("adapter_conf", {"bottleneck": True}),
-    ("adapter_conf", {"bottleneck": 4, "shared_ln": "x"}),
+    ("adapter_conf", {"bottleneck": 4, "dropout": "x"}),
     *(("language", name) for name in NAMES),
     *(("own_tokens", tokens) for tokens in ("abc", [5], ["ab"], ["<lang:de>"], ["\x1b"], ["\u00a0"], [""], ["я", "я"])),
     ("own_tokens", ["a"]),

@@ -7,7 +7,7 @@ from torch import nn
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank as make_any_bank
-from pelasr.adapters.own import Private
+from pelasr.adapters.own import OwnParts
 from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.errors import PelasrError
@@ -66,7 +66,6 @@ def test_round_trip_is_exact(packs, backbone, make_batch):
     with loaded.route(batch.languages):
         through_packs, _ = backbone.module.encode(batch.feats, batch.lens, batch.language_ids)
     plain, _ = backbone.module.encode(batch.feats, batch.lens, batch.language_ids)
-    bank.attach(backbone.module)
     with bank.route(batch.languages):
         wanted, _ = backbone.module.encode(batch.feats, batch.lens, batch.language_ids)
     assert torch.equal(through_packs, wanted) and not torch.equal(plain, wanted)
@@ -241,24 +240,11 @@ def test_absent_tensors_are_not_blamed_on_the_backbone(packs, backbone):
     assert "stage 4" not in text and "train the backbone" not in text
 
 
-def test_packs_with_a_shared_layer_norm_keep_their_own_copies(tmp_path, backbone):
-    """Each language's best epoch may be another, so the copies differ; loading one must not change the other."""
-    bank = make_bank(backbone, shared_ln=True)
-    wanted = {}
-    for shift, language in enumerate(bank.languages):
-        wanted[language] = {name: tensor.detach() + shift for name, tensor in bank.tensors(language).items()}
-        save_pack(tmp_path / language, bank, language, wanted[language], backbone, {})
-    loaded = load_bank(tmp_path, ["hi", "ur"], backbone)
-    for language in ("hi", "ur"):
-        for name, tensor in loaded.tensors(language).items():
-            assert torch.equal(tensor, wanted[language][name]), f"{language} {name}"
-
-
-def test_private_parts_round_trip(tmp_path, make_batch):
+def test_own_parts_round_trip(tmp_path, make_batch):
     exp = make_exp(tmp_path)
     backbone = load_backbone(exp / "A1")
     bank = load_bank(exp / "A5/packs", ["hi", "uk"], backbone)
-    assert bank.own_tokens("uk") == OWN["uk"] and bank.private_of("hi") is None
+    assert bank.own_tokens("uk") == OWN["uk"] and bank.own_of("hi") is None
     saved = load_weights(exp / "A5/packs/uk/pack.safetensors")
     live = bank.tensors("uk")
     assert set(live) == set(saved) and all(torch.equal(live[name], saved[name]) for name in saved)
@@ -306,8 +292,8 @@ def test_identical_languages(backbone):
         for name, tensor in bank.tensors("pa").items():
             tensor.copy_(bank.tensors("hi")[name])
     assert identical({name: bank.tensors(name) for name in bank.languages}) == [("hi", "pa")]
-    bank.add("uk", private=Private(backbone.module, ["ї"], vector=True))
-    bank.add("be", private=Private(backbone.module, ["ї"], vector=True))
+    bank.add("uk", own=OwnParts(backbone.module, ["ї"], vector=True))
+    bank.add("be", own=OwnParts(backbone.module, ["ї"], vector=True))
     with torch.no_grad():
         for name, tensor in bank.tensors("be").items():
             tensor.copy_(bank.tensors("uk")[name])

@@ -86,9 +86,7 @@ def test_it_stops_by_itself(place, capsys):
 ENDS = {"hi": 3, "ta": 1}  # after which epoch the rate goes down
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_a_language_that_ended_is_not_computed_any_more(place, monkeypatch, shared):
-    """Unless it has parameters in common with another that is still trained."""
+def test_a_language_that_ended_is_not_computed_any_more(place, monkeypatch):
     seen: dict[int, set[str]] = {}
     backward = Fit._backward
 
@@ -102,13 +100,12 @@ def test_a_language_that_ended_is_not_computed_any_more(place, monkeypatch, shar
     monkeypatch.setattr(Fit, "_backward", spy)
     monkeypatch.setattr(train, "decay_start", decay)
     monkeypatch.setattr(Fit, "_save", lambda run: None)
-    conf = {"bottleneck": 3, "shared_ln": shared}
-    assert fit(place, scheduler="wsd", decay_epochs=1, max_epoch=9, adapter_conf=conf, optim_conf={"lr": 0.01})
+    assert fit(place, scheduler="wsd", decay_epochs=1, max_epoch=9, optim_conf={"lr": 0.01})
     both = {"hi", "ta"}
-    assert seen == {0: both, 1: both, 2: both if shared else {"hi"}, 3: both if shared else {"hi"}}
+    assert seen == {0: both, 1: both, 2: {"hi"}, 3: {"hi"}}
     dev = [entry["dev"] for entry in history(place)]
     assert len(dev) == 5 and dev[0]["ta"] != dev[1]["ta"] != dev[2]["ta"]
-    assert (dev[2]["ta"] == dev[3]["ta"] == dev[4]["ta"]) != shared and dev[2]["hi"] != dev[3]["hi"] != dev[4]["hi"]
+    assert dev[2]["ta"] == dev[3]["ta"] == dev[4]["ta"] and dev[2]["hi"] != dev[3]["hi"] != dev[4]["hi"]
 
 
 @pytest.mark.parametrize("more", [False, True])
@@ -213,13 +210,6 @@ def test_a_new_language_is_continued(place):
     before = pack(place, "ur")
     assert fit(place, "ur", tokens="own", go_on=True, max_epoch=4, optim_conf={"lr": 0.01})
     assert not same(pack(place, "ur"), before) and len(history(place, "ur")) == 7
-
-
-def test_shared_parameters_are_not_continued(place):
-    options = {"adapter_conf": {"bottleneck": 3, "shared_ln": True}}
-    assert fit(place, **options)
-    with pytest.raises(PelasrError, match="languages share parameters"):
-        fit(place, go_on=True, **options)
 
 
 def flip(path):

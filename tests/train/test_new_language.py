@@ -14,7 +14,7 @@ from pelasr.packs.pack import load_bank, save_pack
 from pelasr.stages import forgetting
 from pelasr.stages.experiment import Experiment
 from pelasr.storage import save_weights
-from pelasr.train.new_language import _sample, make_private
+from pelasr.train.new_language import _sample, make_own
 
 OPTIONS = {
     "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},
@@ -52,32 +52,30 @@ def test_tokens_are_chosen_by_what_is_unknown(place, backbone, capsys):
     text = (place.data / "train_ur/text").read_text(encoding="utf-8")
     letters = {c for line in text.splitlines() for c in line.partition(" ")[2]} - {" "}
     for choice, wanted in (("auto", sorted(letters)), ("own", sorted(letters)), ("keep", [])):
-        private = make_private(backbone, new(place), "ur", choice)
-        assert private.tokens == wanted
+        own = make_own(backbone, new(place), "ur", choice)
+        assert own.tokens == wanted
         told = capsys.readouterr().out
         assert "ur: new to the backbone" in told and f"{len(wanted)} tokens of its own (tokens: {choice})" in told
     # Tamil is known: by default no tokens of its own.
-    assert (
-        make_private(backbone, Place(place.data, place.dump, place.exp, ["ta"]), "ta", "auto", say=False).tokens == []
-    )
+    assert make_own(backbone, Place(place.data, place.dump, place.exp, ["ta"]), "ta", "auto", say=False).tokens == []
 
 
 def test_it_starts_where_the_loss_is_lowest(place, backbone):
     """No single language's vector does better on the sample."""
     module = backbone.module
-    private = make_private(backbone, new(place), "ur", "keep", say=False)
-    batch = _sample(backbone, private, new(place), "ur")
+    own = make_own(backbone, new(place), "ur", "keep", say=False)
+    batch = _sample(backbone, own, new(place), "ur")
 
     @torch.no_grad()
     def loss():
-        with routed([private], None):
+        with routed([own], None):
             enc, lens = module.encode(batch.feats, batch.lens, batch.language_ids)
             return float(module.loss(enc, lens, batch.targets, batch.target_lens).total.mean())
 
     chosen = loss()
     others = []
     for slots in ([0, 1], [0], [1]):
-        private.start_from(module, [], slots)
+        own.start_from(module, [], slots)
         others.append(loss())
     assert chosen == pytest.approx(min(others)) and max(others) - min(others) > 1e-4
 
@@ -86,7 +84,7 @@ def save(place, backbone):
     bank = make_bank("houlsby", {"bottleneck": 3}, backbone.module)
     for language in ("hi", "ta"):
         bank.add(language)
-    bank.add("ur", private=make_private(backbone, new(place), "ur", "own", say=False))
+    bank.add("ur", own=make_own(backbone, new(place), "ur", "own", say=False))
     torch.manual_seed(0)
     for parameter in bank.parameters():
         torch.nn.init.normal_(parameter)

@@ -49,7 +49,6 @@ def make_bank(model, trained=True, **options):
     if trained:
         for parameter in bank.parameters():
             nn.init.normal_(parameter)
-    bank.attach(model)
     return bank.eval()
 
 

@@ -18,14 +18,13 @@ PAPER = {"output_size": 768, "attention_heads": 12, "linear_units": 3072, "num_b
 
 
 def make_bank(model, languages=("hi", "ur"), **options):
-    """A bank with random weights, attached."""
+    """A bank with random weights."""
     torch.manual_seed(0)
     bank = Bank("lora", options, model)
     for language in languages:
         bank.add(language)
     for parameter in bank.parameters():
         nn.init.normal_(parameter, std=0.3)
-    bank.attach(model)
     return bank.eval()
 
 
