@@ -18,6 +18,7 @@ from pelasr.adapters.own import OwnParts, routed
 from pelasr.config import arguments_of, check_keys, construct, require_keys
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.mixed import Route
+from pelasr.nn.parts import Parts
 
 KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have own parts
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
@@ -40,7 +41,7 @@ class Bank(nn.Module):
 
     mixes_languages = True
 
-    def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
+    def __init__(self, method: str, options: dict[str, Any] | None, backbone: Parts):
         super().__init__()
         self.method, self.options = method, dict(options or {})
         self.cls = find_method(method)
@@ -127,13 +128,14 @@ class Bank(nn.Module):
 
     def take(self, other: "Bank") -> None:
         """Take the languages of a bank of the same method, options and backbone, as they are."""
-        self.own.update(other.own)
-        self.adapters.update(other.adapters)
+        self.own.update(dict(other.own.items()))
+        self.adapters.update(dict(other.adapters.items()))
 
     def own_of(self, language: str) -> OwnParts | None:
         """A language's own parts, if it has any."""
         key = _key(language)
-        return self.own[key] if key in self.own else None  # noqa: SIM401 - a ModuleDict has no `get`
+        found: Any = self.own[key] if key in self.own else None  # noqa: SIM401 - a ModuleDict has no `get`
+        return found
 
     def own_tokens(self, language: str) -> list[str]:
         """A language's own tokens."""
@@ -153,7 +155,7 @@ class Bank(nn.Module):
         """A language's adapters by site. Raises PelasrError if it has none."""
         if _key(language) not in self.adapters:
             raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
-        adapters = self.adapters[_key(language)]
+        adapters: Any = self.adapters[_key(language)]
         return {path: adapters[_key(path)] for path in self.sites if _key(path) in adapters}
 
     def tensors(self, language: str) -> dict[str, Tensor]:

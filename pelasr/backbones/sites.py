@@ -1,6 +1,7 @@
 """The modules of a backbone that a method may hang on, by kind; see `sites` of a backbone."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -38,5 +39,5 @@ def _width(module: nn.Module) -> int:
         return module.proj_size or module.hidden_size
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1]
-    names = ("out_features", "out_channels", "num_features")
-    return next(getattr(module, name) for name in names if hasattr(module, name))
+    widths: Iterator[Any] = (getattr(module, name, None) for name in ("out_features", "out_channels", "num_features"))
+    return next(width for width in widths if width is not None)

@@ -141,7 +141,7 @@ class ST(Backbone):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`, of which the output layers are none: `ffn`, the feed-forward sub-layers (a
-        Conformer's second ones), before their residual is added; `input`, the whole encoder; `attention`, the encoder's;
+        Conformer's second ones), before their residual is added; `input`, the encoder; `attention`, the encoder's;
         `encoder` and `decoder`, to be fine-tuned."""
         width = self.encoder.output_size
         parts = ["encoder"] if self.decoder is None else ["encoder", "decoder"]

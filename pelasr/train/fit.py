@@ -119,7 +119,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     for language in languages:
         new = language not in backbone.languages
         say = first and not history and not (folder / CHECKPOINT).exists()
-        bank.add(language, own=make_own(backbone, place, language, run.tokens, say) if new else None)
+        bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", say) if new else None)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
     report = count_parameters(backbone.module, bank)
