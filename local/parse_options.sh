@@ -2,14 +2,15 @@
 # underscores) whose name is in `options` (lines of "name: help"), and lists it in `given`. Anything else is kept in
 # `overrides` for the configuration. Where an option is true or false, it is true without a value. Of the names in
 # `paths` a relative path is seen from where the command was typed, which was before run.sh changed to its own folder.
+# The help lists all options but `unlisted`.
 overrides=()
 given=" "
 
 usage() {
   echo "usage: $0 [--option value ...] [--<config key> value ...]"
   while IFS= read -r line; do
-    [ -n "$line" ] || continue
     name=${line%%:*}
+    [ -n "$name" ] && [ "$name" != "$unlisted" ] || continue
     printf '  --%-14s %s (%s)\n' "$name" "${line#*: }" "${!name}"
   done <<<"$options"
   echo "Every key of $config and, with the prefix adapt_, of $adapter is an option too."

@@ -1,7 +1,8 @@
 # The stages of every recipe, sourced by its run.sh with the command line's arguments. Before, run.sh sets
 #   recipe, langs, exps, all_exps, config, adapter    and defines    prepare_data (stage 1: what writes data/)
 # and may set init, token_type, vocab_size, beam_size, and add to `options` (lines of "name: help"), with a default for
-# each; those of them that are paths are named in `paths`.
+# each; those of them that are paths are named in `paths`. Where experiments are rows of a paper's table it sets
+# unlisted=exps, so that its help speaks of --rows; both options work everywhere.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 threads_given=${OMP_NUM_THREADS:-}
 . "$here/path.sh"
@@ -14,7 +15,9 @@ vocab_size=${vocab_size:-1000}
 init=${init:-none}
 beam_size=${beam_size:-}
 decode_as=
-rows=
+rows=$exps
+unlisted=${unlisted:-rows}
+fit_langs=
 experiments=conf/experiments.yaml
 train_dir=
 dev_dir=
@@ -44,10 +47,11 @@ paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapt
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
 stop_stage: last stage
 exps: experiments of the file, or all
-rows: the same
+rows: rows of the table, which are experiments of the file, or all
 experiments: YAML file that says what they are
-langs: languages; from stage 5 on: those to fit and decode, of the backbone's or new ones
-train_dir: with --stage 5 and one new language in langs: its data directory, if it is not data_dir/train_<language>
+langs: the recipe's languages, which its backbones are trained on
+fit_langs: languages to fit and decode from stage 5 on, of the recipe's or new ones; default: the recipe's
+train_dir: of one new language in fit_langs: its data directory, if it is not data_dir/train_<language>
 dev_dir: the same for dev
 test_dir: the same for test
 tokens: of a new language: own, keep (the shared ones), or auto: own if many of its characters are unknown
@@ -67,9 +71,9 @@ exp_dir: models and results
 results: page to write, its chart beside it; default: RESULTS.md in exp_dir
 ngpu: GPUs
 nj: processes of the data stages
-jobs: experiments that run side by side, each with its share of the cores or GPUs; default: a core each, or all GPUs for one
+jobs: experiments side by side, each with its share of the cores or GPUs; default: a core each, or all GPUs for one
 seed: of everything random; default: the one in the YAML files, or 0
-forgetting: true: with new languages in langs, measure in stage 7 what they changed for the others
+forgetting: true: with new languages in fit_langs, measure in stage 7 what they changed for the others
 dry_run: true: print the commands only
 $recipe_options"
 . "$here/parse_options.sh"
@@ -94,14 +98,14 @@ made_with() { # the recipe's own options, as they were when the data were made; 
   done <<<"$recipe_options"
 }
 . "$here/side_by_side.sh"
-which_of() { # which_of backbones|adapted: the experiments that train a backbone for those that are wanted, or have adapters
+which_of() { # which_of backbones|adapted: those that train backbones for the experiments wanted, or that have adapters
   if [ "$dry_run" = true ]; then echo "$exps"; else pelasr experiments "${what[@]}" --exps "$exps" --which "$1"; fi
 }
 starts() { # starts N "what": is this stage wanted?
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] && log "stage $1: $2"
 }
 
-exps=${rows:-$exps}
+case "$given" in *" rows "*) exps=$rows ;; esac
 [ "$exps" = all ] && exps=$all_exps
 case "$adapter" in */* | *.yaml) ;; *) adapter=$here/../conf/adapter/$adapter.yaml ;; esac
 if [ ! -f "$adapter" ]; then
@@ -111,24 +115,31 @@ fi
 # The experiment that the others' encoders come from is trained first, and has no row in the table.
 first=
 [ "$init" = none ] || first=$init
-# Once a backbone is trained its languages are settled, and --langs says which of them to work on.
-only=$langs
-new=
+# Once backbones are trained their languages are settled. --langs alone, from stage 5 on, means --fit_langs, as it did
+# before there was that.
 if [ "$stage" -ge 5 ]; then
-  if [ -f "$exp_dir/langs" ]; then recipe_langs=$(cat "$exp_dir/langs"); fi
-  case "$given" in *" langs "*) ;; *) only=$recipe_langs ;; esac
-  langs=$recipe_langs
-  for lang in $only; do
-    case " $langs " in *" $lang "*) ;; *) new+="${new:+ }$lang" ;; esac
-  done
+  case "$given" in *" fit_langs "*) ;; *" langs "*) fit_langs=$langs langs=$recipe_langs ;; esac
+  if [ -f "$exp_dir/langs" ]; then
+    trained=$(cat "$exp_dir/langs")
+    if [[ "$given" == *" langs "* && "$given" == *" fit_langs "* && "$langs" != "$trained" ]]; then
+      echo "$0: --langs: '$langs', but $exp_dir is about '$trained'; leave --langs out" >&2
+      exit 2
+    fi
+    langs=$trained
+  fi
 fi
+fit_langs=${fit_langs:-$langs}
+new=
+for lang in $fit_langs; do
+  case " $langs " in *" $lang "*) ;; *) new+="${new:+ }$lang" ;; esac
+done
 
-if [ -n "$train_dir$dev_dir$test_dir" ] && { [ "$stage" != 5 ] || [ -z "$new" ] || [ "$new" != "${new% *}" ]; }; then
-  echo "$0: --train_dir, --dev_dir and --test_dir go with --stage 5 and one new language in --langs" >&2
+if [ -n "$train_dir$dev_dir$test_dir" ] && { [ "$stage" -gt 5 ] || [ -z "$new" ] || [ "$new" != "${new% *}" ]; }; then
+  echo "$0: --train_dir, --dev_dir and --test_dir go with stage 5 and one new language in --fit_langs" >&2
   exit 2
 fi
 if [ "$forgetting" = true ] && [ -z "$new" ]; then
-  echo "$0: --forgetting true goes with new languages in --langs, and --stage 5 or later" >&2
+  echo "$0: --forgetting true goes with new languages in --fit_langs" >&2
   exit 2
 fi
 
@@ -161,8 +172,8 @@ place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --lang
 if starts 1 "data"; then
   prepare_data
   [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && made_with >"$exp_dir/made_with"; }
-  run pelasr data "${place[@]}" "${what[@]}" --exps "$first $exps" --config "$config" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
-    "${backbone_overrides[@]}"
+  run pelasr data "${place[@]}" "${what[@]}" --exps "$first $exps" --config "$config" --sets "train dev $sets" \
+    --skip_bad "$skip_bad" --nj "$nj" "${backbone_overrides[@]}"
   [ "$dry_run" = true ] || echo "$langs" >"$exp_dir/langs"
 fi
 if starts 2 "tokens"; then
@@ -179,11 +190,11 @@ train_one() { # train_one EXPERIMENT: the backbone that it owns
     ${from:+--init "$from"} ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
 }
 adapt_one() {
-  run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$1" --adapter "$adapter" --only "$only" --ngpu "$ngpu" \
-    --tokens "$tokens" --continue "$continue" "${adapter_overrides[@]}"
+  run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$1" --adapter "$adapter" \
+    --fit_langs "$fit_langs" --ngpu "$ngpu" --tokens "$tokens" --continue "$continue" "${adapter_overrides[@]}"
 }
 decode_one() {
-  run $decode_cmd pelasr decode "${place[@]}" "${what[@]}" --exp "$1" --sets "$sets" --only "$only" \
+  run $decode_cmd pelasr decode "${place[@]}" "${what[@]}" --exp "$1" --sets "$sets" --fit_langs "$fit_langs" \
     --ngpu "$((ngpu > 0))" ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"}
 }
 if starts 4 "backbone"; then
@@ -192,7 +203,8 @@ if starts 4 "backbone"; then
 fi
 if starts 5 "adapters"; then
   if [ -n "$new" ]; then
-    run pelasr add "${place[@]}" --config "$config" --only "$new" --sets "train dev $sets" --skip_bad "$skip_bad" --nj "$nj" \
+    run pelasr add "${place[@]}" --config "$config" --fit_langs "$new" --sets "train dev $sets" \
+      --skip_bad "$skip_bad" --nj "$nj" \
       ${train_dir:+--train_dir "$train_dir"} ${dev_dir:+--dev_dir "$dev_dir"} ${test_dir:+--test_dir "$test_dir"} \
       "${backbone_overrides[@]}"
   fi
@@ -203,8 +215,8 @@ if starts 6 "decoding"; then
 fi
 if starts 7 "scores and table"; then
   if [ -n "$new" ] && [ "$forgetting" = true ]; then
-    run pelasr forgetting "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --only "$new" --recipe "$recipe" \
-      ${beam_size:+--beam_size "$beam_size"}
+    run pelasr forgetting "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --fit_langs "$new" \
+      --recipe "$recipe" ${beam_size:+--beam_size "$beam_size"}
   fi
   run pelasr score "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
     ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"}

@@ -69,7 +69,10 @@ def _check_events(text: str) -> None:
     depth = 0
     for count, event in enumerate(yaml.parse(text, yaml.SafeLoader)):
         line = event.start_mark.line + 1
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
         if mark := getattr(event, "anchor", None) or getattr(event, "tag", None):
             raise ValueError(f"line {line}: it has anchors, aliases or tags ({mark})")
         if depth > DEPTH or count > NODES or len(getattr(event, "value", "")) > LONGEST:

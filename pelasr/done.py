@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, read_bytes, sha256_file, sha256_json
 
 KEYS = {"done": bool, "inputs": dict, "outputs": dict, "sha256": str}  # the last one of the others
@@ -26,6 +26,8 @@ class Marker:
         self.path = path
         self.inputs = json.loads(json.dumps(inputs))  # as it will be read back: tuples are lists
         self.found = self._read(strict)
+        if self.found is not None and not self.changed:
+            self.inputs = self.found["inputs"]  # with the hash of that time: an option that was null may be gone since
 
     def _read(self, strict: bool) -> dict[str, Any] | None:
         if not self.path.exists():
@@ -90,7 +92,7 @@ class Marker:
             return []
         before = self.found["inputs"]
         keys = [key for key in {**before, **self.inputs} if before.get(key) != self.inputs.get(key)]
-        return [f"{key}: {_brief(before.get(key))} -> {_brief(self.inputs.get(key))}" for key in keys]
+        return [f"{key}: {_shown(before.get(key))} -> {_shown(self.inputs.get(key))}" for key in keys]
 
     def write(self, done: bool, outputs: Iterable[Path] | None = None) -> None:
         """`outputs`: files that the stage has made, which are looked at when it is asked whether it is done; None:
@@ -119,9 +121,8 @@ def _fingerprint(path: Path) -> str | int | None:
     return path.stat().st_size if path.suffix == ".ark" else sha256_file(path)
 
 
-def _brief(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:50]}..."
+def _shown(value: Any) -> str:
+    return brief(json.dumps(value, ensure_ascii=False), 60)
 
 
 def required(path: Path, stage: int, cure: str = "") -> str:

@@ -114,7 +114,6 @@ def test_override_merges_mappings():
         ("--optim_conf=lr=1", {"optim_conf": {"lr": 1}}),
         ("--optim_conf betas=[0.9,0.98]", {"optim_conf": {"betas": [0.9, 0.98]}}),
         ("--specaug_conf null", {"specaug_conf": None}),
-        ("--temperature null", {"temperature": None}),
     ],
 )
 def test_parse_overrides(arguments, wanted):

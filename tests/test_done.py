@@ -21,6 +21,19 @@ def test_inputs_decide(tmp_path):
     assert not Marker(path, {"data": "abc", "shape": (1, 2), "alpha": 0.5}).done
 
 
+def test_an_option_that_is_gone_and_was_null(tmp_path):
+    """What was finished with it stays finished, with the hash that other files know it by."""
+    path, before = tmp_path / "adapt.json", Marker(tmp_path / "adapt.json", {"data": 1, "gone": None})
+    before.write(done=True)
+    now = Marker(path, {"data": 1})
+    assert now.done and now.sha256 == before.sha256
+    now.write(done=True)
+    assert Marker(path, {"data": 1}).sha256 == before.sha256
+    before = Marker(path, {"data": 1, "gone": 3})
+    before.write(done=True)
+    assert not Marker(path, {"data": 1}).done and Marker(path, {"data": 1}).changed == ["gone: 3 -> null"]
+
+
 def test_long_values_are_cut_in_messages(tmp_path):
     path = tmp_path / "done.json"
     Marker(path, {"text": "a" * 1000}).write(done=True)

@@ -350,7 +350,7 @@ def test_shared_audio_and_sentences_are_warnings(place, capsys):
     edit("test_hi/text", lambda c: re.sub("नमस्ते ..".encode(), "नमस्ते aa".encode(), c))
     edit("test_mr/text", lambda c: re.sub("नमस्ते ..".encode(), "नमस्ते aa".encode(), c))  # another language's
     assert check(place) == []
-    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert warnings == [
         "warning: 1 of 10 utterances of dev have audio that train has too, which flatters figures: "
         "dev-hi-3 of data/dev_hi is that of train-mr-2 of data/train_mr",

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pelasr.errors import PelasrError
+from pelasr.terminal import split_words
+
 ROOT = Path(__file__).parents[1]
 HEAD = "import os, sys; from pathlib import Path; from pelasr.terminal import at_terminal\nwith at_terminal({}):\n    "
 
@@ -81,3 +84,9 @@ def test_interrupted():
     assert run("raise KeyboardInterrupt('2 of 3 files are done')").stderr == "interrupted; 2 of 3 files are done\n"
     done = run("raise KeyboardInterrupt", resumes=True)
     assert done.stderr == "interrupted; the same command goes on where it was\n" and done.returncode == 130
+
+
+def test_lists_of_words():
+    assert split_words("--langs", " hi  ur ") == ["hi", "ur"] and split_words("--sets", "") == []
+    with pytest.raises(PelasrError, match="^--langs 'hi ur hi': 'hi' comes twice; name it once$"):
+        split_words("--langs", "hi ur hi")

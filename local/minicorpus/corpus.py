@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from minicorpus.meanings import Draw
 from pelasr.data import Utterance, write_data_dir
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json
+from pelasr.progress import log
 from pelasr.terminal import at_terminal
 
 SPLITS = ("train", "dev", "test")
@@ -76,7 +76,7 @@ def make_missing(
     }
     missing = [language for language in settings if not (language in spoken and _is_written(data, language, files))]
     if not missing:
-        print(f"{data}: {' '.join(settings)} already there", file=sys.stderr)
+        log(f"{data}: {' '.join(settings)} already there")
         return
 
     from minicorpus.speech import workers

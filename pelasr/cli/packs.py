@@ -4,47 +4,45 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pelasr.cli.arguments import add_verb
 from pelasr.errors import PelasrError
 
 
-def add_pack_verbs(parser: argparse.ArgumentParser) -> None:
-    """Add them to the parser of `pelasr packs`."""
+def add_packs(verbs: Any) -> None:
+    """Add `packs`, with its own verbs, to a parser's."""
+    parser = add_verb(verbs, "packs", None, "List, show, verify, merge, export and import packs.")
     verbs = parser.add_subparsers(dest="pack_verb", required=True, metavar="verb")
 
-    def verb(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        return sub
-
-    def model(sub: argparse.ArgumentParser, required: bool = True) -> None:
-        text = "folder of the experiment that the packs are for, such as exp/A5, or of a backbone"
-        sub.add_argument("--model", type=Path, required=required, metavar="EXP", help=text)
-
-    sub = verb("list", _list, "List the packs below folders.")
+    sub = add_verb(verbs, "list", _list, "List the packs below folders.")
     sub.add_argument("folders", type=Path, nargs="+", metavar="DIR")
 
-    sub = verb("show", _show, "Print a pack's description.")
+    sub = add_verb(verbs, "show", _show, "Print a pack's description.")
     sub.add_argument("pack", type=Path, metavar="PACK")
 
-    sub = verb("verify", _verify, "Check packs: hashes, and with --model shapes, backbone and tokens.")
+    sub = add_verb(verbs, "verify", _verify, "Check packs: hashes, and with --model shapes, backbone and tokens.")
     sub.add_argument("packs", type=Path, nargs="+", metavar="PACK")
-    model(sub, required=False)
+    _add_model(sub, required=False)
 
-    sub = verb("merge", _merge, "Average packs of the same making, or fold one into the backbone's weights.")
+    sub = add_verb(verbs, "merge", _merge, "Average packs of the same making, or fold one into the backbone's weights.")
     sub.add_argument("packs", type=Path, nargs="+", metavar="PACK")
     sub.add_argument("--weights", type=float, nargs="+", help="one for each pack; default: all alike")
     sub.add_argument("--language", help="the language of the merged pack")
     sub.add_argument("--fold", action="store_true", help="write a backbone that has the pack in its weights")
     sub.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of the pack, or of the backbone")
-    model(sub)
+    _add_model(sub)
 
-    sub = verb("export", _export, "Write a folder for a model hub: the pack and a model card.")
+    sub = add_verb(verbs, "export", _export, "Write a folder for a model hub: the pack and a model card.")
     sub.add_argument("pack", type=Path, metavar="PACK")
     sub.add_argument("output", type=Path, metavar="DIR")
 
-    sub = verb("import", _import, "Check a pack and copy it to the packs of an experiment.")
+    sub = add_verb(verbs, "import", _import, "Check a pack and copy it to the packs of an experiment.")
     sub.add_argument("pack", type=Path, metavar="DIR")
-    model(sub)
+    _add_model(sub)
+
+
+def _add_model(sub: argparse.ArgumentParser, required: bool = True) -> None:
+    text = "folder of the experiment that the packs are for, such as exp/A5, or of a backbone"
+    sub.add_argument("--model", type=Path, required=required, metavar="EXP", help=text)
 
 
 def _list(known: argparse.Namespace, rest: list[str]) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pelasr.cli.arguments import add_beam_size, add_verb
 from pelasr.data.tables import encoding_of, iconv
 from pelasr.errors import DataError, PelasrError, printable
 from pelasr.files import text_bytes
+from pelasr.progress import track, warn
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,8 +26,13 @@ SUFFIXES = {".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".nist", "
 SUFFIXES |= {".snd", ".sph", ".voc", ".w64", ".wav"}
 
 
-def add_speech_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the two verbs, but for `--beam_size`."""
+def add_speech(verbs: Any) -> None:
+    """Add the two verbs to a parser's."""
+    for run in (transcribe, translate):
+        _add_options(add_verb(verbs, run.__name__, run, run.__doc__))
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("audio", nargs="+", metavar="AUDIO", help="files, folders of files, or - for standard input")
     parser.add_argument("--model", type=Path, required=True, metavar="EXP", help="experiment, such as exp/A5")
     language = parser.add_mutually_exclusive_group(required=True)
@@ -36,6 +43,7 @@ def add_speech_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_adapter", action="store_true", help="the backbone alone, for comparison")
     parser.add_argument("--json", action="store_true", help="print scores and times too, a JSON object a line")
     parser.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
+    add_beam_size(parser)
 
 
 def transcribe(known: argparse.Namespace, rest: list[str]) -> None:
@@ -52,7 +60,6 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
     """Raises PelasrError, after all that can be read is written, for files that could not be read."""
     from pelasr import load
     from pelasr.decode.long_audio import join
-    from pelasr.progress import track
 
     names = find_audio(known.audio)
     languages = read_languages(known.lang_file, names) if known.lang_file else [known.lang] * len(names)
@@ -60,7 +67,7 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
     model = load(known.model, known.packs, not known.no_adapter, "cuda" if known.ngpu else "cpu")
     for language in dict.fromkeys(languages):
         if model.alone and model.translates == pairs and language not in model.languages:
-            _note(f"{language}: the backbone was trained on {' '.join(model.languages)}, not on it")
+            warn(f"{language}: the backbone was trained on {' '.join(model.languages)}, not on it")
     faults: dict[int, str] = {}
     windows = model.recognise(_read(names, faults), languages, known.beam_size)
     found = join(track(windows, len(names), known.verb, lambda window: sum(piece.share for piece in window)))
@@ -69,7 +76,7 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
         for number, (name, transcript) in enumerate(zip(map(printable, names), found, strict=True)):
             if number not in faults:
                 if not transcript.segments:
-                    _note(f"{name}: {1000 * transcript.duration:.0f} ms of audio are too short: its text is empty")
+                    warn(f"{name}: {1000 * transcript.duration:.0f} ms of audio are too short: its text is empty")
                 print(_as_json(name, transcript) if known.json else f"{name} {transcript.text}".rstrip(), flush=True)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{number + 1} of {len(names)} files are done") from None
@@ -160,7 +167,3 @@ def _as_json(name: str, transcript: "Transcript") -> str:
     line: dict[str, Any] = {"file": name, "language": transcript.language, "text": transcript.text}
     line |= {"score": round(transcript.score, 4), "duration": round(transcript.duration, 3)}
     return json.dumps(line | {"seconds": round(transcript.seconds, 3), "segments": segments}, ensure_ascii=False)
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)

@@ -9,21 +9,16 @@ import numpy as np
 from pelasr.errors import PelasrError
 
 
-def language_shares(counts: dict[str, int], alpha: float = 0.0, temperature: float | None = None) -> dict[str, float]:
+def language_shares(counts: dict[str, int], alpha: float = 0.0) -> dict[str, float]:
     """Share of each language in a batch, from its number of utterances n_i.
 
     Kannan et al. 2019, section 3.2: r_i = s_i / sum s, s_i = n_i + alpha (max n - n_i); alpha 0 is the natural
-    distribution, 1 the uniform one. With a temperature instead, r_i is proportional to n_i^(1 / temperature).
+    distribution, 1 the uniform one.
     """
     if not 0 <= alpha <= 1:
         raise PelasrError(f"alpha: {alpha} is not between 0 (natural shares) and 1 (equal shares)")
-    if temperature is not None and temperature < 1:
-        raise PelasrError(f"temperature: {temperature} is below 1 (natural shares)")
     largest = max(counts.values())
-    if temperature is not None:
-        weights = {language: n ** (1 / temperature) for language, n in counts.items()}
-    else:
-        weights = {language: n + alpha * (largest - n) for language, n in counts.items()}
+    weights = {language: n + alpha * (largest - n) for language, n in counts.items()}
     total = sum(weights.values())
     return {language: weight / total for language, weight in weights.items()}
 
@@ -39,7 +34,7 @@ class BatchSampler:
         lengths: frames of each utterance.
         languages: language of each utterance.
         batch_size: utterances per step, over all processes; None: by `batch_frames`.
-        alpha, temperature: see `language_shares`.
+        alpha: see `language_shares`.
         seed: with the epoch it determines the batches.
         rank, world_size: this process takes every `world_size`-th utterance of each batch.
         batch_frames: frames per step, about, over all processes (an utterance with several targets counts each time).
@@ -57,7 +52,6 @@ class BatchSampler:
         languages: list[str],
         batch_size: int | None,
         alpha: float = 0.0,
-        temperature: float | None = None,
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
@@ -77,7 +71,7 @@ class BatchSampler:
         self.sources = np.arange(len(lengths)) if sources is None else np.unique(sources, return_inverse=True)[1]
         labels = np.asarray(languages)
         self.members = {language: np.flatnonzero(labels == language) for language in sorted(set(languages))}
-        shares = language_shares(dict(Counter(languages)), alpha, temperature)
+        shares = language_shares(dict(Counter(languages)), alpha)
         edges = np.cumsum([0.0, *(shares[language] for language in self.members)]).tolist()
         # The languages lie side by side on [0, 1], so that rounding each edge gives every epoch the same size.
         self.spans = dict(zip(self.members, zip(edges, edges[1:], strict=False), strict=True))

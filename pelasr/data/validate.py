@@ -17,7 +17,7 @@ from pelasr.data.features import RATE, num_frames
 from pelasr.data.kaldi import EMPTY, DataDir, Utterance, add_skipped, parse, write_data_dir
 from pelasr.data.overlap import Heard
 from pelasr.data.problems import DROP, SHOWN, Problem, condense
-from pelasr.data.tokenizer import Tokenizer, is_nfc, unknown_report
+from pelasr.data.tokenizer import is_nfc, normalise
 from pelasr.errors import DataError, counted, printable
 from pelasr.parallel import parallel_map
 
@@ -36,30 +36,18 @@ class Language(NamedTuple):
 class Report:
     """What `validate` found. `problems` must be mended or their utterances dropped; `warnings` are lines to read.
 
-    `unknown` has for each language the characters outside the token list: (how many, of how many, Counter of them).
     `languages` and `heard` are of good utterances. `ids`: how many utterances each directory names.
     """
 
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     languages: dict[str, Language] = field(default_factory=dict)
-    unknown: dict[str, tuple[int, int, Counter[str]]] = field(default_factory=dict)
     heard: list[Heard] = field(default_factory=list)
     ids: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def bad(self) -> dict[str, str]:
-        """Utterance to reason, over all directories, for what `drop` can mend."""
-        return _reasons(self.problems)
 
     def bad_in(self, directory: str | Path) -> dict[str, str]:
         """Utterance to reason in one directory: what to give `drop`."""
         return _reasons(problem for problem in self.problems if problem.directory == str(Path(directory)))
-
-    @property
-    def structural(self) -> list[Problem]:
-        """The problems of files as a whole, which must be mended by hand."""
-        return [problem for problem in self.problems if not problem.droppable]
 
 
 def _reasons(problems: Iterable[Problem]) -> dict[str, str]:
@@ -82,8 +70,7 @@ class Inspection(NamedTuple):
 
 def validate(
     dirs: Iterable[str | Path],
-    tokenizer: Tokenizer | None = None,
-    subsampling: int = 6,
+    subsampling: int | None = None,
     languages: Collection[str] | None = None,
     nj: int = 1,
     targets: Mapping[Path, Collection[str]] | None = None,
@@ -91,10 +78,10 @@ def validate(
 ) -> Report:
     """Check data directories with `nj` processes; raises nothing for bad data, all of it is in the report.
 
-    With a `tokenizer`, utterances must have as many encoder frames (one for `subsampling` feature frames of 10 ms) as
-    a CTC loss needs for their labels, and characters outside the token list are reported. `languages` are the known
-    ones, None for any. `targets` has for a directory the languages that it must have translations into, `sets` the
-    name of its set and the language that its utterances must be in, and are in if it has no `utt2lang`.
+    With `subsampling`, utterances must have as many encoder frames (one for so many feature frames of 10 ms) as a CTC
+    loss needs for the characters of their texts. `languages` are the known ones, None for any. `targets` has for a
+    directory the languages that it must have translations into, `sets` the name of its set and the language that its
+    utterances must be in, and are in if it has no `utt2lang`.
     """
     report, sets = Report(), sets or {}
     found = [parse(path, sets.get(Path(path), ("", None))[1]) for path in dirs]
@@ -108,7 +95,7 @@ def validate(
         _check_unused_recordings(data_dir, report.warnings)
         path = str(data_dir.path)
         for utterance in data_dir.utterances:
-            _check_audio(data_dir, utterance, inspected[path, utterance.id], tokenizer, subsampling)
+            _check_audio(data_dir, utterance, inspected[path, utterance.id], subsampling)
         report.problems += data_dir.problems
         report.ids[path] = len(data_dir.ids)
         bad = _reasons(data_dir.problems)
@@ -120,9 +107,6 @@ def validate(
     report.languages = {
         language: Language(len(samples), sum(samples) / RATE / 3600) for language, samples in sorted(lengths.items())
     }
-    if tokenizer is not None:
-        report.unknown = _unknown_characters(found, tokenizer)
-        report.warnings += _unknown_warnings(report.unknown)
     return report
 
 
@@ -250,9 +234,7 @@ def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segmen
     return Inspection(length, digest=hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest())
 
 
-def _check_audio(
-    data_dir: DataDir, utterance: Utterance, inspection: Inspection, tokenizer: Tokenizer | None, subsampling: int
-) -> None:
+def _check_audio(data_dir: DataDir, utterance: Utterance, inspection: Inspection, subsampling: int | None) -> None:
     file = data_dir.audio_file
     line = data_dir.tables[file][utterance.id].line
     if inspection.kind:
@@ -262,10 +244,10 @@ def _check_audio(
         milliseconds = 1000 * inspection.samples / RATE
         what = f"too short: {milliseconds:.0f} ms, less than one window of 25 ms; cure: correct the audio, {DROP}"
         data_dir.report(file, line, utterance.id, what, "too-short")
-    elif tokenizer is not None:
+    elif subsampling is not None:
         frames = -(-num_frames(inspection.samples) // subsampling)
         text = utterance.text.translate(dict.fromkeys(map(ord, strange(utterance.text))))
-        labels = tokenizer.encode(text)
+        labels = normalise(text)
         repeats = sum(left == right for left, right in pairwise(labels))
         if frames < len(labels) + repeats:
             what = (
@@ -274,28 +256,6 @@ def _check_audio(
                 f"cure: correct the text or the audio, use larger units or less subsampling, {DROP}"
             )
             data_dir.report(file, line, utterance.id, what, "too-short")
-
-
-def _unknown_characters(found: list[DataDir], tokenizer: Tokenizer) -> dict[str, tuple[int, int, Counter[str]]]:
-    texts: dict[str, list[str]] = {}
-    for data_dir in found:
-        for utterance in data_dir.utterances:
-            if utterance.language:
-                texts.setdefault(utterance.language, []).append(utterance.text)
-    return unknown_report(tokenizer, dict(sorted(texts.items())))
-
-
-def _unknown_warnings(unknown: Mapping[str, tuple[int, int, Mapping[str, int]]]) -> list[str]:
-    lines = []
-    for language, (count, total, characters) in unknown.items():
-        if count:
-            common = sorted(characters, key=lambda character: (-characters[character], character))[:10]
-            shown = " ".join(f"{character} (U+{ord(character):04X}) {characters[character]}" for character in common)
-            lines.append(
-                f"language {language}: {count} of {total} characters ({100 * count / total:.2f} %) are not in the "
-                f"token list and become <unk>: {shown}; cure: clean the text, or make tokens from data that has them"
-            )
-    return lines
 
 
 def drop(directory: str | Path, bad: Mapping[str, str], language: str | None = None) -> None:

@@ -37,7 +37,9 @@ def commit(directory: str | Path = Path(__file__).parent) -> str:
     git = ["git", "--no-optional-locks", "-C", str(directory)]
     head = _output([*git, "rev-parse", "HEAD"])
     changed = _output([*git, "status", "--porcelain", "--untracked-files=no", "--", ":(top)", *PAGES])
-    return head + "-dirty" * bool(changed) if head else "unknown"
+    if not head:
+        return "unknown"
+    return f"{head}-dirty" if changed else head
 
 
 def package_version(name: str) -> str:

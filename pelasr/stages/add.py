@@ -31,7 +31,7 @@ def add_language(
 
     Raises DataError where directories are missing or faulty, or others of their names are there already.
     """
-    check_language(language, "--langs")
+    check_language(language, "--fit_langs")
     problems = []
     for name, source in folders.items():
         try:
@@ -42,9 +42,8 @@ def add_language(
     for name in ("train", "dev"):
         if not (folder := part.folder(name, language)).is_dir() and name not in folders:
             known = nearest(language, place.languages)
-            problems.append(
-                f"{folder}: no such data directory; name one with --{name}_dir, or correct --langs: {known}"
-            )
+            cure = f"name one with --{name}_dir, or correct --fit_langs: {known}"
+            problems.append(f"{folder}: no such data directory; {cure}")
     if problems:
         raise DataError(problems)
     wanted = [name for name in sets if name in ("train", "dev") or part.folder(name, language).is_dir()]

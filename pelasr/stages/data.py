@@ -5,14 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelasr.data.kaldi import audio_sha256, data_sha256, parse
+from pelasr.data.kaldi import audio_sha256, data_sha256
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
 from pelasr.data.problems import DROP, condense
 from pelasr.done import Marker
 from pelasr.errors import DataError, counted, printable
 from pelasr.files import atomic_write
-from pelasr.progress import say
+from pelasr.progress import say, warn
 from pelasr.stages.settings import configured_backbone
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ def validate_data(
     are not made yet: characters count.
     """
     from pelasr.data.overlap import shared
-    from pelasr.data.tokenizer import Tokenizer, normalise, train_graphemes
     from pelasr.data.validate import drop, validate
 
     train = place.dirs("train") if "train" in sets else []
@@ -45,15 +44,12 @@ def validate_data(
     if Marker(path, inputs).done:
         say(f"stage 1: {counted(len(dirs), 'data directory')} valid already")
         return False
-    texts = [normalise(utterance.text) for folder in train for utterance in parse(folder).utterances]
-    tokenizer = Tokenizer(train_graphemes(texts)) if subsampling and any(texts) else None
-    reports = [validate(train, tokenizer, subsampling or 1, sources, nj, **wanted)]
-    reports.append(validate(others, languages=sources, nj=nj, **wanted))
+    reports = [validate(train, subsampling, sources, nj, **wanted), validate(others, None, sources, nj, **wanted)]
     by_set: dict[str, list[Heard]] = {}
     for item in reports[1].heard:
         by_set.setdefault(wanted["sets"][Path(item.directory)][0], []).append(item)
     for warning in reports[0].warnings + reports[1].warnings + shared(reports[0].heard, by_set):
-        say(f"warning: {warning}")
+        warn(warning)
     _refuse(reports, skip_bad, listing)
     for folder in dirs:
         dropped = {name: reason for report in reports for name, reason in report.bad_in(folder).items()}

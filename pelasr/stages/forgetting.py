@@ -70,7 +70,8 @@ def measure(
             if language in old:
                 change = changes[language]
                 change.utterances += 1
-                change.hypotheses += first[1][row].tokens != second[1][row].tokens
+                if first[1][row].tokens != second[1][row].tokens:
+                    change.hypotheses += 1
                 difference = (first[0][row] - second[0][row, :, : first[0].shape[-1]]).abs().nan_to_num(nan=torch.inf)
                 change.logits = max(change.logits, float(difference.max()))
     return {language: changes[language] for language in old}
@@ -96,7 +97,6 @@ def measure_forgetting(
 ) -> bool:
     """Stage 7, after languages were added: whether anything changed for the others, as lines of results with the
     metrics `changed_by_<language>` (hypotheses) and `logits_changed_by_<language>` (largest difference)."""
-
     lines = []
     for experiment in chosen:
         if not experiment.adapted or experiment.serve:

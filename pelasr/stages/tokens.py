@@ -1,7 +1,6 @@
 """Stage 2: token lists."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pelasr.data.kaldi import data_sha256, read_data_dir, text_of
 from pelasr.data.language import split_pair
@@ -10,9 +9,6 @@ from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.progress import say
 from pelasr.stages.experiment import Experiment
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_type: str, vocab_size: int) -> bool:
@@ -30,7 +26,8 @@ def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_t
                 raise PelasrError(
                     f"{experiment.name}: its tokens in {part.tokens} are another experiment's too: {kind}"
                 )
-    return any([_make_token_list(part, sets, kind, size) for part, kind, size in wanted.values()])
+    made = [_make_token_list(part, sets, kind, size) for part, kind, size in wanted.values()]
+    return any(made)
 
 
 def _make_token_list(place: Place, sets: list[str], token_type: str, vocab_size: int) -> bool:

@@ -1,7 +1,7 @@
 """What a training reads, as its done-file has it."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,13 @@ def training_settings(training: TrainingOptions) -> dict[str, Any]:
     """The options of a training that decide what comes out, as they will be read back."""
     options = {key: value for key, value in asdict(training).items() if key not in WITHOUT_EFFECT}
     return json.loads(json.dumps(options))
+
+
+def with_settings(training: TrainingOptions, found: dict[str, Any]) -> TrainingOptions:
+    """The options with those settings that a done-file has of a training. What is no option any more is left out: it
+    was null wherever it was not used."""
+    known = {field.name for field in fields(TrainingOptions)}
+    return replace(training, **{key: value for key, value in found.items() if key in known})
 
 
 def consumed(place: Place) -> dict[str, Any]:

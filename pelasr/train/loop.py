@@ -147,7 +147,6 @@ class Fit:
             [example.language for example in train],
             None if options.batch_frames else options.batch_size,
             options.alpha,
-            options.temperature,
             options.seed,
             self.fabric.global_rank,
             self.fabric.world_size,

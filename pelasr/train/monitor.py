@@ -1,19 +1,18 @@
 """What a person sees of a run: progress, a history per validation, TensorBoard events, curves as a picture."""
 
 import json
-import sys
-import time
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_bytes
+from pelasr.progress import Meter, log
 from pelasr.train.evaluate import LanguageScores, macro
 from pelasr.train.events import Events
 from pelasr.train.schedule import metric_of
 
 HISTORY = "history.json"
-SECONDS_BETWEEN_LINES = 15.0
 
 
 def entry_of(epoch: int, step: int, train_loss: float | None, scores: dict[str, LanguageScores]) -> dict[str, Any]:
@@ -39,41 +38,23 @@ class Monitor:
 
     def __init__(self, folder: Path, total_steps: int, active: bool):
         self.folder, self.total, self.active = folder, total_steps, active
-        self.bar: Any = None  # rich's, at a terminal, with its one task
-        self.task: Any = None
-        self.writer: Any = None
-        self.start: tuple[float, int] | None = None
-        self.shown = 0.0
+        self.events: Events | None = None
+        self.begun = False
+        self._open = ExitStack()
 
     def __enter__(self) -> "Monitor":
-        if not self.active:
-            return self
-        self.writer = Events(self.folder / "tensorboard")
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.bar.start()
-            self.task = self.bar.add_task("training", total=self.total)
+        if self.active:
+            self.events = self._open.enter_context(closing(Events(self.folder / "tensorboard")))
+            self.meter = self._open.enter_context(Meter(f"{self.folder}: training", self.total))
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self.bar is not None:
-            self.bar.stop()
-        if self.writer is not None:
-            self.writer.close()
+        self._open.close()
 
     def say(self, message: str) -> None:
         """A line for the log, which says whose it is: several runs may write to one terminal."""
-        if not self.active:
-            return
-        message = f"{self.folder}: {message}"
-        if self.bar is not None:
-            self.bar.console.print(message, highlight=False)
-        else:
-            print(message, file=sys.stderr, flush=True)
+        if self.active:
+            log(f"{self.folder}: {message}")
 
     def resume(self, history: list[dict[str, Any]]) -> None:
         """Write the validations of a checkpoint again; say so where what is there is not they."""
@@ -93,18 +74,13 @@ class Monitor:
         """An optimizer step was made; `loss` is the mean of the epoch so far."""
         if not self.active:
             return
-        now = time.monotonic()
-        if self.start is None:
-            self.start = now, step - 1
-        if self.bar is not None:
-            self.bar.update(self.task, completed=step, description=f"training, loss {loss:.2f}")
-        elif now - self.shown > SECONDS_BETWEEN_LINES:
-            left = (now - self.start[0]) / (step - self.start[1]) * (self.total - step)
-            self.say(f"step {step}/{self.total}: loss {loss:.2f}, lr {learning_rate:.1e}, {left / 60:.1f} min left")
-            self.shown = now
+        if not self.begun:  # where the run goes on from, which a bar that began at 0 would take for quick work
+            self.meter.begin(step - 1)
+            self.begun = True
+        self.meter.update(step, f"loss {loss:.2f}, lr {learning_rate:.1e}")
         if step % 10 == 0:
-            self.writer.add_scalar("train/loss", loss, step)
-            self.writer.add_scalar("train/lr", learning_rate, step)
+            self.events.add_scalar("train/loss", loss, step)
+            self.events.add_scalar("train/lr", learning_rate, step)
 
     def validated(self, history: list[dict[str, Any]]) -> None:
         """Record the last validation of a history."""
@@ -117,11 +93,11 @@ class Monitor:
         loss, mean = f"{entry['mean']['loss']:.2f}", values.pop().removeprefix("mean ")
         label = metrics["mean"].upper()
         self.say(f"epoch {entry['epoch']}: {train}dev loss {loss}, dev {label} {mean} ({' '.join(values)})")
-        if self.writer is not None:
+        if self.events is not None:
             for name, scores in dev.items():
-                self.writer.add_scalar(f"dev_loss/{name}", scores["loss"], entry["step"])
-                self.writer.add_scalar(f"dev_{metrics[name]}/{name}", scores[metrics[name]], entry["step"])
-            self.writer.flush()
+                self.events.add_scalar(f"dev_loss/{name}", scores["loss"], entry["step"])
+                self.events.add_scalar(f"dev_{metrics[name]}/{name}", scores[metrics[name]], entry["step"])
+            self.events.flush()
         plot_curves(history, self.folder / "curves.png")
 
 
@@ -148,7 +124,8 @@ def curves(history: list[dict[str, Any]]) -> Any:
     FigureCanvasAgg(figure)
     epochs, languages = [entry["epoch"] for entry in history], list(history[-1]["dev"])
     metric = next(key for key in history[-1]["mean"] if key != "loss")
-    labels = {"loss": "loss (nats an utterance)", metric: f"dev {metric.upper()}{' (%)' * (metric == 'wer')}"}
+    unit = " (%)" if metric in ("wer", "cer") else ""
+    labels = {"loss": "loss (nats an utterance)", metric: f"dev {metric.upper()}{unit}"}
     span = max(epochs[-1], 1)
     palette: Any = colormaps["tab10" if len(languages) <= 10 else "tab20"]
     colours = palette.colors

@@ -20,7 +20,7 @@ class TrainingOptions:
         batch_size: utterances per optimizer step and accumulation part, over all processes.
         batch_frames: feature frames instead (an utterance with several targets counts each time); 0: by `batch_size`.
         accum_grad: batches whose gradients are added up before a step.
-        alpha, temperature: shares of the languages, see `pelasr.data.sampling.language_shares`.
+        alpha: shares of the languages, see `pelasr.data.sampling.language_shares`.
         optim_conf: arguments of AdamW (`lr`, `weight_decay`, `betas`).
         warmup_steps: linear warm-up.
         scheduler: after it, `cosine` down to zero at the last step; `inverse_sqrt`: with one over the step's root; or
@@ -46,7 +46,6 @@ class TrainingOptions:
     batch_frames: int = 0
     accum_grad: int = 1
     alpha: float = 0.0
-    temperature: float | None = None
     optim_conf: dict[str, Any] = field(default_factory=dict)
     warmup_steps: int = 100
     scheduler: str = "cosine"

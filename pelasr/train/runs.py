@@ -1,6 +1,6 @@
 """Runs that train: where, on what, with which settings, and whether they are done. Light: to ask costs no torch."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.packs.format import read_checked
-from pelasr.train.inputs import consumed, other_run, training_settings, weights_sha256
+from pelasr.train.inputs import consumed, other_run, training_settings, weights_sha256, with_settings
 from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
 
 
@@ -112,14 +112,14 @@ def _fit_marker(
     continued = before.get("continued", [])
     if go_on and (done or continued):
         _check_fit(folder, Marker(path, before | inputs))
-        if not done and continued[-1] != settings:
+        if not done and training_settings(with_settings(training, continued[-1])) != settings:
             raise PelasrError(f"{folder}: was being continued with other settings: {continued[-1]}; end that first")
         continued = continued if not done else [*continued, settings]
         marker = Marker(path, before | {"continued": continued})
     else:
         marker = Marker(path, marker.inputs | ({"continued": continued} if continued else {}))
         _check_fit(folder, marker)
-    return marker, replace(training, **continued[-1]) if continued else training
+    return marker, with_settings(training, continued[-1]) if continued else training
 
 
 def _check_fit(folder: Path, marker: Marker) -> None:

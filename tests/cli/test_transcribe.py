@@ -21,6 +21,12 @@ from pelasr.cli.transcribe import find_audio, read_languages
 from pelasr.errors import PelasrError
 
 ROOT = Path(__file__).parents[2]
+SHORT_WINDOWS = """
+import pelasr.decode.long_audio
+from pelasr.cli.main import main
+pelasr.decode.long_audio.WINDOW = 1
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +108,7 @@ def test_the_backbone_alone_and_packs_from_elsewhere(capsys):
     elsewhere, *_ = run(capsys, "transcribe", "--model", "exp/A1", "--packs", "exp/A5/packs", "--lang", "hi", "one.wav")
     assert elsewhere == [f"one.wav {pelasr.load('exp/A5').decode(['one.wav'], 'hi')[0]}"] != alone
     _, err, code = run(capsys, "transcribe", "--model", "exp/A1", "--lang", "xx", "one.wav")
-    assert err == "note: xx: the backbone was trained on hi ur pa, not on it\n" and code == 0
+    assert err == "warning: xx: the backbone was trained on hi ur pa, not on it\n" and code == 0
 
 
 def test_what_cannot_be_read_does_not_lose_the_rest(capsys):
@@ -110,7 +116,7 @@ def test_what_cannot_be_read_does_not_lose_the_rest(capsys):
     lines, err, code = run(capsys, "transcribe", "--model", "exp/A5", "--lang", "hi", *given)
     texts = pelasr.load("exp/A5").decode(["one.wav", "dir/a.wav"], "hi")
     assert lines == [f"one.wav {texts[0]}", "click.wav", f"dir/a.wav {texts[1]}"]
-    assert err == "note: click.wav: 6 ms of audio are too short: its text is empty\n"
+    assert err == "warning: click.wav: 6 ms of audio are too short: its text is empty\n"
     first, second, last = str(code).splitlines()
     assert first.startswith("error: junk.wav: unreadable audio") and second.startswith("none.wav: no such audio file")
     assert last == "2 of 5 files could not be read" and "wav.scp" not in str(code)
@@ -198,8 +204,7 @@ def test_a_pipe_while_a_terminal_shows_progress():
 def test_a_line_is_written_as_soon_as_it_is_known(tmp_path):
     """The second file is a pipe that does not end before the first one's line is there."""
     shutil.copy("long.flac", tmp_path / "a.flac")
-    code = "import pelasr.decode.long_audio; pelasr.decode.long_audio.WINDOW = 1; from pelasr.cli import main; main()"
-    command = [sys.executable, "-c", code, *COMMAND[3:], str(tmp_path / "a.flac"), "-"]
+    command = [sys.executable, "-c", SHORT_WINDOWS, *COMMAND[3:], str(tmp_path / "a.flac"), "-"]
     with subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline().startswith(f"{tmp_path}/a.flac ".encode())
         rest, _ = process.communicate(Path("one.wav").read_bytes())
@@ -209,8 +214,7 @@ def test_a_line_is_written_as_soon_as_it_is_known(tmp_path):
 def test_interrupted_it_says_how_far_it_came(tmp_path):
     """What is done is printed; the same command would do it again, so nothing is said of going on."""
     shutil.copy("one.wav", tmp_path / "a.wav")
-    code = "import pelasr.decode.long_audio; pelasr.decode.long_audio.WINDOW = 1; from pelasr.cli import main; main()"
-    command = [sys.executable, "-c", code, *COMMAND[3:], str(tmp_path / "a.wav"), "-"]
+    command = [sys.executable, "-c", SHORT_WINDOWS, *COMMAND[3:], str(tmp_path / "a.wav"), "-"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(command, env=ENVIRONMENT, text=True, **pipes) as process:
         assert process.stdout.readline().startswith(f"{tmp_path}/a.wav ")

@@ -65,7 +65,7 @@ def everything():
         "read": lambda: read_data_dir("d"),
         "hash": lambda: (data_sha256([Path("d")]), audio_sha256(Path("d"))),
         "validate": lambda: [str(problem) for problem in validate([Path("d")]).problems],
-        "drop": lambda: drop("d", validate([Path("d")]).bad),
+        "drop": lambda: drop("d", validate([Path("d")]).bad_in("d")),
         "tokens": lambda: train_graphemes([utterance.text for utterance in parse("d").utterances]),
         "extract": lambda: list(extract([("d", Path("new"))])),
         "frames": lambda: read_num_frames("dump"),

@@ -6,11 +6,8 @@ import pytest
 import soundfile
 
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
-from pelasr.data.tokenizer import Tokenizer, train_graphemes
 from pelasr.data.validate import Language, drop, validate
 from pelasr.errors import DataError
-
-TOKENIZER = Tokenizer(train_graphemes(["abcdefgh ij"]))
 
 
 def noise(seconds=1.0, rate=16000):
@@ -43,8 +40,8 @@ def only_problem(report):
 
 def test_good_data_has_no_problem_and_is_counted(tmp_path):
     dirs = [make(tmp_path / "hi", rate=8000), make(tmp_path / "mr", language="mr", count=2)]
-    report = validate(dirs, TOKENIZER, languages=["hi", "mr"])
-    assert report.problems == [] and report.bad == {} and report.warnings == []
+    report = validate(dirs, subsampling=6, languages=["hi", "mr"])
+    assert report.problems == [] and report.warnings == []
     assert report.languages == {"hi": Language(3, 3 / 3600), "mr": Language(2, 2 / 3600)}
 
 
@@ -83,20 +80,20 @@ def test_bad_audio(tmp_path, case):
     problem = only_problem(report)
     assert problem.startswith(f"{directory}/wav.scp:2: utterance u1: ") and problem.endswith(f"[{kind}]")
     assert words in problem and "--skip_bad true" in problem
-    assert list(report.bad) == ["u1"] and report.structural == []
+    assert list(report.bad_in(directory)) == ["u1"]
 
 
 def test_too_short_for_its_text(tmp_path):
     # 0.5 s: 51 feature frames, 9 encoder frames at 60 ms.
     audio = {"u0": noise(0.5), "u1": noise(0.5), "u2": noise(0.5)}
     directory = make(tmp_path / "d", audio, {"u0": "abcdefghi", "u1": "abcdefghij", "u2": "aabcdefgh"})
-    report = validate([directory], TOKENIZER)
-    assert list(report.bad) == ["u1", "u2"]
+    report = validate([directory], subsampling=6)
+    assert list(report.bad_in(directory)) == ["u1", "u2"]
     assert "u1: too short for its text: 0.50 s are 9 encoder frames, the CTC loss needs 10 (10 labels" in str(
         report.problems[0]
     )
     assert "needs 10 (9 labels and 1 blanks" in str(report.problems[1]) and "cure: " in str(report.problems[1])
-    assert validate([directory], TOKENIZER, subsampling=5).problems == []
+    assert validate([directory], subsampling=5).problems == []
     assert validate([directory]).problems == []
 
 
@@ -116,13 +113,13 @@ def test_not_utf8(tmp_path):
     (directory / "text").write_bytes("u0 a\nu1 caf\u00e9\nu2 b\n".encode("latin-1"))
     report = validate([directory])
     assert only_problem(report).startswith(f"{directory}/text:2: utterance u1: not UTF-8; cure: iconv")
-    assert report.bad == {} and report.structural == report.problems
+    assert report.bad_in(directory) == {}
 
 
 def test_unknown_language(tmp_path):
     directory = make(tmp_path / "d", language="hin")
     report = validate([directory], languages=["hi", "mr"])
-    assert len(report.bad) == 3
+    assert len(report.bad_in(directory)) == 3
     problem = str(report.problems[0])
     assert problem.startswith(f"{directory}/utt2lang:1: utterance u0: unknown language hin; did you mean hi? cure: use")
     assert validate([directory]).problems == []
@@ -134,7 +131,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path):
     (directory / "utt2spk").write_text("u1 s\nu0 s\nu0 s\n")
     other = make(tmp_path / "e", {"u1": np.zeros(0)})
     (other / "utt2lang").unlink()
-    report = validate([directory, other, tmp_path / "none"], TOKENIZER, languages=["hi"])
+    report = validate([directory, other, tmp_path / "none"], subsampling=6, languages=["hi"])
     kinds = [problem.kind for problem in report.problems]
     expected = ["unsorted", "duplicate", "missing-id", "empty-text", *["unknown-language"] * 3, "silence", "unreadable"]
     assert kinds == [*expected, "missing-file", "zero-length", "missing-file"]
@@ -146,7 +143,7 @@ def test_segments(tmp_path):
     directory = make(tmp_path / "d")
     add_segments(directory, ["u0 r 0.5 1.05", "u1 r 0.5 1.2", "u2 r 1.0 1.05"], directory / "u0.wav")
     report = validate([directory])
-    assert list(report.bad) == ["u1", "u2"]
+    assert list(report.bad_in(directory)) == ["u1", "u2"]
     first, second = map(str, report.problems)
     assert first.startswith(f"{directory}/segments:2: utterance u1: segment ends at 1.20 s, but")
     assert "has 1.00 s; cure: correct the segment" in first
@@ -183,30 +180,20 @@ def test_kaldi_archives(tmp_path):
         scp=str(directory / "wav.scp"),
     )
     report = validate([directory])
-    assert only_problem(report).endswith("[silence]") and list(report.bad) == ["u1"]
-
-
-def test_characters_outside_the_token_list_are_warnings_with_their_rate(tmp_path):
-    dirs = [make(tmp_path / "hi", texts={"u0": "abxyx"}), make(tmp_path / "mr", language="mr")]
-    report = validate(dirs, TOKENIZER)
-    assert report.problems == []
-    assert report.unknown["hi"] == (3, 15, {"x": 2, "y": 1}) and report.unknown["mr"][:2] == (0, 15)
-    (warning,) = report.warnings
-    assert warning.startswith("language hi: 3 of 15 characters (20.00 %) are not in the token list and become <unk>: ")
-    assert "x (U+0078) 2 y (U+0079) 1; cure: " in warning
+    assert only_problem(report).endswith("[silence]") and list(report.bad_in(directory)) == ["u1"]
 
 
 def test_processes_give_the_same_report(tmp_path):
     directory = make(tmp_path / "d", {"u3": np.zeros(16000), "u50": noise(0.01)}, count=70)
-    one, two = (validate([directory], TOKENIZER, nj=nj) for nj in (1, 2))
-    assert one == two and list(one.bad) == ["u3", "u50"]
+    one, two = (validate([directory], subsampling=6, nj=nj) for nj in (1, 2))
+    assert one == two and list(one.bad_in(directory)) == ["u3", "u50"]
 
 
 def test_drop(tmp_path):
     directory = make(tmp_path / "d", {"u1": np.zeros(16000)}, count=4)
     (directory / "text").write_text("u0 a\nu1 a\nu2 \nu3 a\nu4 a\n")
     report = validate([directory])
-    assert list(report.bad) == ["u4", "u2", "u1"]
+    assert list(report.bad_in(directory)) == ["u4", "u2", "u1"]
     drop(directory, report.bad_in(directory))
     assert [utterance.id for utterance in read_data_dir(directory)] == ["u0", "u3"]
     assert validate([directory]).problems == []
@@ -230,7 +217,7 @@ def test_drop_refuses_what_it_cannot_mend(tmp_path):
 def test_drop_keeps_segments(tmp_path):
     directory = make(tmp_path / "d")
     add_segments(directory, ["u0 r 0 0.5", "u1 r 0.5 9", "u2 r 0.5 1"], directory / "u0.wav")
-    drop(directory, validate([directory]).bad)
+    drop(directory, validate([directory]).bad_in(directory))
     assert [(u.id, u.recording, u.start, u.end) for u in read_data_dir(directory)] == [
         ("u0", "r", 0.0, 0.5),
         ("u2", "r", 0.5, 1.0),
@@ -252,7 +239,7 @@ def test_translations_are_checked(tmp_path):
     assert empty.startswith(f"{directory}/text.de:2: utterance u1: empty text; cure: write its translation")
     assert composed.startswith(f"{directory}/text.fr:3: utterance u2: text is not NFC; cure: uconv")
     assert f"-o {directory}/text.fr.new {directory}/text.fr && mv" in composed
-    assert list(report.bad) == ["u1", "u2"] and report.structural == []
+    assert list(report.bad_in(directory)) == ["u1", "u2"]
 
 
 def test_missing_translations_are_one_problem_of_the_directory(tmp_path):
@@ -260,10 +247,10 @@ def test_missing_translations_are_one_problem_of_the_directory(tmp_path):
     wanted = {directory: ["de"], tmp_path / "elsewhere": ["fr"]}
     assert validate([directory], targets=wanted).problems == []
     report = validate([f"{directory}/"], targets={directory: ["de", "dex", "fr"]})
-    first, second = map(str, report.structural)
+    first, second = map(str, report.problems)
     assert first.startswith(f"{directory}/text.dex: no translations into dex (there are: de deu); did you mean de")
     assert second.startswith(f"{directory}/text.fr: no translations into fr (there are: de deu); cure: ")
-    assert report.bad == {}
+    assert report.bad_in(directory) == {}
     bare = validate([make(tmp_path / "bare")], targets={tmp_path / "bare": ["de"]})
     assert "no translations into de (there are: none); cure: " in only_problem(bare)
     none = validate([tmp_path / "none"], targets={tmp_path / "none": ["de"]})

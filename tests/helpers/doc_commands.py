@@ -14,7 +14,7 @@ import yaml
 from documents import ROOT
 from small_runs import SMALL
 
-from pelasr.cli.main import _parser, main
+from pelasr.cli.main import build_parser, main
 from pelasr.terminal import with_underscores
 
 INDIC, EUROPE = "egs/mini_indic/asr1", "egs/mini_europe/st1"
@@ -51,7 +51,7 @@ def recipe(text: str, clone: Path, monkeypatch) -> None:
     assert {words[1] for words in told} >= {"decode", "score", "table"}
     monkeypatch.chdir(clone / re.search(r"egs/\w+/\w+", text)[0])
     for words in told:
-        known, rest = _parser().parse_known_args(with_underscores(words[1:]))
+        known, rest = build_parser().parse_known_args(with_underscores(words[1:]))
         assert known.overridable or not rest
         if known.verb == "train":
             check = ["--config", known.config, *rest]

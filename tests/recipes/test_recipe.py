@@ -157,7 +157,7 @@ def test_dry_run_prints_the_commands_and_does_nothing(tmp_path):
     lines = done.stdout.splitlines()
     assert sum("'train'" in line for line in lines) == sum("'decode'" in line for line in lines) == 6
     done = run(tmp_path, "--dry_run", "true", "--exps", "A5", "--stage", "5", "--langs", "hi pa")
-    assert [line for line in done.stdout.splitlines() if "'add'" in line and "'--only' 'pa'" in line]
+    assert [line for line in done.stdout.splitlines() if "'add'" in line and "'--fit_langs' 'pa'" in line]
 
 
 def printed(folder: Path, recipe: str, *options: str) -> list[list[str]]:
@@ -225,8 +225,10 @@ def test_the_folder_of_a_corpus_too(tmp_path, recipe, name):
         (["--adapt_bottleneck", "3"], "unknown key 'bottleneck'"),
         (["--stage"], "a value is missing"),
         (["7"], "unexpected argument '7'"),
-        (["--train_dir", "x", "--stage", "5", "--langs", "ur"], "go with --stage 5 and one new language"),
-        (["--forgetting", "true"], "goes with new languages in --langs"),
+        (["--train_dir", "x", "--stage", "5", "--langs", "ur"], "go with stage 5 and one new language"),
+        (["--train_dir", "x", "--stage", "6", "--fit_langs", "pa"], "go with stage 5 and one new language"),
+        (["--train_dir", "x", "--fit_langs", "pa si"], "go with stage 5 and one new language"),
+        (["--forgetting", "true"], "goes with new languages in --fit_langs"),
         (["--exps", "A9", "--stage", "4"], "no experiment 'A9'"),
         (["--langs", "xx", "--size", "test"], "no such language: xx"),
     ],

@@ -2,9 +2,7 @@
 
 import pytest
 
-from pelasr.cli.main import main
 from pelasr.errors import PelasrError
-from pelasr.terminal import split_words
 from pelasr.train.options import TrainingOptions
 
 
@@ -34,34 +32,3 @@ def test_bad_values_are_refused(options, message):
 def test_good_values_are_taken():
     assert TrainingOptions(early_epoch=6, val_interval=3, max_epoch=30).early_epoch == 6
     assert TrainingOptions(early_epoch=7, val_interval=3, max_epoch=7).early_epoch == 7
-
-
-def test_lists_of_words():
-    assert split_words("--langs", " hi  ur ") == ["hi", "ur"] and split_words("--sets", "") == []
-    with pytest.raises(PelasrError, match="^--langs 'hi ur hi': 'hi' comes twice; name it once$"):
-        split_words("--langs", "hi ur hi")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["stats", "--langs", "hi hi"],
-        ["stats", "--langs", "hi", "--sets", "train dev train"],
-        ["adapt", "--langs", "hi ur", "--only", "ur ur", "--exp", "A", "--adapter", "a", "--experiments", "e.yaml"],
-        ["tokens", "--langs", "hi", "--exps", "A A", "--experiments", "e.yaml"],
-        ["add", "--langs", "hi", "--only", "pa pa", "--config", "e.yaml"],
-    ],
-)
-def test_nothing_is_named_twice(tmp_path, monkeypatch, arguments):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "e.yaml").write_text("A:\n")
-    with pytest.raises(SystemExit) as caught:
-        main(arguments)
-    assert "comes twice; name it once" in str(caught.value)
-
-
-@pytest.mark.parametrize("language", ["../x", "hi/x", ".", "1", "a-b-c"])
-def test_languages_are_no_paths(language):
-    with pytest.raises(SystemExit) as caught:
-        main(["stats", "--langs", language])
-    assert f"--langs: {language!r} is no language" in str(caught.value)

@@ -8,6 +8,7 @@ recipe=mboshi/st1
 langs="mb-fr"
 all_exps="st"
 exps="st"
+unlisted=exps
 config=conf/st_mboshi.yaml
 adapter=../../../conf/adapter/houlsby_st_mini.yaml
 init=asr

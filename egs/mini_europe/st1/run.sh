@@ -8,6 +8,7 @@ recipe=mini_europe/st1
 langs="en-de en-es en-fr en-it en-nl en-pt en-ro en-ru"
 all_exps="1 2 3 4 5 6 7 8"
 exps="2 4 8"
+unlisted=exps
 config=../../../conf/st_mini.yaml
 adapter=../../../conf/adapter/houlsby_st_mini.yaml
 init=asr

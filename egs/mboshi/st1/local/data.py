@@ -9,7 +9,6 @@ slower copies of the training utterances.
 import argparse
 import html
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -18,6 +17,7 @@ from pathlib import Path
 from pelasr.data import Utterance, add_skipped, normalise, write_data_dir
 from pelasr.errors import DataError, PelasrError
 from pelasr.files import atomic_write
+from pelasr.progress import log
 from pelasr.terminal import at_terminal
 
 HOW_TO_GET_IT = (
@@ -70,7 +70,7 @@ def make_data_dirs(mboshi: Path | None, data: Path, skip_bad: bool, speeds: Sequ
         (folder / "skipped.txt").unlink(missing_ok=True)
         if bad[split]:
             add_skipped(folder, bad[split])
-            print(f"{folder}: {len(bad[split])} utterances dropped, listed in {folder}/skipped.txt", file=sys.stderr)
+            log(f"{folder}: {len(bad[split])} utterances dropped, listed in {folder}/skipped.txt")
 
 
 def names_in(folder: Path) -> list[str]:

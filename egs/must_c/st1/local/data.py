@@ -7,7 +7,6 @@ segment of a talk; `en-de_ted_1_0000012` is line 12 of the set's text files.
 
 import argparse
 import os
-import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ import yaml
 
 from pelasr.data import Utterance, add_skipped, normalise, split_pair, write_data_dir
 from pelasr.errors import DataError, PelasrError
-from pelasr.progress import track
+from pelasr.progress import log, track
 from pelasr.terminal import at_terminal
 
 SPLITS = {"train": "train", "dev": "dev", "test": "tst-COMMON"}
@@ -72,7 +71,7 @@ def make_data_dirs(must_c: Path | None, data: Path, pairs: list[str], skip_bad: 
         (folder / "skipped.txt").unlink(missing_ok=True)
         if found.bad:
             add_skipped(folder, found.bad)
-            print(f"{folder}: {len(found.bad)} segments dropped, listed in {folder}/skipped.txt", file=sys.stderr)
+            log(f"{folder}: {len(found.bad)} segments dropped, listed in {folder}/skipped.txt")
 
 
 def pair_fault(must_c: Path, pair: str) -> str:

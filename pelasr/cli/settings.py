@@ -1,0 +1,83 @@
+"""The verbs about settings: `pelasr experiments`, `params` and `config`."""
+
+import argparse
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pelasr.cli.arguments import adapter_of, add_config, add_experiments, add_verb, chosen_of
+
+
+def add_settings(verbs: Any) -> None:
+    """Add the verbs to a parser's."""
+    sub = add_verb(verbs, "experiments", _experiments, "Print names of experiments: what may run side by side.")
+    add_experiments(sub, required=True)
+    kinds = "those that train a backbone for the ones that are named, or of these those that have adapters"
+    sub.add_argument("--which", choices=["backbones", "adapted"], required=True, help=kinds)
+
+    sub = add_verb(verbs, "params", _params, "Count parameters, on the live modules.", overridable=True)
+    add_config(sub)
+    sub.add_argument("--adapter", type=Path, help="YAML file of an adapter, to count it too: options as for config")
+    sub.add_argument("--vocab_size", type=int, default=500, help="tokens")
+    sub.add_argument("--num_languages", type=int, default=9, help="languages")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add_verb(verbs, "config", _config, "Check option names and print the configuration.", overridable=True)
+    add_config(sub)
+    add_experiments(sub)
+    sub.add_argument("--adapter", type=Path, help="YAML file of an adapter: options with the prefix adapt_ are its")
+    sub.add_argument("--others", default="", help="names of other options that there are, which may be meant")
+
+
+def _experiments(known: argparse.Namespace, rest: list[str]) -> None:
+    chosen = chosen_of(known)
+    if known.which == "backbones":
+        print(*dict.fromkeys(experiment.backbone for experiment in chosen))
+    else:
+        print(*(experiment.name for experiment in chosen if experiment.adapted))
+
+
+def _params(known: argparse.Namespace, rest: list[str]) -> None:
+    from pelasr.config import two_configurations
+    from pelasr.stages.params import count
+
+    config, adapter = two_configurations(known.config, known.adapter, rest)
+    where = f"{known.config} with {known.adapter}" if adapter else str(known.config)
+    report = count(config, adapter, where, known.vocab_size, known.num_languages)
+    if known.json:
+        print(json.dumps(report))
+    else:
+        for name, number in report.items():
+            print(f"{name:>20} {number:>13,}")
+
+
+def _config(known: argparse.Namespace, rest: list[str]) -> None:
+    import yaml
+
+    from pelasr.config import given_for_adapter, two_configurations
+    from pelasr.stages.settings import check_adapter, split_adapter_options, split_options
+
+    config, adapter = two_configurations(known.config, known.adapter, rest)
+    if known.others and "backbone" in config:
+        _suggest(config["backbone"], rest, known.others.split())
+    split_options(config, str(known.config))
+    print(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), end="")
+    if adapter is None:
+        return
+    split_adapter_options(adapter, str(known.adapter))
+    for experiment in chosen_of(known):
+        if experiment.adapted:
+            check_adapter(*adapter_of(experiment, known.adapter, given_for_adapter(rest)))
+    print(f"---\n{yaml.safe_dump(adapter, sort_keys=False, allow_unicode=True)}", end="")
+
+
+def _suggest(family: str, rest: list[str], others: list[str]) -> None:
+    """Raise PelasrError for an option that is no key of the configuration and likest to one of the `others`."""
+    from pelasr.backbones.base import backbone_options
+    from pelasr.config import suggest
+    from pelasr.train.options import TrainingOptions
+
+    training = [field.name for field in fields(TrainingOptions)]
+    keys = ["backbone", *backbone_options(family), *training]
+    suggest(rest, [*keys, "adapter_conf", *(f"adapt_{key}" for key in training)], others)
