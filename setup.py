@@ -14,6 +14,7 @@ setup(
     # parent folder the clone itself is `pelasr`, an empty namespace.
     package_dir={"": "."},
     packages=find_packages(include=["pelasr", "pelasr.*"]),
+    package_data={"pelasr": ["py.typed"]},
     python_requires=">=3.11",
     # espnet is not named here: its own requirements would replace torch and setuptools; tools/install.sh installs it.
     install_requires=[

@@ -181,7 +181,7 @@ if starts 2 "tokens"; then
     --vocab_size "$vocab_size"
 fi
 if starts 3 "features and statistics"; then
-  run pelasr stats "${place[@]}" --sets "train dev $sets" --nj "$nj"
+  run pelasr stats "${place[@]}" --config "$config" --sets "train dev $sets" --nj "$nj" "${backbone_overrides[@]}"
 fi
 train_one() { # train_one EXPERIMENT: the backbone that it owns
   local from=$first

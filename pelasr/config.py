@@ -213,6 +213,7 @@ def find_module(package: str, name: str, what: str, others: Iterable[str] = ()) 
     full, path = f"local.{kind}.{name}", own[name].resolve()
     if full not in sys.modules or sys.modules[full].__file__ != str(path):
         spec = spec_from_file_location(full, path)
+        assert spec is not None and spec.loader is not None  # as of any file of Python
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
         sys.modules[full] = module

@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 
 from pelasr.errors import PelasrError, brief
 
@@ -104,7 +104,7 @@ def check_holes(path: str | Path) -> None:
         raise ValueError(f"{found.st_size:,} bytes, of which most are not there, but holes")
 
 
-def open_file(path: str | Path, cure: str = "correct the path") -> BinaryIO:
+def open_file(path: str | Path, cure: str = "correct the path") -> io.BufferedIOBase:
     """A file for reading its bytes. Raises PelasrError for what is no file or may not be read.
 
     One without a size is empty, and is not opened: some of /proc that call themselves files would be waited at.

@@ -19,14 +19,14 @@ from pelasr.backbones.store import load_backbone
 from pelasr.config import check_keys
 from pelasr.data.audio import read_file
 from pelasr.data.batch import Collate, speech_batch
-from pelasr.data.features import MELS
 from pelasr.data.language import check_language, is_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.long_audio import Piece, batches, join, windows
 from pelasr.decode.recognise import search
 from pelasr.errors import PelasrError, TooShortError, nearest
-from pelasr.packs.pack import bank_for, load_pack, read_pack, save_pack
+from pelasr.packs.format import PackDescription
+from pelasr.packs.pack import bank_for, load_pack, open_pack, read_pack, save_pack
 from pelasr.progress import say
 from pelasr.stages.add import add_language
 from pelasr.tasks.base import Task, task_of
@@ -54,21 +54,19 @@ class Model:
         self.source = find_backbone_of(folder)
         self.alone = not adapters or (packs is None and not (folder / "model.yaml").is_file())
         self.backbone = load_backbone(*self.source)
-        if (mels := self.backbone.facts["options"].get("num_mels", MELS)) != MELS:
-            raise PelasrError(f"{self.source.folder}/backbone.yaml: options: num_mels is {mels}, audio has {MELS}")
         self.backbone.module.to(self.device)
         self._packs = _find_packs(folder, packs) if adapters else {}
         self._added: dict[str, tuple[str, dict[str, Any], str]] = {}
         self._banks: list[Bank] = []
         self._routes: dict[str, Routed] = {}  # of the languages that were asked for
-        self._described: dict[str, dict[str, Any]] = {}  # the descriptions of those that have packs
+        self._described: dict[str, PackDescription] = {}  # the descriptions of those that have packs
         self._unadapted = Unadapted(self.backbone.module, self.backbone.languages).to(self.device)
 
     @property
     def task(self) -> Task:
         """What its backbone was trained for. Raises PelasrError where that is a recipe's own task, and this is not run
         in the recipe's folder."""
-        return task_of(self.backbone.languages, self.backbone.facts.get("task"))
+        return task_of(self.backbone.languages, self.backbone.description.task)
 
     @property
     def translates(self) -> bool:
@@ -111,20 +109,20 @@ class Model:
         """
         routes = {language: self._route(language) for language in dict.fromkeys(languages)}
         longest = {language: self._longest(language) for language in languages}
-        for window in windows(audio, languages, longest):
+        for window in windows(audio, languages, longest, self.backbone.module.hears):
             for batch in _batches(window, routes):
                 start = time.monotonic()
-                frames = sum(len(piece.feats) for piece in batch)
+                frames = sum(piece.frames for piece in batch)
                 self._search(batch, routes, beam_size or self.backbone.module.beam_size)
                 for piece in batch:
-                    piece.seconds += (time.monotonic() - start) * len(piece.feats) / frames
+                    piece.seconds += (time.monotonic() - start) * piece.frames / frames
                     piece.feats = None
             yield window
 
     def _longest(self, language: str) -> float:
         """Seconds of a piece at most: what is much longer than the utterances of the training is recognised worse."""
-        for described in (self._described.get(language, {}), self.backbone.facts):
-            training = described.get("training", {})
+        for described in (self._described.get(language), self.backbone.description):
+            training = described.training if described is not None else {}
             if training.get("utterances") and "hours" in training:
                 mean = 3600 * training["hours"] / training["utterances"]
                 return min(max(2 * mean, SHORTEST_PIECE), LONGEST_PIECE)
@@ -136,7 +134,7 @@ class Model:
         bank, tokenizers = routes[languages[0]][0], [routes[language][1] for language in languages]
         prefixes = [tokenizer.prefix(language) for tokenizer, language in zip(tokenizers, languages, strict=True)]
         collate = Collate(self.backbone.languages, new=languages)
-        batch = speech_batch([piece.feats for piece in pieces], languages, prefixes, collate)
+        batch = speech_batch([piece.feats for piece in pieces if piece.feats is not None], languages, prefixes, collate)
         try:
             found, _ = search(self.backbone.module, bank, batch, beam_size)
         except TooShortError:  # one of them, which has no text; the others are searched by themselves
@@ -192,8 +190,8 @@ class Model:
         config = AdapterConfig(method, conf, TrainingOptions(**training))  # whose errors come before the work
         folder = Path(folder or self.folder / f"fit_{language}_api").resolve()
         place = Place(folder / "data", folder / "dump", folder, languages=[])
-        facts = self.backbone.facts
-        settings = {"backbone": facts["backbone"], **facts["options"]}
+        backbone = self.backbone.description
+        settings = {"backbone": backbone.backbone, **backbone.options}
         add_language(place, language, data, list(data), settings, skip_bad=False, nj=1)
         source = Source(self.source.folder.resolve(), self.source.weights)
         write_model(folder, source)
@@ -206,12 +204,12 @@ class Model:
         with LOADING:
             self._load(folder / "packs" / language, language)
             del self._added[language]
-        return self._described[language]["training"]["dev"]
+        return self._described[language].training["dev"]
 
     def load_language(self, folder: str | Path) -> str:
         """Load a pack from anywhere; returns its language. Raises PelasrError if there is one of the language already,
         or the pack does not belong to this model."""
-        language = read_pack(Path(folder))["language"]
+        language = read_pack(Path(folder)).language
         with LOADING:
             self._check_new(language)
             self._load(Path(folder), language)
@@ -223,7 +221,7 @@ class Model:
         described = self._described[language]
         if folder.exists() and not ((folder / "pack.yaml").is_file() and read_pack(folder) == described):
             raise PelasrError(f"{folder}: exists already; delete it, or name another folder")
-        save_pack(folder, bank, language, bank.tensors(language), self.backbone, described["training"])
+        save_pack(folder, bank, language, bank.tensors(language), self.backbone, described.training)
 
     def _check_new(self, language: str) -> None:
         """Raise PelasrError for a language that has a pack or is added, or is none of this model's kind."""
@@ -272,10 +270,10 @@ class Model:
     def _load(self, folder: Path, language: str) -> None:
         """Load a pack into the bank of its method, or a bank of its own. What can go wrong comes first: a model whose
         pack could not be loaded is as it was."""
-        pack = read_pack(folder)
         with torch.inference_mode(False):  # whatever the thread is in that asks first
-            made = bank_for(folder, self.backbone)
-            load_pack(folder, made, self.backbone, language)
+            pack = open_pack(folder, self.backbone, language)
+            made = bank_for(pack, self.backbone)
+            load_pack(pack, made, self.backbone)
             made.to(self.device)
         tokenizer = self.backbone.tokenizer.with_own(made.own_tokens(language))
         bank = next((bank for bank in self._banks if (bank.method, bank.options) == (made.method, made.options)), None)
@@ -283,7 +281,7 @@ class Model:
             self._banks.append(bank := made)
         else:
             bank.take(made)
-        self._packs[language], self._described[language] = folder, pack
+        self._packs[language], self._described[language] = folder, pack.description
         self._routes[language] = bank, tokenizer
 
 

@@ -4,7 +4,7 @@ refused."""
 import hashlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def has_names(value: Any, is_value: Callable[[Any], bool]) -> bool:
     return isinstance(value, dict) and all(isinstance(key, str) and is_value(each) for key, each in value.items())
 
 
-def state_sha256(state: dict[str, Any]) -> str:
+def state_sha256(state: Mapping[str, Any]) -> str:
     """Hash of names, types, shapes and bytes of tensors, wherever they are stored."""
     digest = hashlib.sha256()
     for name in sorted(state):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test command: installs what is missing, checks style, runs the tests. Arguments go to pytest:
+# The test command: installs what is missing, checks style and types, runs the tests. Arguments go to pytest:
 #   tests/run.sh -m slow     the slow ones     tests/run.sh tests/test_adapter.py -k identity
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,4 +7,5 @@ tools/install.sh corpora,test
 . local/path.sh
 ruff check .
 ruff format --check .
+basedpyright
 pytest "$@"

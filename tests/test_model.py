@@ -15,6 +15,7 @@ import pelasr
 from pelasr.adapters.hooks import _adapt
 from pelasr.backbones.source import Source, find_backbone_of
 from pelasr.backbones.store import load_backbone
+from pelasr.data.features import USUAL
 from pelasr.data.place import Place
 from pelasr.decode.long_audio import cut, join
 from pelasr.decode.sets import Service, Wanted, decode_sets
@@ -77,7 +78,7 @@ def test_the_same_as_stage_6(made, tmp_path, name, weights, languages):
     for language in languages:
         write_set(tmp_path / f"data/test_{language}", language, 5, seed=len(language))
     place = Place(tmp_path / "data", tmp_path / "dump", tmp_path, languages)
-    make_features(place, ["test"], nj=1)
+    make_features(place, ["test"], nj=1, hears=USUAL)
     source, packs = made / ("2" if name == "2" else "A1"), made / weights / "packs" if weights else None
     service = Service(Source(source), packs)
     decode_sets(place, service, [Wanted("test", key) for key in languages], tmp_path / "decode", ngpu=0)

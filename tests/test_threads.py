@@ -23,7 +23,7 @@ from tiny_speech import PAIRS, make_recogniser, make_translator, noise
 import pelasr
 from pelasr.adapters.bank import Bank
 from pelasr.backbones.store import load_backbone
-from pelasr.data.features import _extract_batch
+from pelasr.data.features import USUAL, _extract_batch
 from pelasr.errors import PelasrError
 from pelasr.nn.espnet import ESPnetEncoder
 
@@ -175,10 +175,10 @@ def test_a_pack_is_loaded_once(made, monkeypatch):
     """By whichever thread asks first; the others wait for it."""
     model, loaded, load = pelasr.load(made / "houlsby"), [], pelasr.model.load_pack
 
-    def slowly(folder, *args):
-        loaded.append(folder.name)
+    def slowly(pack, *args):
+        loaded.append(pack.description.language)
         time.sleep(0.05)
-        return load(folder, *args)
+        return load(pack, *args)
 
     monkeypatch.setattr("pelasr.model.load_pack", slowly)
     found = in_threads(lambda n: model.decode(AUDIO, HOUSES[n % 2]))
@@ -342,9 +342,9 @@ def test_loading_leaves_standard_output(monkeypatch):
 def test_extraction_sets_the_number_of_threads_back(monkeypatch):
     before, waits = torch.get_num_threads(), {0: 0.1, 1: 0.2}
     torch.set_num_threads(2)
-    monkeypatch.setattr("pelasr.data.features._extract_one", time.sleep)
+    monkeypatch.setattr("pelasr.data.features._extract_one", lambda wait, hears: time.sleep(wait))
     try:
-        in_threads(lambda n: (time.sleep(0.05 * n), _extract_batch([waits[n]])), 2)
+        in_threads(lambda n: (time.sleep(0.05 * n), _extract_batch(USUAL, [waits[n]])), 2)
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 2
     finally:

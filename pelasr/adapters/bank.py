@@ -18,6 +18,7 @@ from pelasr.adapters.own import OwnParts, routed
 from pelasr.config import arguments_of, check_keys, construct, require_keys
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.mixed import Route
+from pelasr.nn.parts import Parts
 
 KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have own parts
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
@@ -40,7 +41,7 @@ class Bank(nn.Module):
 
     mixes_languages = True
 
-    def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
+    def __init__(self, method: str, options: dict[str, Any] | None, backbone: Parts):
         super().__init__()
         self.method, self.options = method, dict(options or {})
         self.cls = find_method(method)
@@ -84,11 +85,12 @@ class Bank(nn.Module):
 
     def _options_at(self, path: str) -> dict[str, Any]:
         """The method's options at a site: of those that are mappings, the entry of its side."""
-        side, found = _side(path), {}
+        found = {}
         for key, value in self.options.items():
             if key == "sites":
                 continue
             if isinstance(value, dict):
+                side = self._backbone[0].side(path)
                 check_keys(value, SIDES, f"adapter_conf: {key}")
                 require_keys(value, [side], f"adapter_conf: {key}")
                 value = value[side]
@@ -101,7 +103,7 @@ class Bank(nn.Module):
 
     def touches(self, side: str) -> bool:
         """Whether any adapter is in `encoder` or in `decoder`."""
-        return any(_side(path) == side for path in self.sites)
+        return any(self._backbone[0].side(path) == side for path in self.sites)
 
     def size(self, language: str) -> int:
         """Parameters of a language."""
@@ -126,13 +128,14 @@ class Bank(nn.Module):
 
     def take(self, other: "Bank") -> None:
         """Take the languages of a bank of the same method, options and backbone, as they are."""
-        self.own.update(other.own)
-        self.adapters.update(other.adapters)
+        self.own.update(dict(other.own.items()))
+        self.adapters.update(dict(other.adapters.items()))
 
     def own_of(self, language: str) -> OwnParts | None:
         """A language's own parts, if it has any."""
         key = _key(language)
-        return self.own[key] if key in self.own else None  # noqa: SIM401 - a ModuleDict has no `get`
+        found: Any = self.own[key] if key in self.own else None  # noqa: SIM401 - a ModuleDict has no `get`
+        return found
 
     def own_tokens(self, language: str) -> list[str]:
         """A language's own tokens."""
@@ -152,7 +155,7 @@ class Bank(nn.Module):
         """A language's adapters by site. Raises PelasrError if it has none."""
         if _key(language) not in self.adapters:
             raise PelasrError(f"no adapters for language {language!r}; {nearest(language, self.languages)}")
-        adapters = self.adapters[_key(language)]
+        adapters: Any = self.adapters[_key(language)]
         return {path: adapters[_key(path)] for path in self.sites if _key(path) in adapters}
 
     def tensors(self, language: str) -> dict[str, Tensor]:
@@ -210,11 +213,6 @@ def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str,
 
 def _count(parameters: Iterable[Tensor]) -> int:
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _side(path: str) -> str:
-    """Which side of the backbone a site is on."""
-    return "encoder" if path.partition(".")[0] == "encoder" else "decoder"
 
 
 def _key(path: str) -> str:

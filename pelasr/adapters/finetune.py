@@ -25,7 +25,7 @@ class FineTuned(Bank):
 
     mixes_languages = False
 
-    def __init__(self, method: str, options: dict[str, Any] | None, backbone: nn.Module):
+    def __init__(self, method: str, options: dict[str, Any] | None, backbone: Parts):
         super().__init__(method, options, backbone)
         if not isinstance(backbone, Parts) or any("." in path for path in self.sites):
             raise PelasrError(
@@ -36,7 +36,7 @@ class FineTuned(Bank):
     def _make(self, path: str, width: int) -> nn.Module:
         return copy.deepcopy(self._hosts[path]).requires_grad_(True)
 
-    def total_size(self, backbone: nn.Module) -> int:
+    def total_size(self, backbone: Parts) -> int:
         """Every language is served by a whole model of its own, as Le et al. 2021 count."""
         return len(self.languages) * sum(parameter.numel() for parameter in backbone.parameters())
 
@@ -52,7 +52,7 @@ class FineTuned(Bank):
             yield
 
 
-def make_bank(method: str, options: dict[str, Any] | None, backbone: nn.Module) -> Bank:
+def make_bank(method: str, options: dict[str, Any] | None, backbone: Parts) -> Bank:
     """The bank of a method on a backbone."""
     if find_method(method).copies:
         return FineTuned(method, options, backbone)

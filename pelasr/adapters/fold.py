@@ -3,6 +3,7 @@
 from torch import nn
 
 from pelasr.adapters.bank import Bank
+from pelasr.adapters.base import Adapter
 from pelasr.errors import PelasrError
 
 
@@ -19,4 +20,5 @@ def fold(backbone: nn.Module, bank: Bank, language: str) -> None:
         if bank.cls.copies:
             host.load_state_dict(adapter.state_dict())
         else:
+            assert isinstance(adapter, Adapter)
             adapter.fold(host)

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.nn.active_rows import remaining
+from pelasr.nn.parts import Parts
 
 VECTOR, EMBEDDING, OUTPUT = "vector", "embedding", "output"  # kinds of site, see `own_sites` of a backbone
 
@@ -26,13 +28,13 @@ class OwnParts(nn.Module):
     output layer, as far as it has a bias; `vector` (size,) at the language vector, if `vector`.
     """
 
-    def __init__(self, backbone: nn.Module, tokens: Sequence[str], vector: bool):
+    def __init__(self, backbone: Parts, tokens: Sequence[str], vector: bool):
         super().__init__()
         self.tokens = list(tokens)
         self.vector = vector and VECTOR in backbone.own_sites().values()
         found: dict[str, dict[str, Tensor]] = {}
         for path, kind in backbone.own_sites().items():
-            host = backbone.get_submodule(path)
+            host: Any = backbone.get_submodule(path)
             if kind == VECTOR and self.vector:
                 found[path] = {"vector": torch.zeros(host.size)}
             elif kind != VECTOR and self.tokens:
@@ -44,19 +46,21 @@ class OwnParts(nn.Module):
 
     def at(self, path: str) -> nn.ParameterDict | None:
         """The parameters at a site, if there are any."""
-        return self.parts[self.sites.index(path)] if path in self.sites else None
+        found: Any = self.parts[self.sites.index(path)] if path in self.sites else None
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """{"<site>/<parameter>": tensor}, live."""
-        parts = zip(self.sites, self.parts, strict=True)
+        parts: Any = zip(self.sites, self.parts, strict=True)
         return {f"{path}/{name}": tensor for path, part in parts for name, tensor in part.items()}
 
     @torch.no_grad()
-    def start_from(self, backbone: nn.Module, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
+    def start_from(self, backbone: Parts, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
         """Take values of the backbone's: each own token the mean of the rows of some shared `tokens`, the vector the
         mean of those of some languages' `slots`."""
-        for path, part in zip(self.sites, self.parts, strict=True):
-            host = backbone.get_submodule(path)
+        parts: Any = zip(self.sites, self.parts, strict=True)
+        for path, part in parts:
+            host: Any = backbone.get_submodule(path)
             if "vector" in part:
                 part["vector"].copy_(host.rows()[list(slots)].mean(0))
                 continue
@@ -79,11 +83,9 @@ class Routed:
         stack = self._stack(path)
         if self.index is None:
             return {name: tensor[:1].expand(count, *tensor.shape[1:]) for name, tensor in stack.items()}
-        return {name: tensor.index_select(0, self._index()) for name, tensor in stack.items()}
-
-    def _index(self) -> Tensor:
         rows = remaining()
-        return self.index if rows is None else self.index.index_select(0, rows)
+        index = self.index if rows is None else self.index.index_select(0, rows)
+        return {name: tensor.index_select(0, index) for name, tensor in stack.items()}
 
     def _stack(self, path: str) -> dict[str, Tensor]:
         """As `rows`, for each language that is present; kept as in `mixed.Route`."""
@@ -110,7 +112,7 @@ class Routed:
         empty = there[0]["weight"][:0]
         weights = [empty if part is None else part["weight"] for part in found]
         biases = [
-            weight.new_zeros(len(weight)) if "bias" not in (part or ()) else part["bias"]
+            weight.new_zeros(len(weight)) if part is None or "bias" not in part else part["bias"]
             for weight, part in zip(weights, found, strict=True)
         ]
         return {
@@ -140,7 +142,7 @@ def own_output(path: str, count: int) -> tuple[Tensor, Tensor] | None:
     return (found["weight"], found["bias"]) if found else None
 
 
-def install(backbone: nn.Module) -> None:
+def install(backbone: Parts) -> None:
     """Make a backbone's embeddings, output layers and language vector look at the own parts of a batch."""
     for path, kind in backbone.own_sites().items():
         host = backbone.get_submodule(path)
@@ -149,7 +151,7 @@ def install(backbone: nn.Module) -> None:
         host.register_forward_hook(partial(HOOKS[kind], path))
 
 
-def _hide_own(host: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
+def _hide_own(host: nn.Embedding, args: tuple[Tensor]) -> tuple[Tensor] | None:
     """The embedding is asked for its own tokens alone."""
     current = _routed.get()
     if current is None:
@@ -158,13 +160,14 @@ def _hide_own(host: nn.Module, args: tuple[Tensor]) -> tuple[Tensor] | None:
     return (args[0].where(args[0] < host.num_embeddings, 0),)
 
 
-def _embed(path: str, host: nn.Module, args: tuple, y: Tensor) -> Tensor:
+def _embed(path: str, host: nn.Embedding, args: tuple, y: Tensor) -> Tensor:
     """(B, U, D), with the rows of own tokens."""
     current = _routed.get()
     found = current.rows(path, len(y)) if current is not None else {}
-    if not found:
+    ids = _ids.get()
+    if not found or ids is None:
         return y
-    own = _ids.get() - host.num_embeddings
+    own = ids - host.num_embeddings
     # Gathered, not indexed: an index's backward pass adds in an order that depends on the threads.
     index = own.clamp(min=0)[..., None].expand(*own.shape, y.shape[-1])
     return torch.where((own >= 0)[..., None], found["weight"].gather(1, index).to(y.dtype), y)

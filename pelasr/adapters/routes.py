@@ -7,7 +7,9 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from pelasr.adapters.bank import Bank
 from pelasr.adapters.own import OwnParts, routed
+from pelasr.nn.parts import Parts
 
 
 class Routes(Protocol):
@@ -17,10 +19,12 @@ class Routes(Protocol):
 
     def touches(self, side: str) -> bool:
         """Whether anything differs between languages in `encoder` or in `decoder`."""
+        ...
 
     def route(self, languages: list[str]) -> AbstractContextManager[None]:
         """Inside the block, and in this thread, row b of every batch belongs to `languages[b]`. Of several blocks the
         innermost counts."""
+        ...
 
 
 class Unadapted(nn.Module):
@@ -29,7 +33,7 @@ class Unadapted(nn.Module):
 
     mixes_languages = True
 
-    def __init__(self, backbone: nn.Module, known: Sequence[str]):
+    def __init__(self, backbone: Parts, known: Sequence[str]):
         super().__init__()
         self.known = list(known)
         self.own = OwnParts(backbone, [], vector=True)
@@ -56,7 +60,7 @@ class Served(nn.Module):
 
     mixes_languages = True
 
-    def __init__(self, bank: nn.Module, language: str):
+    def __init__(self, bank: Bank, language: str):
         super().__init__()
         self.bank, self.language = bank, language
 

@@ -1,6 +1,7 @@
 """What `backbone.yaml` may say: the keys, and what their values must be, whoever wrote them."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,25 @@ from pelasr.storage import has_names, is_count, is_finite, is_hash, is_number, r
 
 CURE = "restore it, or delete the folder and train again"
 LARGEST = 1 << 14  # of sizes and counts among the options: layers are at most so wide that a batch has room
-KEYS = {"backbone": str, "options": dict, "languages": list, "tokens_sha256": str, "weights": dict}
-OTHERS = {"training": dict, "folded": dict, "task": str}  # that need not be there
+
+
+@dataclass(frozen=True)
+class BackboneDescription:
+    """What `backbone.yaml` says: the family and its options, hashes of the tokens and of each file of weights by name,
+    facts of the training, or of the pack that is `folded` in, and the task where the languages do not tell it."""
+
+    backbone: str
+    options: dict[str, Any]
+    languages: list[str]
+    tokens_sha256: str
+    weights: dict[str, str]
+    training: dict[str, Any] = field(default_factory=dict)
+    folded: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None
+
+
+KINDS = {"backbone": str, "options": dict, "languages": list, "tokens_sha256": str, "weights": dict}
+KINDS |= {"training": dict, "folded": dict, "task": str}
 
 
 def _are_languages(value: list[Any]) -> bool:
@@ -30,15 +48,15 @@ VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, an
 }
 
 
-def read_backbone(folder: Path) -> dict[str, Any]:
+def read_backbone(folder: Path) -> BackboneDescription:
     """A backbone's description. Raises PelasrError for the first key that is missing, unknown or of another kind."""
     path = folder / "backbone.yaml"
     description = read_description(path, CURE)
-    for key in KEYS:
-        if key not in description:
-            raise PelasrError(f"{path}: the key {key!r} is missing; {CURE}")
-    check_keys(description, [*KEYS, *OTHERS], str(path))
-    for key, kind in (KEYS | OTHERS).items():
+    for each in fields(BackboneDescription):
+        if each.name not in description and each.default is each.default_factory is MISSING:
+            raise PelasrError(f"{path}: the key {each.name!r} is missing; {CURE}")
+    check_keys(description, KINDS, str(path))
+    for key, kind in KINDS.items():
         if key in description and not isinstance(description[key], kind):
             raise _error(path, key, f"a {kind.__name__}", description[key])
     training = description.get("training", {})
@@ -52,7 +70,7 @@ def read_backbone(folder: Path) -> dict[str, Any]:
             " ESPnet's old positions, by which an utterance's output depends on what pads its batch; delete the folder"
             " and train again"
         )
-    return description
+    return BackboneDescription(**description)
 
 
 def check_options(options: dict[str, Any], where: str) -> None:

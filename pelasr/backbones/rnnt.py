@@ -5,7 +5,6 @@ every frame; an encoder of projected unidirectional LSTM layers with a time redu
 follows; the prediction network and the joint network are the transducer's usual ones.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,23 +12,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.adapters.own import own_output
+from pelasr.backbones.base import Augment, Backbone
 from pelasr.backbones.sites import module_sites
 from pelasr.config import construct
+from pelasr.data.features import LogMel
 from pelasr.errors import PelasrError, nearest
-from pelasr.nn.espnet import ESPNET_ENCODERS, ESPnetEncoder
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
 from pelasr.nn.layers import Loss, ctc_loss, within
-from pelasr.nn.parts import Parts
 from pelasr.nn.transducer import transducer_loss
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.search.transducer import greedy_search
 
 BLANK = 0
 OUTPUT_LAYER = "joint.lin_out"
+SITES = ESPNET_SITES | {"joint.lin_enc": "joint", "joint.lin_dec": "joint"}
 
 
 class LSTM(nn.LSTM):
     """A layer of torch's LSTM that does not take several times as long for a single step on a CPU: oneDNN arranges the
     weights anew at every call."""
+
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
+    bias_ih_l0: Tensor
+    bias_hh_l0: Tensor
 
     def forward(self, x: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """(B, T, input) after the state (h, c), (1, B, .) each, to (B, T, output) and the new state."""
@@ -57,8 +63,8 @@ class ProjectedLSTM(nn.Module):
     def step(self, x: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `forward`, after the state (h, c), (1, B, .) each; returns the new state too."""
         with torch.autocast(x.device.type, enabled=False):  # cuDNN's LSTM would run in float16, not in bfloat16
-            y, state = self.lstm(x.float(), state)
-        return self.dropout(self.norm(y)), state
+            y, after = self.lstm(x.float(), state)
+        return self.dropout(self.norm(y)), after
 
 
 class LSTMEncoder(nn.Module):
@@ -136,6 +142,7 @@ class LSTMPrediction(nn.Module):
         """Labels (B, U) after `state` (h and c of every layer, (1, B, .) each) to (B, U, output) and the new state."""
         x, new_state = self.embed(labels), ()
         for number, layer in enumerate(self.layers):
+            assert isinstance(layer, ProjectedLSTM)
             x, after = layer.step(x, state[2 * number : 2 * number + 2] if state is not None else None)
             new_state += after
         return x, new_state
@@ -148,25 +155,26 @@ class ESPnetPrediction(nn.Module):
         super().__init__()
         from espnet2.asr.decoder.transducer_decoder import TransducerDecoder
 
-        self.decoder = construct(TransducerDecoder, conf, "decoder_conf", vocab_size=vocab_size, embed_pad=BLANK)
+        self.decoder: Any = construct(TransducerDecoder, conf, "decoder_conf", vocab_size=vocab_size, embed_pad=BLANK)
         self.output_size = self.decoder.dunits
 
     def forward(self, labels: Tensor, state: tuple[Tensor, ...] | None = None) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `LSTMPrediction.forward`; the state is ESPnet's (h, c), (layers, B, hidden) each."""
         self.decoder.set_device(labels.device)
-        if state is None:
-            state = self.decoder.init_state(labels.shape[0])
-        state = (*state, None)[:2]  # a GRU has no c
-        x, state = self.decoder.rnn_forward(self.decoder.dropout_embed(self.decoder.embed(labels)), state)
-        return x, tuple(part for part in state if part is not None)
+        before = self.decoder.init_state(labels.shape[0]) if state is None else state
+        before = (*before, None)[:2]  # a GRU has no c
+        x, after = self.decoder.rnn_forward(self.decoder.dropout_embed(self.decoder.embed(labels)), before)
+        return x, tuple(part for part in after if part is not None)
 
 
 class LanguageVector(nn.Module):
     """What the encoder is told of the language, concatenated to every input frame.
 
-    `onehot`: row l of the identity, in the order of the languages, spare slots last (Kannan et al., section 3.3);
+    `onehot`: row l of the identity, in the order of the languages (Kannan et al., section 3.3);
     `embedding`: a learned row of `size` numbers; `none`: nothing.
     """
+
+    onehot: Tensor
 
     def __init__(self, kind: str, slots: int, size: int):
         super().__init__()
@@ -180,23 +188,22 @@ class LanguageVector(nn.Module):
 
     def rows(self) -> Tensor:
         """The vectors of all slots (slots, size)."""
-        return self.onehot if self.kind == "onehot" else self.embedding.weight
+        return self.onehot if self.embedding is None else self.embedding.weight
 
     def forward(self, x: Tensor, language_ids: Tensor) -> Tensor:
         """(B, T, D), (B,) to (B, T, D + size)."""
         if self.kind == "none":
             return x
-        rows = self.rows()[language_ids] if self.kind == "onehot" else self.embedding(language_ids)
+        rows = self.onehot[language_ids] if self.embedding is None else self.embedding(language_ids)
         return torch.cat([x, rows[:, None].expand(-1, x.shape[1], -1).to(x.dtype)], dim=-1)
 
 
-class RNNT(Parts):
+class RNNT(Backbone):
     """Multilingual RNN-T.
 
     Args:
         vocab_size: number of tokens, blank (0) included.
         num_languages: languages that have a slot in the language vector.
-        spare_languages: further slots, for languages to come.
         language_vector: none, onehot, or embedding (of `language_vector_size` numbers).
         stack, stride: every `stride`-th frame is stacked with its `stack - 1` left neighbours.
         encoder, encoder_conf: `lstm` (the paper's), or ESPnet's `conformer` or `transformer`, and its arguments.
@@ -206,13 +213,13 @@ class RNNT(Parts):
         num_mels: log-mel channels of the input.
     """
 
-    beam_size = 1  # of decoding, when nothing else is asked
+    beam_size = 1
+    encoder_side = ("encoder",)
 
     def __init__(
         self,
         vocab_size: int,
         num_languages: int,
-        spare_languages: int = 0,
         language_vector: str = "onehot",
         language_vector_size: int = 16,
         stack: int = 4,
@@ -228,17 +235,14 @@ class RNNT(Parts):
         from espnet2.asr_transducer.joint_network import JointNetwork
 
         super().__init__()
-        for key, value, least, most in (
-            ("stack", stack, 1, 100),
-            ("stride", stride, 1, 100),
-            ("spare_languages", spare_languages, 0, 1000),
-        ):
-            if not least <= value <= most:
-                raise PelasrError(f"{key}: {value} is not between {least} and {most}")
+        for key, value in (("stack", stack), ("stride", stride)):
+            if not 1 <= value <= 100:
+                raise PelasrError(f"{key}: {value} is not between 1 and 100")
+        self.hears = LogMel(num_mels)
         self.stack, self.stride, self.ctc_weight = stack, stride, ctc_weight
         self.register_buffer("feature_mean", torch.zeros(num_mels))
         self.register_buffer("feature_std", torch.ones(num_mels))
-        self.language_vector = LanguageVector(language_vector, num_languages + spare_languages, language_vector_size)
+        self.language_vector = LanguageVector(language_vector, num_languages, language_vector_size)
         input_size = num_mels * stack + self.language_vector.size
         if encoder == "lstm":
             self.encoder = construct(LSTMEncoder, encoder_conf, "encoder_conf", input_size=input_size)
@@ -267,19 +271,19 @@ class RNNT(Parts):
 
     @property
     def encodes_language(self) -> bool:
-        """Whether the encoder's output depends on the language."""
+        """If there is a language vector."""
         return self.language_vector.size > 0
 
     @property
     def subsampling(self) -> int:
-        """Feature frames per encoder frame."""
+        """By the stride of the frames and the encoder's own."""
         return self.stride * self.encoder.subsampling
 
     def sites(self) -> dict[str, dict[str, int]]:
-        """Places for adapters: {kind: {path of the host module: width of its output}}; see `module_sites` for all kinds
-        but `layer`, the encoder's layers, `prediction`, the ends of the prediction network's (which are not called as
-        modules), `input`, the whole encoder, and `encoder` and `decoder`, all that there is, to be fine-tuned. The
-        output layers are no others: the loss reads their weights."""
+        """Beside those of `module_sites`: `layer`, the encoder's layers, `prediction`, the ends of the prediction
+        network's (which are not called as modules), `input`, the whole encoder, `attention`, the encoder's, and
+        `encoder` and `decoder`, all that there is, to be fine-tuned.
+        The output layers are no others: the loss reads their weights."""
         if isinstance(self.encoder, LSTMEncoder):
             paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
         else:
@@ -299,11 +303,12 @@ class RNNT(Parts):
             "encoder": encoder,
             "input": {"encoder": self.encoder.output_size},
             "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
-            **module_sites(self, self.own_sites()),
+            **attention_sites(self, "encoder"),
+            **module_sites(self, SITES, [*self.own_sites(), SHARED_BY_ROWS]),
         }
 
     def own_sites(self) -> dict[str, str]:
-        """Where a new language adds to the backbone: {path of a module: vector, embedding or output}."""
+        """The prediction network's embedding, the output layers and the language vector."""
         embedding = "prediction.embed" if isinstance(self.prediction, LSTMPrediction) else "prediction.decoder.embed"
         sites = {embedding: "embedding", OUTPUT_LAYER: "output"}
         if self.ctc is not None:
@@ -311,7 +316,7 @@ class RNNT(Parts):
         return sites | ({"language_vector": "vector"} if self.encodes_language else {})
 
     def set_feature_stats(self, mean: Tensor, std: Tensor) -> None:
-        """Mean and standard deviation of each log-mel channel, (80,) each: part of the saved backbone."""
+        """They are part of the saved backbone."""
         self.feature_mean.copy_(mean)
         self.feature_std.copy_(std)
 
@@ -319,13 +324,10 @@ class RNNT(Parts):
         self,
         feats: Tensor,
         lens: Tensor,
-        language_ids: Tensor,
-        augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        language_ids: Tensor | None,
+        augment: Augment | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-mel (B, T, 80), frames (B,), index of the language (B,) to encoder output (B, T', D), frames (B,).
-
-        `augment` (SpecAugment) works on the normalised features, where zero is the mean.
-        """
+        """See `Backbone.encode`; normalised by the statistics of the training data."""
         x = (feats - self.feature_mean) / self.feature_std
         if augment is not None:
             x, lens = augment(x, lens)
@@ -339,10 +341,7 @@ class RNNT(Parts):
     def loss(
         self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None = None
     ) -> Loss:
-        """Encoder output (B, T, D), frames (B,), labels (B, U), their number (B,) to losses (B,).
-
-        `prefix` is what a decoder with attention starts from; here the language vector tells the language.
-        """
+        """The transducer's, and CTC's if there is any. `prefix` is not used: the language vector tells the language."""
         joint = self.joint
         transducer = transducer_loss(
             joint.lin_enc(enc),
@@ -377,10 +376,10 @@ class RNNT(Parts):
             raise PelasrError(f"--beam_size {beam_size}: an RNN-T is searched greedily, with 1")
 
         def predict(labels: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-            output, state = self.prediction(labels[:, None], state)
-            return self.joint.lin_dec(output[:, 0]), state
+            output, after = self.prediction(labels[:, None], state)
+            return self.joint.lin_dec(output[:, 0]), after
 
         return greedy_search(self.joint.lin_enc(enc), enc_lens, predict, self.joint.lin_out)
 
 
-BACKBONE = RNNT
+BACKBONE: type[Backbone] = RNNT

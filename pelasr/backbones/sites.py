@@ -1,17 +1,10 @@
 """The modules of a backbone that a method may hang on, by kind; see `sites` of a backbone."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from torch import nn
 
-NAMED = {  # by the last part of the path: ESPnet's names in attention and feed-forward sub-layers
-    "linear_q": "q",
-    "linear_k": "k",
-    "linear_v": "v",
-    "linear_out": "out",
-    "w_1": "ffn_in",
-    "w_2": "ffn_out",
-}
 TYPED = {
     "linear": (nn.Linear,),
     "norm": (nn.LayerNorm, nn.BatchNorm1d),
@@ -20,33 +13,24 @@ TYPED = {
 }
 
 
-def module_sites(backbone: nn.Module, left_out: Iterable[str]) -> dict[str, dict[str, int]]:
+def module_sites(backbone: nn.Module, names: Mapping[str, str], left_out: Iterable[str]) -> dict[str, dict[str, int]]:
     """{kind: {path: width of the output}}, only kinds that the backbone has.
 
-    `linear`, `norm`, `conv` and `lstm` are all modules of a type, `attention` the encoder's: a search computes a
-    decoder's keys and values without calling it. Of the linear maps `q`, `k`, `v` and `out` are those
-    of attention, `ffn_in` and `ffn_out` those of feed-forward sub-layers, `joint` those of a transducer's joint
-    network. The paths `left_out` are no sites, nor are relative attention's maps of positions, which the rows of a
-    batch share.
+    `linear`, `norm`, `conv` and `lstm` are all modules of a type. `names` tells further kinds of linear maps, as
+    {linear_q: q}; in it and in `left_out`, what is no site, a module is called by its path or the last part of that.
     """
     left_out = set(left_out)
     found: dict[str, dict[str, int]] = {}
     for path, module in backbone.named_modules():
-        if path not in left_out and not path.endswith(".linear_pos"):
-            for kind in _kinds(path, module):
-                found.setdefault(kind, {})[path] = _width(module)
+        last = path.rpartition(".")[2]
+        if left_out & {path, last}:
+            continue
+        kinds = [kind for kind, types in TYPED.items() if isinstance(module, types)]
+        if "linear" in kinds:
+            kinds += [names[name] for name in dict.fromkeys([path, last]) if name in names]
+        for kind in kinds:
+            found.setdefault(kind, {})[path] = _width(module)
     return found
-
-
-def _kinds(path: str, module: nn.Module) -> list[str]:
-    """The kinds that a module belongs to."""
-    kinds = [kind for kind, types in TYPED.items() if isinstance(module, types)]
-    if hasattr(module, "linear_q") and path.startswith("encoder."):
-        return ["attention"]
-    if kinds != ["linear"]:
-        return kinds
-    part, _, name = path.rpartition(".")
-    return kinds + (["joint"] if part == "joint" else [NAMED[name]] if name in NAMED else [])
 
 
 def _width(module: nn.Module) -> int:
@@ -57,5 +41,5 @@ def _width(module: nn.Module) -> int:
         return module.linear_out.out_features
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1]
-    names = ("out_features", "out_channels", "num_features")
-    return next(getattr(module, name) for name in names if hasattr(module, name))
+    widths: Iterator[Any] = (getattr(module, name, None) for name in ("out_features", "out_channels", "num_features"))
+    return next(width for width in widths if width is not None)

@@ -5,25 +5,25 @@ Log-mel frames, normalised within their utterance, are thinned to a quarter by g
 encoders and ESPnet's Transformer decoder follow. The first token of a translation is the tag of its language.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.backbones.base import Augment, Backbone
 from pelasr.backbones.sites import module_sites
 from pelasr.config import construct
+from pelasr.data.features import LogMel
 from pelasr.errors import PelasrError, nearest
-from pelasr.nn.espnet import ESPNET_ENCODERS, ESPnetEncoder
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
 from pelasr.nn.layers import ConvSubsampler, Loss, ctc_loss, within
-from pelasr.nn.parts import Parts
 from pelasr.nn.stateless import make_stateless
 from pelasr.search.attention import CachedDecoder
 from pelasr.search.beam import beam_search
+from pelasr.search.ctc import ctc_best_path
 from pelasr.search.hypothesis import Hypothesis
 
-BLANK = 0
 IGNORED = -100  # what cross_entropy leaves out
 
 
@@ -61,7 +61,7 @@ class SpeechEncoder(nn.Module):
         return self.stack(x, lens)
 
 
-class ST(Parts):
+class ST(Backbone):
     """Speech to text with attention.
 
     Args:
@@ -72,10 +72,11 @@ class ST(Parts):
         subsampler_conf: arguments of `ConvSubsampler`.
         ctc_weight: w of the loss w CTC + (1 - w) attention; 1: no decoder, the search is CTC's best path.
         label_smoothing: share of the probability that every token gets.
+        num_mels: log-mel channels of the input.
     """
 
-    beam_size = 5  # of decoding, when nothing else is asked
-    encodes_language = False
+    beam_size = 5
+    encoder_side = ("encoder",)
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class ST(Parts):
             raise PelasrError(f"encoder: {encoder!r}; {nearest(encoder, ESPNET_ENCODERS)}")
         if not 0 <= ctc_weight <= 1:
             raise PelasrError(f"ctc_weight: {ctc_weight} is not between 0 (attention alone) and 1 (CTC alone)")
+        self.hears = LogMel(num_mels)
         self.ctc_weight, self.label_smoothing, self.end = ctc_weight, label_smoothing, vocab_size - 1
         self.encoder = SpeechEncoder(num_mels, encoder, dict(encoder_conf or {}), subsampler_conf)
         self.decoder = None if ctc_weight == 1 else self._make_decoder(vocab_size, decoder_conf)
@@ -128,34 +130,36 @@ class ST(Parts):
                 nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
 
     @property
+    def encodes_language(self) -> bool:
+        """Never: the decoder is told it."""
+        return False
+
+    @property
     def subsampling(self) -> int:
-        """Feature frames per encoder frame."""
+        """By the convolutions."""
         return self.encoder.subsampling
 
     def sites(self) -> dict[str, dict[str, int]]:
-        """Places for adapters: {kind: {path of the host module: width of its output}}.
-
-        `ffn` are the feed-forward sub-layers (a Conformer's second ones), before their residual is added; `input` is
-        the whole encoder; `encoder` and `decoder` are for fine-tuning; see `module_sites` for the others, of which the
-        output layers are none.
-        """
+        """Beside those of `module_sites`, of which the output layers are none: `ffn`, the feed-forward sub-layers (a
+        Conformer's second ones), before their residual is added; `input`, the encoder; `attention`, the encoder's;
+        `encoder` and `decoder`, to be fine-tuned."""
         width = self.encoder.output_size
         parts = ["encoder"] if self.decoder is None else ["encoder", "decoder"]
         layers = {"encoder": "encoder.stack.encoder.encoders", "decoder": "decoder.decoders"}
         ffn = [
             f"{layers[part]}.{n}.feed_forward"
             for part in parts
-            for n, layer in enumerate(self.get_submodule(layers[part]))
+            for n, layer in enumerate(self.get_submodule(layers[part]).children())
             if layer.feed_forward is not None  # as by default in an E-Branchformer
         ]
         sites = {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
-        sites["input"] = {"encoder": width}
-        return sites | module_sites(self, self.own_sites())
+        sites |= {"input": {"encoder": width}, **attention_sites(self, "encoder")}
+        return sites | module_sites(self, ESPNET_SITES, [*self.own_sites(), SHARED_BY_ROWS])
 
     def own_sites(self) -> dict[str, str]:
-        """Where a new language adds to the backbone: {path of a module: embedding or output}."""
+        """The decoder's embedding, and the output layers."""
         sites = {"ctc": "output"} if self.ctc is not None else {}
         if self.decoder is not None:
             sites |= {"decoder.embed.0": "embedding", "decoder.output_layer": "output"}
@@ -169,12 +173,9 @@ class ST(Parts):
         feats: Tensor,
         lens: Tensor,
         language_ids: Tensor | None = None,
-        augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        augment: Augment | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Log-mel (B, T, 80), frames (B,) to encoder output (B, T', D), frames (B,).
-
-        `augment` (SpecAugment) works on the normalised features, where zero is the mean.
-        """
+        """See `Backbone.encode`; every utterance is normalised by its own mean and variance."""
         x = normalise(feats, lens)
         if augment is not None:
             x, lens = augment(x, lens)
@@ -183,15 +184,15 @@ class ST(Parts):
     def loss(
         self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None = None
     ) -> Loss:
-        """Encoder output (B, T, D), frames (B,), labels (B, U), their number (B,), forced first tokens (B, P) to
-        losses (B,). The prefix is no part of the loss."""
+        """Attention's and CTC's, by `ctc_weight`."""
         parts = {}
         if self.ctc is not None:
             parts["ctc"] = ctc_loss(self.ctc(enc), enc_lens, targets, target_lens)
         if self.decoder is not None:
             parts["attention"] = self._attention_loss(enc, enc_lens, targets, target_lens, prefix)
         weights = {"ctc": self.ctc_weight, "attention": 1 - self.ctc_weight}
-        return Loss(sum(weights[name] * part for name, part in parts.items()), parts)
+        total: Any = sum(weights[name] * part for name, part in parts.items())
+        return Loss(total, parts)
 
     def _attention_loss(
         self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None
@@ -210,11 +211,16 @@ class ST(Parts):
         """What the labels are predicted from, each after those before it: (B, U + 1, V); without a decoder CTC's logits
         (B, T, V)."""
         if self.decoder is None:
-            return self.ctc(enc)
+            return self._ctc_logits(enc)
         targets = targets[:, : int(target_lens.max())]  # ESPnet makes its masks from the lengths alone
         given = F.pad(targets, (1, 0), value=self.end) if prefix is None else self._start(prefix, targets)
         forced = given.shape[1] - targets.shape[1] - 1
         return self.decoder(enc, enc_lens, given, target_lens + forced + 1)[0][:, forced:]
+
+    def _ctc_logits(self, enc: Tensor) -> Tensor:
+        """(B, T, V) of a model that has CTC."""
+        assert self.ctc is not None
+        return self.ctc(enc)
 
     def _start(self, prefix: Tensor, targets: Tensor) -> Tensor:
         """What the decoder is given: `<sos/eos>`, the prefix (B, P), the labels (B, U)."""
@@ -227,7 +233,7 @@ class ST(Parts):
         """The best label sequence of each encoder output (B, T, D), after the forced first tokens (B, P), which it
         leaves out. Beam search, as long as the encoder output at most; without a decoder CTC's best path."""
         if self.decoder is None:
-            return ctc_best_path(self.ctc(enc), enc_lens)
+            return ctc_best_path(self._ctc_logits(enc), enc_lens)
         if prefix is None:
             prefix = enc_lens.new_empty(len(enc), 0)
         start = F.pad(prefix, (1, 0), value=self.end)
@@ -235,7 +241,7 @@ class ST(Parts):
 
 
 def normalise(feats: Tensor, lens: Tensor) -> Tensor:
-    """Every channel of every utterance (B, T, 80) to mean 0 and variance 1 over its frames; padding to 0."""
+    """Every channel of every utterance (B, T, C) to mean 0 and variance 1 over its frames; padding to 0."""
     mask = within(lens, feats.shape[1])[..., None]
     mean = (feats * mask).sum(1, keepdim=True) / lens[:, None, None]
     x = (feats - mean) * mask
@@ -255,14 +261,4 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, shared: int)
     return ((1 - smoothing) * label + smoothing * everything).where(labels != IGNORED, 0.0)
 
 
-def ctc_best_path(logits: Tensor, lens: Tensor) -> list[Hypothesis]:
-    """The most probable label of every frame of (B, T, V), repeats merged and blanks left out; its log probability."""
-    scores, path = logits.float().log_softmax(-1).max(-1)
-    new = path.ne(F.pad(path, (1, 0), value=BLANK)[:, :-1])
-    mask = within(lens, path.shape[1])
-    kept = new & path.ne(BLANK) & mask
-    totals = (scores * mask).sum(1).tolist()
-    return [Hypothesis(row[keep].tolist(), total) for row, keep, total in zip(path, kept, totals, strict=True)]
-
-
-BACKBONE = ST
+BACKBONE: type[Backbone] = ST

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pelasr.backbones.base import build_backbone
-from pelasr.backbones.format import CURE, read_backbone
+from pelasr.backbones.base import Backbone, build_backbone
+from pelasr.backbones.format import CURE, BackboneDescription, read_backbone
 from pelasr.config import LIMIT
+from pelasr.data.features import LogMel
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
 from pelasr.files import sha256_file
@@ -24,11 +25,11 @@ STEPS = 10  # calls of torch to make a tensor and its first values, at most
 class LoadedBackbone:
     """A trained backbone with what belongs to it; `sha256` binds packs to its tensors."""
 
-    module: Any
+    module: Backbone
     tokenizer: Tokenizer
     languages: list[str]
     sha256: str
-    facts: dict[str, Any]
+    description: BackboneDescription
 
 
 def describe_backbone(
@@ -57,11 +58,11 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
     folder = Path(folder)
     description = read_backbone(folder)
     tokenizer = Tokenizer.load(folder / "tokens")
-    if tokenizer.sha256 != description["tokens_sha256"]:
+    if tokenizer.sha256 != description.tokens_sha256:
         raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with; {CURE}")
     path = folder / f"{weights}.safetensors"
-    family, options, languages = (description[key] for key in ("backbone", "options", "languages"))
-    given = family, options, len(tokenizer.tokens), len(languages)
+    languages = description.languages
+    given = description.backbone, description.options, len(tokenizer.tokens), len(languages)
     bounds = Bounds(path)
     try:
         with bounds, torch.device("meta"):
@@ -74,14 +75,21 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
     module = build_backbone(*given)
     module.load_state_dict(state)
     module.eval()
-    _try(module, options, len(languages), f"{folder}/backbone.yaml")
+    _try(module, len(languages), f"{folder}/backbone.yaml")
     return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
 
 
+def heard_by(folder: Path) -> LogMel:
+    """What a trained backbone hears, whose weights are not read."""
+    description = read_backbone(folder)
+    with torch.device("meta"):
+        return build_backbone(description.backbone, description.options, 3, len(description.languages)).hears
+
+
 @torch.no_grad()
-def _try(module: torch.nn.Module, options: dict[str, Any], languages: int, where: str) -> None:
+def _try(module: Backbone, languages: int, where: str) -> None:
     """Raise PelasrError for a backbone that cannot be run: options may fit the weights and not each other."""
-    feats, frames, label = torch.zeros(1, 200, options.get("num_mels", 80)), torch.tensor([200]), torch.tensor([1])
+    feats, frames, label = torch.zeros(1, 200, module.hears.channels), torch.tensor([200]), torch.tensor([1])
     try:
         enc, enc_lens = module.encode(feats, frames, torch.tensor([languages - 1]))
         module.logits(enc, enc_lens, label[None], label)
@@ -111,22 +119,22 @@ class Bounds(TorchFunctionMode):
         return made
 
 
-def _read_weights(path: Path, description: dict[str, Any]) -> dict[str, Any]:
-    known = description["weights"]
+def _read_weights(path: Path, description: BackboneDescription) -> dict[str, Any]:
+    known = description.weights
     if path.stem not in known:
         raise PelasrError(f"{path.parent}/backbone.yaml: has no weights {path.stem!r}; {nearest(path.stem, known)}")
     return load_weights(path, known[path.stem])
 
 
-def load_encoder(module: Any, folder: Path) -> None:
-    """Give a backbone the encoder of another one, trained in `folder`.
+def load_encoder(module: Backbone, folder: Path) -> None:
+    """Give a backbone the encoder's side of another one, trained in `folder`.
 
     Raises PelasrError where its weights are not as they were saved, or the two encoders differ, naming the first
     tensor.
     """
     path = folder / "backbone.safetensors"
     state = _read_weights(path, read_backbone(folder))
-    found = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
-    own = {name: tensor for name, tensor in module.state_dict().items() if name.startswith("encoder.")}
+    found = {name: tensor for name, tensor in state.items() if module.side(name) == "encoder"}
+    own = {name: tensor for name, tensor in module.state_dict().items() if module.side(name) == "encoder"}
     check_tensors(found, own, str(path))
     module.load_state_dict(found, strict=False)

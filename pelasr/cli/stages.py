@@ -86,15 +86,24 @@ def _tokens(known: argparse.Namespace, rest: list[str]) -> bool:
 
 def _add_stats(verbs: Any) -> None:
     text = "Stage 3: features of every utterance, mean and variance of the training data."
-    sub = add_stage(verbs, "stats", _stats, text)
+    sub = add_stage(verbs, "stats", _stats, text, overridable=True)
+    sub.add_argument("--config", type=Path, help="YAML file of the backbone that is to hear them; default: 80 channels")
     add_sets(sub, "train dev test")
     add_processes(sub)
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.config import load_yaml, override, parse_overrides
+    from pelasr.data.features import USUAL
+    from pelasr.stages.settings import configured_backbone
     from pelasr.stages.stats import make_stats
 
-    return make_stats(place_of(known), sets_of(known), known.nj)
+    if rest and known.config is None:
+        raise PelasrError(f"{rest[0]}: of which backbone? add --config FILE")
+    hears = USUAL
+    if known.config is not None:
+        hears = configured_backbone(override(load_yaml(known.config), parse_overrides(rest))).hears
+    return make_stats(place_of(known), sets_of(known), known.nj, hears)
 
 
 def _add_train(verbs: Any) -> None:

@@ -8,7 +8,6 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
 
 import numpy as np
 
@@ -33,7 +32,7 @@ OTHERS = {  # what else an archive may hold, by its first bytes
 class Part(io.RawIOBase):
     """`size` bytes of a file from `start` on, as a file of their own."""
 
-    def __init__(self, stream: BinaryIO, start: int, size: int):
+    def __init__(self, stream: io.BufferedIOBase, start: int, size: int):
         super().__init__()
         self._stream, self._start, self.size, self._position = stream, start, size, 0
 
@@ -91,7 +90,7 @@ def read_matrix(spec: str) -> np.ndarray:
         raise DataError(f"{brief(spec, 300)}: {error}; cure: make the archive again") from None
 
 
-def _read_matrix(stream: BinaryIO, left: int) -> np.ndarray:
+def _read_matrix(stream: io.BufferedIOBase, left: int) -> np.ndarray:
     head = stream.read(MATRIX)
     kind = TYPES.get(head[:5])
     if kind is None or len(head) < MATRIX or head[5] != 4 or head[10] != 4:
@@ -104,7 +103,7 @@ def _read_matrix(stream: BinaryIO, left: int) -> np.ndarray:
 
 
 @contextmanager
-def _open_entry(path: str, offset: int) -> Iterator[tuple[BinaryIO, int]]:
+def _open_entry(path: str, offset: int) -> Iterator[tuple[io.BufferedIOBase, int]]:
     """An archive, at an entry, and how many bytes there are from there to its end."""
     with open_file(path) as stream:
         check_holes(path)

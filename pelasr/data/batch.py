@@ -41,7 +41,7 @@ class Example:
 
 @dataclass
 class Batch:
-    """Log-mel (S, T, 80), frames (S,), labels (B, U), their number (B,), index of the language (B,).
+    """Features (S, T, C), frames (S,), labels (B, U), their number (B,), index of the language (B,).
 
     Where an utterance has several targets its features come once (S < B) and `rows` (B,) says where; otherwise `rows`
     is None. `prefix` (B, P) are the forced first tokens, None for models without.
@@ -137,7 +137,7 @@ class Collate:
 def speech_batch(
     feats: Sequence[np.ndarray], languages: Sequence[str], prefixes: Sequence[list[int]], collate: Collate
 ) -> Batch:
-    """Features (T, 80) of each utterance, without references, as a batch; `prefixes`: their forced first tokens."""
+    """Features (T, C) of each utterance, without references, as a batch; `prefixes`: their forced first tokens."""
     nothing = torch.zeros(len(feats), dtype=torch.long)
     return Batch(
         ids=[""] * len(feats),
@@ -158,5 +158,9 @@ def batches(
     """Load batches in the order given; `workers` processes read ahead (for a GPU that would wait)."""
     pin = workers > 0 and torch.cuda.is_available()
     return torch.utils.data.DataLoader(
-        examples, batch_sampler=index_batches, collate_fn=collate, num_workers=workers, pin_memory=pin
+        examples,  # pyright: ignore[reportArgumentType] - any sequence is a data set to torch
+        batch_sampler=index_batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pin,
     )

@@ -5,8 +5,8 @@ import io
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock
@@ -22,7 +22,6 @@ from pelasr.files import atomic_write, read_bytes, text_bytes
 from pelasr.parallel import parallel_map
 
 RATE = 16000
-MELS = 80
 HOP = 160  # 10 ms
 FRAMES_PER_HOUR = 100 * 3600
 FFT = 512
@@ -30,6 +29,16 @@ CHECKSUMS = "utt2checksum"
 INDEX = ("feats.scp", "utt2num_frames", CHECKSUMS)  # of an archive
 CURE = "cure: delete this folder and run stage 3 again"
 MIN_SAMPLES = FFT // 2 + 1  # the first window is centred on the first sample and mirrors what lies before it
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """What a backbone hears: log-mel frames of 10 ms, of so many channels, of audio at 16 kHz."""
+
+    channels: int = 80
+
+
+USUAL = LogMel()
 
 
 def num_frames(samples: int) -> int:
@@ -41,16 +50,16 @@ _counted = Lock()  # torch has one number of threads for all: who sets it must b
 
 
 @cache
-def _layers(rate: int):
-    from espnet2.layers.log_mel import LogMel
+def _layers(channels: int):
+    from espnet2.layers.log_mel import LogMel as MelFilters
     from espnet2.layers.stft import Stft
 
-    stft = Stft(n_fft=FFT, win_length=rate * 25 // 1000, hop_length=rate // 100, window="hann", center=True)
-    return stft, LogMel(fs=rate, n_fft=FFT, n_mels=MELS)
+    stft = Stft(n_fft=FFT, win_length=RATE * 25 // 1000, hop_length=HOP, window="hann", center=True)
+    return stft, MelFilters(fs=RATE, n_fft=FFT, n_mels=channels)
 
 
-def log_mel(audio: np.ndarray, rate: int = RATE) -> np.ndarray:
-    """Natural log of the mel power spectrum, float32 (T, 80) with T = 1 + N // 160, of an audio (N,) at 16 kHz.
+def log_mel(audio: np.ndarray, hears: LogMel = USUAL) -> np.ndarray:
+    """Natural log of the mel power spectrum, float32 (T, C) with T = 1 + N // 160, of an audio (N,) at 16 kHz.
 
     Windows of 25 ms every 10 ms, with ESPnet's layers and values. Raises PelasrError on audio of 16 ms or less.
     """
@@ -58,13 +67,13 @@ def log_mel(audio: np.ndarray, rate: int = RATE) -> np.ndarray:
 
     if len(audio) < MIN_SAMPLES:
         raise PelasrError(f"{len(audio)} samples are too short for features; cure: drop what is under 25 ms")
-    stft, mel = _layers(rate)
+    stft, mel = _layers(hears.channels)
     with torch.inference_mode():
         spectrum, _ = stft(torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).unsqueeze(0))
         return mel(spectrum.square().sum(-1))[0].squeeze(0).numpy()
 
 
-def _extract_batch(utterances: list[Utterance]) -> list[np.ndarray]:
+def _extract_batch(hears: LogMel, utterances: list[Utterance]) -> list[np.ndarray]:
     """Features of some utterances, in one thread: the bytes must not depend on how many there are."""
     import torch
 
@@ -72,15 +81,15 @@ def _extract_batch(utterances: list[Utterance]) -> list[np.ndarray]:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            return [_extract_one(utterance) for utterance in utterances]
+            return [_extract_one(utterance, hears) for utterance in utterances]
         finally:
             torch.set_num_threads(threads)
 
 
-def _extract_one(utterance: Utterance) -> np.ndarray:
+def _extract_one(utterance: Utterance, hears: LogMel) -> np.ndarray:
     audio = load_audio(utterance, RATE)
     try:
-        feats = log_mel(audio)
+        feats = log_mel(audio, hears)
     except PelasrError as error:
         raise PelasrError(f"utterance {utterance.id}: {utterance.audio}: {error}") from error
     if not np.isfinite(feats).all():
@@ -101,7 +110,7 @@ class Feats:
     checksum: str
 
     def load(self) -> np.ndarray:
-        """Float32 (T, 80). Raises PelasrError if they are not as they were written."""
+        """Float32 (T, C). Raises PelasrError if they are not as they were written."""
         cure = f"cure: delete {Path(self.archive).parent} and run stage 3 again"
         try:
             feats = read_matrix(f"{self.archive}:{self.offset}").astype(np.float32, copy=False)
@@ -114,26 +123,29 @@ class Feats:
 
 
 def checksum(feats: np.ndarray) -> str:
-    """Of the bytes of features (T, 80): 16 hexadecimal digits."""
-    return hashlib.blake2b(np.ascontiguousarray(feats, dtype="<f4"), digest_size=8).hexdigest()
+    """Of the bytes of features (T, C): 16 hexadecimal digits."""
+    return hashlib.blake2b(np.ascontiguousarray(feats, dtype="<f4").data, digest_size=8).hexdigest()
 
 
-def marker_of(data_dir: Path, dump_dir: Path) -> Marker:
-    """The done-file of a directory of features, for the data directory as it is now.
+def marker_of(data_dir: Path, dump_dir: Path, hears: LogMel | None = USUAL) -> Marker:
+    """The done-file of a directory of features, for the data directory as it is now; `hears` None: of any kind.
 
     Audio that is gone cannot be compared: features that were made of it stay what they are.
     """
     inputs = {"data": data_sha256([data_dir], files=AUDIO_FILES), "audio": audio_sha256(data_dir)}
+    if hears is not None and hears != USUAL:
+        inputs["hears"] = asdict(hears)
     marker = Marker(dump_dir / "done.json", inputs)
-    if inputs["audio"] is None and marker.found is not None:
-        return Marker(dump_dir / "done.json", inputs | {"audio": marker.found["inputs"].get("audio")})
-    return marker
+    before = marker.found["inputs"] if marker.found is not None else {}
+    taken = ["audio"] * (inputs["audio"] is None) + ["hears"] * (hears is None)
+    as_found = {key: before[key] for key in taken if key in before}
+    return Marker(dump_dir / "done.json", inputs | as_found) if as_found else marker
 
 
 def features_sha256(data_dir: Path, dump_dir: Path) -> str:
     """Hash of the features of a data directory. Raises PelasrError if there are none, or of other audio than now."""
-    marker = marker_of(data_dir, dump_dir)
-    if not marker.done:
+    marker = marker_of(data_dir, dump_dir, hears=None)
+    if not marker.done or marker.found is None:
         what = (
             "incomplete" if marker.finished else "not made" if marker.found is None else f"not of {data_dir} as it is"
         )
@@ -141,7 +153,7 @@ def features_sha256(data_dir: Path, dump_dir: Path) -> str:
     return marker.found["outputs"][CHECKSUMS]
 
 
-def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> Iterator[Path]:
+def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1, hears: LogMel = USUAL) -> Iterator[Path]:
     """Write the features of data directories: pairs (data directory, directory of its features); yields what is done.
 
     A directory of features holds `feats.ark`, `feats.scp`, `utt2num_frames` and `utt2checksum`, and last `done.json`.
@@ -151,19 +163,19 @@ def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1) -> Iter
     # Features are the same in any language, `und` is none in particular.
     contents = [(Path(data_dir), read_data_dir(data_dir, "und"), Path(dump_dir)) for data_dir, dump_dir in pairs]
     utterances = [utterance for _, content, _ in contents for utterance in content]
-    feats = parallel_map(_extract_batch, utterances, nj, "features")
+    feats = parallel_map(partial(_extract_batch, hears), utterances, nj, "features")
     for data_dir, content, dump_dir in contents:
         # An index must never point into another archive than its own, whenever the run is killed.
         for file in ("done.json", *INDEX):
             (dump_dir / file).unlink(missing_ok=True)
-        marker = marker_of(data_dir, dump_dir)
+        marker = marker_of(data_dir, dump_dir, hears)
         write_archive(dump_dir, zip([u.id for u in content], islice(feats, len(content)), strict=True))
         marker.write(done=True, outputs=[dump_dir / file for file in ("feats.ark", *INDEX)])
         yield dump_dir
 
 
 def write_archive(dump_dir: Path, feats: Iterable[tuple[str, np.ndarray]]) -> None:
-    """Write utterances and their features, float32 (T, 80) each, and the index of them."""
+    """Write utterances and their features, float32 (T, C) each, and the index of them."""
     import kaldiio
 
     lines: dict[str, list[str]] = {file: [] for file in INDEX}
@@ -210,14 +222,15 @@ def _read_pairs(path: Path) -> dict[str, str]:
         raise PelasrError(f"{path}: want lines of `utterance value` ({brief(error, 100)}); {CURE}") from None
 
 
-def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (80,) float64 over all frames of the features in some directories."""
-    count, total, squares = 0, np.zeros(MELS), np.zeros(MELS)
+def feature_stats(dump_dirs: Iterable[str | Path], hears: LogMel = USUAL) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (C,) float64 over all frames of the features in some directories."""
+    count, total, squares = 0, np.zeros(hears.channels), np.zeros(hears.channels)
     for dump_dir in dump_dirs:
         for found in read_feats(dump_dir).values():
             feats = found.load().astype(np.float64)
-            if feats.shape[1] != MELS:
-                raise PelasrError(f"{found.archive}: features of {feats.shape[1]} channels, want {MELS}; {CURE}")
+            if feats.shape[1] != hears.channels:
+                what = f"features of {feats.shape[1]} channels, want {hears.channels}"
+                raise PelasrError(f"{found.archive}: {what}; {CURE}")
             count += len(feats)
             total += feats.sum(0)
             squares += np.square(feats).sum(0)
@@ -230,13 +243,13 @@ def feature_stats(dump_dirs: Iterable[str | Path]) -> tuple[np.ndarray, np.ndarr
 
 
 def save_stats(path: str | Path, mean: np.ndarray, std: np.ndarray) -> None:
-    """Write mean and deviation (80,) as an npz file, atomically."""
+    """Write mean and deviation (C,) as an npz file, atomically."""
     with atomic_write(path, "wb") as stream:
         np.savez(stream, mean=mean, std=std)
 
 
-def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation (80,) of an npz file."""
+def load_stats(path: str | Path, hears: LogMel = USUAL) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation (C,) of an npz file. Raises PelasrError if they are of another number of channels."""
     if not Path(path).exists():
         raise PelasrError(f"{path}: no statistics; cure: run the statistics stage, 3, first")
     again = "cure: delete it, and run stage 3 again"
@@ -245,6 +258,7 @@ def load_stats(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
             mean, std = stored["mean"], stored["std"]
     except (ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise PelasrError(f"{path}: no statistics ({brief(error, 100)}); {again}") from None
-    if mean.shape != (MELS,) or std.shape != (MELS,):
-        raise PelasrError(f"{path}: statistics of {mean.shape} and {std.shape}; {again}")
+    if mean.shape != (hears.channels,) or std.shape != (hears.channels,):
+        found = f"statistics of {mean.shape} and {std.shape}, the backbone hears {hears.channels} channels"
+        raise PelasrError(f"{path}: {found}; cure: run stage 3 with --config, the backbone's")
     return mean, std

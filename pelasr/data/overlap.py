@@ -71,7 +71,7 @@ def _overlapping(item: Heard, spans: Mapping[str, Spans]) -> Heard | None:
     """An utterance of the same recording, and of the same time in it."""
     there = spans.get(abspath(item.utterance.audio))
     before = bisect_left(there.starts, _end(item) - TOUCH) if there else 0
-    if not before:
+    if there is None or not before:
         return None
     found = there.last[before - 1]
     return found if _end(found) - TOUCH > _start(item) else None

@@ -65,7 +65,7 @@ class BatchSampler:
         self.lengths = np.asarray(lengths, dtype=np.float64)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.by_frames = batch_size is None
-        per_batch = batch_frames / self.lengths.mean() if self.by_frames else batch_size
+        per_batch = (batch_frames or 0) / self.lengths.mean() if batch_size is None else batch_size
         # No batch is larger than `batch_size`, unless a process would get nothing of it.
         self.steps = min(math.ceil(len(lengths) / per_batch), len(lengths) // world_size)
         self.sources = np.arange(len(lengths)) if sources is None else np.unique(sources, return_inverse=True)[1]

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -96,9 +96,8 @@ def open_sound(source: str | Part) -> Iterator[Sound]:
     """
     import soundfile
 
-    is_path = isinstance(source, str)
-    with open_file(source) if is_path else nullcontext(source) as raw:
-        if is_path:
+    with open_file(source) if isinstance(source, str) else nullcontext(source) as raw:
+        if isinstance(source, str):
             check_holes(source)
         if not (size := raw.seek(0, io.SEEK_END)):
             raise ValueError("an empty file")
@@ -106,7 +105,8 @@ def open_sound(source: str | Part) -> Iterator[Sound]:
         is_estimate = not _counts_frames(raw)
         raw.seek(0)
         try:  # by an absolute path, because libsndfile takes `-` for standard input
-            stream = soundfile.SoundFile(openable(os.path.abspath(source)) if is_path else source)
+            file: Any = openable(os.path.abspath(source)) if isinstance(source, str) else source
+            stream = soundfile.SoundFile(file)
         except soundfile.LibsndfileError as error:
             raise ValueError(error.error_string) from None
         with stream:
@@ -140,7 +140,7 @@ def is_streamed(said: int) -> bool:
     return said == 0 or any(abs(said - size) <= 1 << 16 for size in STREAMED)
 
 
-def find_samples(raw: BinaryIO, size: int) -> tuple[int, int] | None:
+def find_samples(raw: io.BufferedIOBase | Part, size: int) -> tuple[int, int] | None:
     """Where the samples of a WAV file begin, and how many bytes they are by the header; None for other files."""
     raw.seek(0)
     head, position, large = raw.read(12), 12, 0
@@ -169,7 +169,7 @@ def received(content: bytes) -> Part:
     return Part(io.BytesIO(content), 0, len(content))
 
 
-def _counts_frames(raw: BinaryIO) -> bool:
+def _counts_frames(raw: io.BufferedIOBase | Part) -> bool:
     """Whether the first frame of an MP3 file says how many there are; otherwise libsndfile estimates their number."""
     raw.seek(0)
     head, start = raw.read(10), 0

@@ -6,6 +6,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pelasr.data.language import split_pair
 from pelasr.errors import PelasrError, brief, nearest
@@ -72,14 +73,14 @@ class Tokenizer:
         """Token ids of a text, normalised first; what the list lacks becomes `<unk>` (1)."""
         text = normalise(text)
         if self._pieces is not None:
-            return self._encode_pieces(text)
+            return self._encode_pieces(self._pieces, text)
         return [self._ids.get(character, UNKNOWN_ID) for character in text]
 
-    def _encode_pieces(self, text: str) -> list[int]:
+    def _encode_pieces(self, pieces: Any, text: str) -> list[int]:
         if not self.own:
-            return [piece + 1 for piece in self._pieces.encode(text)]  # `<blank>` stands before sentencepiece's `<unk>`
+            return [piece + 1 for piece in pieces.encode(text)]  # `<blank>` stands before sentencepiece's `<unk>`
         found: list[int] = []
-        for index, piece in zip(self._pieces.encode(text), self._pieces.encode(text, out_type=str), strict=True):
+        for index, piece in zip(pieces.encode(text), pieces.encode(text, out_type=str), strict=True):
             if index + 1 != UNKNOWN_ID:
                 found.append(index + 1)
             else:  # a run of characters that no piece has

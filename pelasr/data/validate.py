@@ -231,7 +231,7 @@ def _inspect_segment(audio: str, samples: np.ndarray, rate: int, segment: Segmen
     if samples.min() == samples.max():
         what = f"{audio} is digital silence (all samples equal); cure: fetch it again, {DROP}"
         return Inspection(length, "silence", what)
-    return Inspection(length, digest=hashlib.blake2b(np.ascontiguousarray(samples), digest_size=16).hexdigest())
+    return Inspection(length, digest=hashlib.blake2b(np.ascontiguousarray(samples).data, digest_size=16).hexdigest())
 
 
 def _check_audio(data_dir: DataDir, utterance: Utterance, inspection: Inspection, subsampling: int | None) -> None:

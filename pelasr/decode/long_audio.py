@@ -7,7 +7,7 @@ from itertools import chain
 
 import numpy as np
 
-from pelasr.data.features import RATE, log_mel
+from pelasr.data.features import RATE, LogMel, log_mel
 
 SHORTEST = RATE * 25 // 1000  # samples, a window of the features; what is shorter is not searched
 WINDOW = 60_000  # feature frames of the pieces that are gathered before they are searched
@@ -18,7 +18,7 @@ BATCH = 30_000  # feature frames of a batch, padding included
 class Piece:
     """A part of one audio, from `start` to `end` of its `duration`, in seconds; the `last` one ends the audio.
 
-    `feats`: log-mel (T, 80), until it is searched; `score`: that of its text by the search, None if it was too short to
+    `feats`: log-mel (T, C), until it is searched; `score`: that of its text by the search, None if it was too short to
     be searched; `seconds`: time spent on it.
     """
 
@@ -31,6 +31,11 @@ class Piece:
     text: str = ""
     score: float | None = None
     seconds: float = 0.0
+
+    @property
+    def frames(self) -> int:
+        """Of its features, as long as it has any."""
+        return len(self.feats) if self.feats is not None else 0
 
     @property
     def share(self) -> float:
@@ -52,7 +57,7 @@ class Transcript:
 
 
 def windows(
-    audio: Iterable[np.ndarray], languages: Sequence[str], longest: Mapping[str, float]
+    audio: Iterable[np.ndarray], languages: Sequence[str], longest: Mapping[str, float], hears: LogMel
 ) -> Iterator[list[Piece]]:
     """The pieces of audios, samples (N,) at 16 kHz each, in order; as many at once as it takes to fill batches. Audios
     are asked for one by one, so that no more than one is held.
@@ -62,10 +67,10 @@ def windows(
     window: list[Piece] = []
     frames, start = 0, time.monotonic()
     for samples, language in zip(audio, languages, strict=True):
-        for piece in _pieces(samples, language, longest[language]):
+        for piece in _pieces(samples, language, longest[language], hears):
             now = time.monotonic()
             piece.seconds, start = now - start, now
-            frames += len(piece.feats) if piece.feats is not None else 0
+            frames += piece.frames
             window.append(piece)
             if frames >= WINDOW:
                 yield window
@@ -74,9 +79,9 @@ def windows(
         yield window
 
 
-def _pieces(samples: np.ndarray, language: str, longest: float) -> Iterator[Piece]:
+def _pieces(samples: np.ndarray, language: str, longest: float, hears: LogMel) -> Iterator[Piece]:
     for start, end in cut(samples, RATE, longest):
-        feats = log_mel(samples[start:end]) if end - start >= SHORTEST else None
+        feats = log_mel(samples[start:end], hears) if end - start >= SHORTEST else None
         last = end == len(samples)
         yield Piece(language, start / RATE, end / RATE, len(samples) / RATE, last, feats)
 
@@ -84,8 +89,8 @@ def _pieces(samples: np.ndarray, language: str, longest: float) -> Iterator[Piec
 def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Pieces in batches of like length, longest first, of `BATCH` frames at most where one piece alone has not more."""
     batch: list[Piece] = []
-    for piece in sorted(pieces, key=lambda piece: -len(piece.feats)):
-        if batch and (len(batch) + 1) * len(batch[0].feats) > BATCH:
+    for piece in sorted(pieces, key=lambda piece: -piece.frames):
+        if batch and (len(batch) + 1) * batch[0].frames > BATCH:
             yield batch
             batch = []
         batch.append(piece)
@@ -101,7 +106,7 @@ def join(windows: Iterable[list[Piece]]) -> Iterator[Transcript]:
         if piece.last:
             found = [part for part in parts if part.score is not None]
             text = " ".join(part.text for part in found if part.text)
-            score, seconds = sum(part.score for part in found), sum(part.seconds for part in parts)
+            score, seconds = sum(part.score or 0.0 for part in found), sum(part.seconds for part in parts)
             yield Transcript(piece.language, text, score, piece.duration, seconds, found)
             parts = []
 

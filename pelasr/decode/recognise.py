@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pelasr.adapters.routes import Routes
+from pelasr.backbones.base import Backbone
 from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.sampling import sorted_batches
-from pelasr.errors import TooShortError
+from pelasr.errors import PelasrError, TooShortError
 from pelasr.search.hypothesis import Hypothesis
 
 BATCH_SIZE = 64
@@ -31,7 +32,7 @@ class Recognised:
 
 
 def encode(
-    backbone: nn.Module,
+    backbone: Backbone,
     bank: Routes | None,
     batch: Batch,
     augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
@@ -42,14 +43,23 @@ def encode(
     TooShortError naming the shortest utterance if it is too short.
     """
     try:
+        _check_channels(backbone, batch)
         return _encode(backbone, bank, batch, augment)
     except TooShortError as error:
         lens = batch.lens if batch.rows is None else batch.lens[batch.rows]
         raise TooShortError(f"utterance {batch.ids[int(lens.argmin())]}: {error}; cure: drop it") from None
 
 
+def _check_channels(backbone: Backbone, batch: Batch) -> None:
+    """Raise PelasrError for features that the backbone does not hear."""
+    found, wanted = batch.feats.shape[-1], backbone.hears.channels
+    if found != wanted:
+        what = f"features of {found} channels, the backbone hears {wanted}"
+        raise PelasrError(f"utterance {batch.ids[0]}: {what}; cure: run stage 3 with its --config")
+
+
 def _encode(
-    backbone: nn.Module,
+    backbone: Backbone,
     bank: Routes | None,
     batch: Batch,
     augment: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None,
@@ -65,7 +75,7 @@ def _encode(
 
 @torch.no_grad()
 def search(
-    backbone: nn.Module, bank: Routes | None, batch: Batch, beam_size: int = 1, losses: bool = False
+    backbone: Backbone, bank: Routes | None, batch: Batch, beam_size: int = 1, losses: bool = False
 ) -> tuple[list[Hypothesis], list[float]]:
     """The best label sequence of each utterance of a batch, on the backbone's device; and with `losses` those of the
     references, in nats. Raises TooShortError naming the shortest utterance if it is too short.
@@ -82,7 +92,7 @@ def search(
 
 
 def recognise(
-    backbone: nn.Module,
+    backbone: Backbone,
     bank: Routes | None,
     examples: list[Example],
     collate: Collate,

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from math import prod
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -21,6 +21,17 @@ ESPNET_ENCODERS = {
     "conformer": "ConformerEncoder",
     "e_branchformer": "EBranchformerEncoder",
 }
+# By the last part of their paths: kinds of site that linear maps are, in attention and in feed-forward sub-layers.
+ESPNET_SITES = {
+    "linear_q": "q",
+    "linear_k": "k",
+    "linear_v": "v",
+    "linear_out": "out",
+    "w_1": "ffn_in",
+    "w_2": "ffn_out",
+}
+SHARED_BY_ROWS = "linear_pos"  # relative attention's map of positions, which a batch has once: no site
+Frames = TypeVar("Frames", Tensor, int)  # of several utterances, or of one
 _importing = Lock()
 _frames: ContextVar[Tensor] = ContextVar("frames")  # those of utterances (B, 1, T), as the layer at work was told
 
@@ -62,7 +73,7 @@ class ESPnetEncoder(nn.Module):
             if isinstance(module, nn.Conv1d) and module.padding[0]:
                 module.register_forward_pre_hook(_hide_padding)
 
-    def _frames_of(self, lens: Tensor | int) -> Tensor | int:
+    def _frames_of(self, lens: Frames) -> Frames:
         """Frames after the subsampling, of which each saw none but the utterance's own."""
         for kernel, stride in self._kernels:
             lens = (lens - kernel) // stride + 1
@@ -84,6 +95,17 @@ class ESPnetEncoder(nn.Module):
         _frames.set(within(self._frames_of(lens), self._frames_of(longest))[:, None])
         x, lens, _ = self.encoder(x[:, :longest], lens)  # ESPnet makes its masks from the lengths alone
         return x, lens
+
+
+def attention_sites(model: nn.Module, part: str) -> dict[str, dict[str, int]]:
+    """{attention: {path: width of the output}} of the attention within a part of a model; {} where there is none. That
+    of a decoder is no site: a search computes its keys and values without calling it."""
+    found = {
+        f"{part}.{path}": module.linear_out.out_features
+        for path, module in model.get_submodule(part).named_modules()
+        if hasattr(module, "linear_q") and isinstance(module.linear_out, nn.Linear)
+    }
+    return {"attention": found} if found else {}
 
 
 def _remember_frames(layer: nn.Module, args: tuple) -> None:

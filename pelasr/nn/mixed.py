@@ -46,7 +46,7 @@ class Stack:
     def __init__(self, path: str, adapters: Sequence[nn.Module | None]):
         self._path = path
         there = [adapter for adapter in adapters if adapter is not None]
-        self._adapter = there[0]
+        self._adapter: Any = there[0]
         found = [_parameters(there[0] if adapter is None else adapter) for adapter in adapters]
         self._stacks = [torch.stack(parameters) for parameters in zip(*found, strict=True)]
         self._has = None
@@ -141,7 +141,7 @@ def _parameters(module: nn.Module) -> list[Tensor]:
     return [parameter for _, parameter in module.named_parameters(remove_duplicate=False)]
 
 
-def _with_parameters(module: nn.Module, parameters: Iterator[Tensor]) -> nn.Module:
+def _with_parameters(module: nn.Module, parameters: Iterator[Tensor]) -> Any:
     """A copy of a module that has other tensors for parameters and shares all else: the module itself may be at work in
     another thread. (`torch.func.functional_call` changes the module, and takes longer than a small adapter.)"""
     own, children = module._parameters, module._modules
@@ -199,7 +199,7 @@ class Route:
         adapter, index = self._at(path, len(y))
         return adapter(x, y) if index is None else adapter(index, x, y)
 
-    def _at(self, path: str, count: int) -> tuple[nn.Module | Stack, Tensor | None]:
+    def _at(self, path: str, count: int) -> tuple[Any, Tensor | None]:
         """What is at a site for `count` rows: the one language's adapter, or a stack and each row's number in it."""
         self.fired.add(path)
         trains = torch.is_grad_enabled()

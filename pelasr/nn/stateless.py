@@ -14,7 +14,7 @@ from torch import Tensor, nn
 KEPT = {"attn", "pe"}  # attributes that are written
 
 
-def for_one_pass(module: nn.Module, device: torch.device) -> nn.Module:
+def for_one_pass(module: Any, device: torch.device) -> Any:
     """A module that shares all that another has, submodules and parameters included, until it is given something else.
     Positions are on the device."""
     if "pe" in vars(module) and module.pe.device != device:

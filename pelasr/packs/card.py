@@ -8,6 +8,7 @@ import yaml
 
 from pelasr.data.language import split_pair
 from pelasr.errors import brief
+from pelasr.packs.format import PackDescription
 from pelasr.score.results import latest, read_results
 from pelasr.tasks.base import find_task, task_of
 
@@ -28,31 +29,31 @@ model.decode(["talk.wav"], language="{language}")
 ```"""
 
 
-def dev_score(description: dict[str, Any]) -> str:
+def dev_score(description: PackDescription) -> str:
     """A pack's score on its dev data, `wer 12.34`, or nothing."""
-    dev = description["training"].get("dev", {})
+    dev = description.training.get("dev", {})
     metric = next((key for key in dev if key not in ("loss", "higher_is_better")), "loss")
     return f"{metric} {dev[metric]:.2f}" if metric in dev else ""
 
 
-def figures_of(pack: Path, description: dict[str, Any]) -> list[dict[str, Any]]:
+def figures_of(pack: Path, description: PackDescription) -> list[dict[str, Any]]:
     """The latest figures of the fit that a pack `<exp>/<experiment>/packs/<language>` comes from."""
     experiment = pack.resolve().parents[1]
-    path, training = experiment.parent / "results.jsonl", description["training"]
+    path, training = experiment.parent / "results.jsonl", description.training
     if not path.is_file():
         return []
     return [
         line
         for (name, _, language, metric), line in latest(read_results(path)).items()
-        if (name, language) == (experiment.name, description["language"])
+        if (name, language) == (experiment.name, description.language)
         and metric in _measures(line["task"])
         and line["config_sha256"] == training.get("config_sha256")
     ]
 
 
-def make_card(description: dict[str, Any], figures: Sequence[dict[str, Any]]) -> str:
+def make_card(description: PackDescription, figures: Sequence[dict[str, Any]]) -> str:
     """Markdown with a head in YAML. `description`: a pack's; `figures`: lines of results.jsonl."""
-    language, method = description["language"], description["adapter"]
+    language, method = description.language, description.adapter
     tag = task_of([language], figures[-1]["task"] if figures else None).tag
     head = {
         "language": [code.replace("_", ".").partition(".")[0] for code in split_pair(language) if code],
@@ -73,22 +74,22 @@ def make_card(description: dict[str, Any], figures: Sequence[dict[str, Any]]) ->
     return "\n\n".join(parts) + "\n"
 
 
-def _facts(description: dict[str, Any]) -> list[tuple[str, str]]:
-    training, conf = description["training"], description["adapter_conf"]
+def _facts(description: PackDescription) -> list[tuple[str, str]]:
+    training, conf = description.training, description.adapter_conf
     options = ", ".join(f"{key}: {brief(value, 100)}" for key, value in conf.items())
     heard = f"{training['hours']:.2f} h" if "hours" in training else "not recorded"
     if "utterances" in training:
         heard += f", {training['utterances']:,} utterances"
     rows = [
-        ("language", description["language"]),
-        ("method", f"{description['adapter']} ({options})" if options else description["adapter"]),
-        ("parameters", f"{description['parameters']:,}"),
-        ("tokens of its own", f"{len(description['own_tokens'])}"),
-        ("language vector of its own", "yes" if description["own_vector"] else "no"),
+        ("language", description.language),
+        ("method", f"{description.adapter} ({options})" if options else description.adapter),
+        ("parameters", f"{description.parameters:,}"),
+        ("tokens of its own", f"{len(description.own_tokens)}"),
+        ("language vector of its own", "yes" if description.own_vector else "no"),
         ("training data", heard),
         ("dev data", dev_score(description) or "not recorded"),
-        ("backbone, sha256 of its tensors", f"`{description['backbone_sha256']}`"),
-        ("tokens, sha256", f"`{description['tokens_sha256']}`"),
+        ("backbone, sha256 of its tensors", f"`{description.backbone_sha256}`"),
+        ("tokens, sha256", f"`{description.tokens_sha256}`"),
     ]
     for merged in training.get("merged", []):
         rows.append(("average of", f"{merged['language']}, weight {merged['weight']:.3f}"))

@@ -1,6 +1,7 @@
 """What `pack.yaml` may say: the keys, and what their values must be, whoever wrote them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,25 @@ from pelasr.storage import has_names, is_count, is_finite, is_hash, read_descrip
 
 FORMAT = 2
 CURE = "restore it, or fit the language again"
+
+
+@dataclass(frozen=True)
+class PackDescription:
+    """What `pack.yaml` says. `adapter_conf`: the method's options; `sites`: widths of the hosts by their paths;
+    `own_tokens` and `own_vector`: what a language has that is new to the backbone; `training`: facts by name."""
+
+    format: int
+    language: str
+    adapter: str
+    adapter_conf: dict[str, Any]
+    sites: dict[str, int]
+    own_tokens: list[str]
+    own_vector: bool
+    backbone_sha256: str
+    tokens_sha256: str
+    safetensors_sha256: str
+    parameters: int
+    training: dict[str, Any]
 
 
 def _is_option(value: Any) -> bool:
@@ -53,15 +73,14 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a description: wha
 }
 
 
-def read_checked(path: Path) -> dict[str, Any]:
+def read_checked(path: Path) -> PackDescription:
     """The description in a `pack.yaml`. Raises PelasrError if it is not one of this format."""
-    description = read_description(path, CURE)
-    check_description(description, path)
-    return description
+    return check_description(read_description(path, CURE), path)
 
 
-def check_description(description: dict[str, Any], path: Path) -> None:
-    """Raise PelasrError for the first key that is missing, unknown or of another kind."""
+def check_description(description: dict[str, Any], path: Path) -> PackDescription:
+    """What a `pack.yaml` says, checked. Raises PelasrError for the first key that is missing, unknown or of another
+    kind."""
     if description.get("format", FORMAT) != FORMAT:
         raise PelasrError(f"{path}: format {brief(description['format'])}, this version reads {FORMAT}; {CURE}")
     require_keys(description, KINDS, str(path))
@@ -71,11 +90,12 @@ def check_description(description: dict[str, Any], path: Path) -> None:
             if key in values and not is_kind(values[key]):
                 raise PelasrError(f"{path}: {key}: expected {what}, found {brief(values[key])}; {CURE}")
     _check_own(description["own_tokens"], description["language"], f"{path}: own_tokens")
+    return PackDescription(**description)
 
 
-def again(description: dict[str, Any]) -> str:
+def again(description: PackDescription) -> str:
     """How a pack is made again."""
-    shares = [f"{share['weight']:.3g} {share['language']}" for share in description["training"].get("merged", [])]
+    shares = [f"{share['weight']:.3g} {share['language']}" for share in description.training.get("merged", [])]
     return f"merge it again (it is the average of {' and '.join(shares)})" if shares else "fit it again"
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,17 @@ from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
 from pelasr.packs.card import dev_score, figures_of, make_card
 from pelasr.packs.format import again
-from pelasr.packs.pack import bank_for, load_pack, open_pack, own_parts, read_pack, save_pack
+from pelasr.packs.pack import (
+    Pack,
+    bank_for,
+    check_making,
+    load_pack,
+    open_pack,
+    own_parts,
+    read_bound,
+    read_pack,
+    save_pack,
+)
 from pelasr.storage import check_tensors, load_weights, save_weights, sizes, state_sha256
 from pelasr.tasks.base import said
 
@@ -31,15 +42,16 @@ def list_packs(folders: Sequence[Path]) -> None:
     found = [path.parent for folder in folders for path in sorted(folder.rglob("pack.yaml"))]
     if not found:
         raise PelasrError(f"{' '.join(map(str, folders))}: no packs here")
-    rows, refused = [COLUMNS], []
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    refused = []
     for folder in found:
         try:
             pack = read_pack(folder)
         except PelasrError as error:
             refused.append(f"refused: {error}")
             continue
-        own = f"{len(pack['own_tokens'])} {brief(' '.join(pack['own_tokens']))}".strip()
-        rows.append((pack["language"], pack["adapter"], f"{pack['parameters']:,}", dev_score(pack), own, str(folder)))
+        own = f"{len(pack.own_tokens)} {brief(' '.join(pack.own_tokens))}".strip()
+        rows.append((pack.language, pack.adapter, f"{pack.parameters:,}", dev_score(pack), own, str(folder)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -48,7 +60,7 @@ def list_packs(folders: Sequence[Path]) -> None:
 
 def show_pack(folder: Path) -> None:
     """Print a pack's description."""
-    print(yaml.safe_dump(read_pack(folder), sort_keys=False, allow_unicode=True), end="")
+    print(yaml.safe_dump(asdict(read_pack(folder)), sort_keys=False, allow_unicode=True), end="")
 
 
 def verify_packs(folders: Sequence[Path], model: Path | None) -> None:
@@ -58,14 +70,15 @@ def verify_packs(folders: Sequence[Path], model: Path | None) -> None:
     refused, seen = [], {}
     for folder in folders:
         try:
-            pack, tensors = _open(folder, backbone)
+            pack = _open(folder, backbone)
         except PelasrError as error:
             refused.append(f"refused: {error}")
             print(refused[-1])
             continue
         against = f"belongs to {model}" if model is not None else "not compared with a model"
-        print(f"ok: {folder}: {pack['language']}, {pack['adapter']}, {pack['parameters']:,} parameters, {against}")
-        same = seen.setdefault(state_sha256(tensors), folder)
+        said = pack.description
+        print(f"ok: {folder}: {said.language}, {said.adapter}, {said.parameters:,} parameters, {against}")
+        same = seen.setdefault(state_sha256(pack.tensors), folder)
         if same is not folder:
             print(f"{folder}: holds the same tensors as {same}")
     _finish(refused, len(folders), say=False)
@@ -96,24 +109,26 @@ def merge_packs(
     check_language(language, "merge: --language")
     _check_free(output)
     backbone = _backbone(model)
-    bank = bank_for(packs[0], backbone)
-    opened = [open_pack(folder, bank, backbone) for folder in packs]
-    first = opened[0][0]
-    for folder, (pack, _) in zip(packs, opened, strict=True):
+    opened = [open_pack(folder, backbone) for folder in packs]
+    bank, first = bank_for(opened[0], backbone), opened[0].description
+    for pack in opened:
+        check_making(pack, first.adapter, first.adapter_conf)
         for key in ("own_tokens", "own_vector"):
-            if pack[key] != first[key]:
+            found, wanted = getattr(pack.description, key), getattr(first, key)
+            if found != wanted:
                 raise PelasrError(
-                    f"{folder}/pack.yaml: {key} is {brief(pack[key])}, of {packs[0]} {brief(first[key])};"
+                    f"{pack.folder}/pack.yaml: {key} is {brief(found)}, of {packs[0]} {brief(wanted)};"
                     " packs can be merged if all but their tensors is alike"
                 )
     shares = [weight / sum(weights) for weight in weights]
+    said = [pack.description for pack in opened]
     merged = [
-        {"language": pack["language"], "weight": share, "safetensors_sha256": pack["safetensors_sha256"]}
-        for (pack, _), share in zip(opened, shares, strict=True)
+        {"language": each.language, "weight": share, "safetensors_sha256": each.safetensors_sha256}
+        for each, share in zip(said, shares, strict=True)
     ]
     training = {"merged": merged, "seed": 0, "config_sha256": sha256_json(merged)}
     bank.add(language, own=own_parts(first, backbone))
-    save_pack(output, bank, language, _average([tensors for _, tensors in opened], shares), backbone, training)
+    save_pack(output, bank, language, _average([pack.tensors for pack in opened], shares), backbone, training)
     print(f"{output}: {language}, the average of {' '.join(map(str, packs))}")
 
 
@@ -121,38 +136,41 @@ def _average(states: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> di
     """In float64; what is not floating-point is rounded."""
     found = {}
     for name, tensor in states[0].items():
-        mean = sum(share * state[name].double() for state, share in zip(states, shares, strict=True))
+        mean: Any = sum(share * state[name].double() for state, share in zip(states, shares, strict=True))
         found[name] = (mean if tensor.is_floating_point() else mean.round()).to(tensor.dtype)
     return found
 
 
-def fold_pack(pack: Path, output: Path, model: Path) -> None:
+def fold_pack(folder: Path, output: Path, model: Path) -> None:
     """Write a backbone whose weights do alone what the model's do with a pack: `backbone.safetensors` and the rest of a
     backbone's folder. Raises PelasrError, see `pelasr.adapters.fold`, for packs that no weights can express."""
     _check_free(output)
     source, weights = find_backbone_of(model)
     backbone = load_backbone(source, weights)
+    pack = open_pack(folder, backbone)
     bank = bank_for(pack, backbone)
-    language = load_pack(pack, bank, backbone)
-    description = read_pack(pack)
-    fold(backbone.module, bank, language)
+    load_pack(pack, bank, backbone)
+    fold(backbone.module, bank, pack.description.language)
     save_weights(output / "backbone.safetensors", backbone.module.state_dict())
     keys = ("language", "adapter", "backbone_sha256", "safetensors_sha256")
     describe_backbone(
         output,
-        backbone.facts["backbone"],
-        backbone.facts["options"],
+        backbone.description.backbone,
+        backbone.description.options,
         backbone.languages,
         source / "tokens",
-        {"folded": {key: description[key] for key in keys}, **said(backbone.facts.get("task"), backbone.languages)},
+        {
+            "folded": {key: getattr(pack.description, key) for key in keys},
+            **said(backbone.description.task, backbone.languages),
+        },
     )
-    print(f"{output}: the backbone {source} with {pack} folded into its weights")
+    print(f"{output}: the backbone {source} with {folder} folded into its weights")
 
 
 def export_pack(pack: Path, output: Path) -> None:
     """Write a folder for a model hub: the pack's files, and a card with what the results of its experiment say."""
     _check_free(output)
-    description, _ = _open(pack, None)
+    description = _open(pack, None).description
     output.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(pack / name, output / name)
@@ -165,15 +183,18 @@ def import_pack(source: Path, model: Path) -> None:
     """Copy a pack into `<model>/packs/<language>`, in one step, if it belongs to the model and is of one making with
     the packs that are there. Raises PelasrError if there is another pack of the language."""
     backbone, packs = _backbone(model), model / "packs"
-    there = [path.parent for path in sorted(packs.glob("*/pack.yaml"))]
-    description, _ = open_pack(source, bank_for(there[0] if there else source, backbone), backbone)
-    target = packs / description["language"]
+    pack = open_pack(source, backbone)
+    description = pack.description
+    if first := next(iter(sorted(packs.glob("*/pack.yaml"))), None):
+        other = read_bound(first.parent, backbone)
+        check_making(pack, other.adapter, other.adapter_conf)
+    target = packs / description.language
     if os.path.lexists(target):
         if all(_same(target / name, source / name) for name in FILES):
             print(f"{target}: is this pack already")
             return
         there = "another pack of" if target.exists() else "a link that leads nowhere in the place of a pack of"
-        raise PelasrError(f"{target}: there is {there} {description['language']!r}; delete it first")
+        raise PelasrError(f"{target}: there is {there} {description.language!r}; delete it first")
     aside = model / f".import.{os.getpid()}"
     try:
         aside.mkdir()
@@ -183,7 +204,7 @@ def import_pack(source: Path, model: Path) -> None:
         aside.rename(target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    print(f"{target}: {description['adapter']}, {description['parameters']:,} parameters")
+    print(f"{target}: {description.adapter}, {description.parameters:,} parameters")
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -194,17 +215,17 @@ def _backbone(model: Path) -> LoadedBackbone:
     return load_backbone(*find_backbone_of(model))
 
 
-def _open(folder: Path, backbone: LoadedBackbone | None) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A pack's description and tensors, checked against its backbone as far as that is given."""
+def _open(folder: Path, backbone: LoadedBackbone | None) -> Pack:
+    """A pack, checked against its backbone as far as that is given."""
     if backbone is not None:
-        return open_pack(folder, bank_for(folder, backbone), backbone)
+        return open_pack(folder, backbone)
     description, path = read_pack(folder), folder / "pack.safetensors"
     cure = f"restore it, or {again(description)}"
     if sizes(path, cure)[1] > ALONE:
         raise PelasrError(f"{path}: more than {ALONE} bytes; compare it with the --model that it is for")
-    tensors = load_weights(path, description["safetensors_sha256"], cure)
+    tensors = load_weights(path, description.safetensors_sha256, cure)
     check_tensors(tensors, tensors, str(path))
-    return description, tensors
+    return Pack(folder, description, tensors)
 
 
 def _check_free(output: Path) -> None:

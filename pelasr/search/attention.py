@@ -6,8 +6,10 @@ and a mask says which entries are a hypothesis's own past. So going on with othe
 what they have in common is there once.
 """
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from pelasr.errors import PelasrError
@@ -29,7 +31,7 @@ class CachedDecoder:
     The decoder's modules see (B, K, D): a row for each utterance. Raises PelasrError for other kinds of decoder.
     """
 
-    def __init__(self, decoder: nn.Module, memory: Tensor, memory_lens: Tensor):
+    def __init__(self, decoder: Any, memory: Tensor, memory_lens: Tensor):
         if not decoder.normalize_before or any(layer.concat_after for layer in decoder.decoders):
             raise PelasrError("decoder_conf: the search needs normalize_before: true and concat_after: false")
         self._decoder = decoder
@@ -95,23 +97,25 @@ class CachedDecoder:
         index = order[None, :, :, None, None].expand(len(old), -1, -1, *old.shape[3:])
         self._cache[:, :, :kept] = old.gather(2, index)
 
-    def _attend_to_past(self, attention: nn.Module, x: Tensor, cache: Tensor, entries: slice) -> Tensor:
+    def _attend_to_past(self, attention: Any, x: Tensor, cache: Tensor, entries: slice) -> Tensor:
         cache[0, :, entries], cache[1, :, entries] = _keys_and_values(attention, x)
         keys, values = cache[:, :, : entries.stop]
         return _attend(attention, x, keys, values, self._own[:, None])
 
-    def _attend_to_memory(self, attention: nn.Module, x: Tensor, memory: Tensor) -> Tensor:
-        return _attend(attention, x, *memory, self._memory_mask)
+    def _attend_to_memory(self, attention: Any, x: Tensor, memory: Tensor) -> Tensor:
+        keys, values = memory
+        return _attend(attention, x, keys, values, self._memory_mask)
 
 
-def _keys_and_values(attention: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def _keys_and_values(attention: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """(B, N, D) to keys and values by head, (B, N, heads, d) each."""
     heads = attention.h, attention.d_k
     return attention.k_norm(attention.linear_k(x).unflatten(-1, heads)), attention.linear_v(x).unflatten(-1, heads)
 
 
-def _attend(attention: nn.Module, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+def _attend(attention: Any, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """What `x` (B, K, D) takes from keys and values (B, N, heads, d); the mask (B, 1, 1 or K, N) is added to scores."""
     query = attention.q_norm(attention.linear_q(x).unflatten(-1, (attention.h, attention.d_k)))
-    found = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, keys, values)), mask)
+    query, keys, values = (part.transpose(1, 2) for part in (query, keys, values))
+    found = F.scaled_dot_product_attention(query, keys, values, mask)
     return attention.linear_out(found.transpose(1, 2).flatten(2))

@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.data.language import check_language, split_pair
@@ -11,10 +11,8 @@ from pelasr.data.place import Place
 from pelasr.errors import DataError, PelasrError, nearest, printable
 from pelasr.files import text_bytes
 from pelasr.progress import say
-
-if TYPE_CHECKING:
-    pass
 from pelasr.stages.data import validate_data
+from pelasr.stages.settings import configured_backbone
 from pelasr.stages.stats import make_features
 
 
@@ -58,7 +56,7 @@ def add_language(
         if name not in wanted:
             say(f"no {part.folder(name, language)}: {language} will not be decoded on {name}")
     checked = validate_data(part, wanted, config, skip_bad, nj, f"data_{language}")
-    return make_features(part, wanted, nj) or checked
+    return make_features(part, wanted, nj, configured_backbone(config).hears) or checked
 
 
 def copy_data_dir(source: Path, target: Path, language: str) -> None:

@@ -13,7 +13,7 @@ from pelasr.done import Marker
 from pelasr.errors import DataError, counted, printable
 from pelasr.files import atomic_write
 from pelasr.progress import say, warn
-from pelasr.stages.settings import split_options
+from pelasr.stages.settings import configured_backbone
 
 if TYPE_CHECKING:
     from pelasr.data.overlap import Heard
@@ -36,7 +36,7 @@ def validate_data(
     dirs = [*train, *others]
     wanted = {"targets": place.targets(*sets), "sets": place.sets(*sets)}
     sources = sorted({split_pair(language)[0] for language in place.languages})
-    subsampling = _subsampling(config) if config.get("ctc_weight") else None
+    subsampling = configured_backbone(config).subsampling if config.get("ctc_weight") else None
     path, listing = place.exp / ".done" / f"{name}.json", place.exp / "problems.txt"
     listing.unlink(missing_ok=True)
     targets = {"targets": {str(path): names for path, names in wanted["targets"].items()}}
@@ -86,17 +86,6 @@ def _refuse(reports: "Sequence[Report]", skip_bad: bool, listing: Path) -> None:
         first = "; what else is wrong must be mended first" if rest else ""
         lines.append(f"mend them, or drop {counted(count, 'utterance')} with --skip_bad true{first}")
     raise DataError(lines)
-
-
-def _subsampling(config: dict[str, Any]) -> int:
-    """Feature frames per encoder frame of the configured backbone, which is built without its weights."""
-    import torch
-
-    from pelasr.backbones.base import build_backbone
-
-    family, options, _ = split_options(config, "configuration")
-    with torch.device("meta"):
-        return build_backbone(family, options, vocab_size=3, num_languages=1).subsampling
 
 
 def _data_inputs(dirs: list[Path], subsampling: int | None) -> dict[str, Any]:

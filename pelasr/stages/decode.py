@@ -21,7 +21,8 @@ def decode(
     folder = place.exp / experiment.name
     if experiment.serve:  # it is there to see what one language's pack does to all
         only = [*place.languages, *([experiment.serve] if experiment.serve not in place.languages else [])]
-    _prepare_new(place, [language for language in only if language not in place.languages], sets)
+    if new := [language for language in only if language not in place.languages]:
+        _prepare_new(place, experiment, new, sets)
     markers = decoded(place, experiment, sets, only, how)
     missing = {key: marker for key, marker in markers.items() if not marker.done}
     if not missing:
@@ -58,16 +59,18 @@ def served_by(place: Place, experiment: Experiment, language: str, how: Decoding
     return language if has_pack else how.decode_as
 
 
-def _prepare_new(place: Place, new: list[str], sets: list[str]) -> None:
+def _prepare_new(place: Place, experiment: Experiment, new: list[str], sets: list[str]) -> None:
     """Features of the sets that there are of new languages, whose packs may come from elsewhere."""
+    from pelasr.backbones.store import heard_by
     from pelasr.stages.stats import make_features
 
+    hears = heard_by(next(iter(experiment.backbones(place))))
     for language in new:
         part = replace(place, languages=[language])
         there = [name for name in sets if part.folder(name, language).is_dir()]
         for name in set(sets) - set(there):
             say(f"stage 6: no {part.folder(name, language)}: {language} is not decoded on {name}")
-        make_features(part, there, nj=1)
+        make_features(part, there, 1, hears)
 
 
 def decoded(

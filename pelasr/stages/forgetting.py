@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pelasr.adapters.bank import Bank
+from pelasr.backbones.base import Backbone
 from pelasr.backbones.store import load_backbone
 from pelasr.data.batch import Batch, Collate, batches, load_examples
 from pelasr.data.kaldi import read_data_dir, text_of
@@ -77,7 +78,7 @@ def measure(
 
 
 @torch.no_grad()
-def _run(backbone: nn.Module, bank: Bank, batch: Batch, beam_size: int) -> tuple[Tensor, list[Hypothesis]]:
+def _run(backbone: Backbone, bank: Bank, batch: Batch, beam_size: int) -> tuple[Tensor, list[Hypothesis]]:
     """Logits of the reference's labels (B, ., V), and the hypotheses."""
     enc, lens = encode(backbone, bank, batch)
     logits = backbone.logits(enc, lens, batch.targets, batch.target_lens, batch.prefix)

@@ -12,7 +12,7 @@ from pelasr.data.place import Place
 from pelasr.done import required
 from pelasr.errors import PelasrError
 from pelasr.files import read_json, sha256_json
-from pelasr.packs.format import read_checked
+from pelasr.packs.format import PackDescription, read_checked
 from pelasr.progress import say
 from pelasr.score.results import SETTINGS
 from pelasr.stages.decode import decoded, served_by
@@ -114,7 +114,7 @@ def _not_decoded(place: Place, experiment: Experiment, name: str, languages: lis
 def find_task_of(place: Place, experiment: Experiment) -> Task:
     """The task of an experiment, which its backbones say."""
     folder, part = next(iter(experiment.backbones(place).items()))
-    return task_of(part.languages, read_backbone(folder).get("task"))
+    return task_of(part.languages, read_backbone(folder).task)
 
 
 def _training_hours(place: Place, language: str) -> float:
@@ -133,8 +133,8 @@ def facts_of(place: Place, experiment: Experiment, languages: list[str], how: De
         served = [experiment.serve] if experiment.serve else list(dict.fromkeys(served))
         folders = [place.exp / experiment.name / "packs" / language for language in served]
         packs = [read_checked(folder / "pack.yaml") for folder in folders]
-    trained = [pack["training"] for pack in packs] or found
-    added = sum(pack["parameters"] for pack in packs)
+    trained = [pack.training for pack in packs] or found
+    added = sum(pack.parameters for pack in packs)
     total = sum(facts["total_parameters"] for facts in found)
     if packs and has_copies(packs[0]):
         total *= len(packs)  # every language is served by a model of its own
@@ -163,35 +163,39 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return read_json(path, "restore it, or delete the folder and train again", keys)
 
 
-def has_copies(pack: dict[str, Any]) -> bool:
+def has_copies(pack: PackDescription) -> bool:
+    """Whether every language has a model of its own."""
     from pelasr.adapters.base import find_method
 
-    return find_method(pack["adapter"]).copies
+    return find_method(pack.adapter).copies
 
 
 def _method(
-    place: Place, experiment: Experiment, languages: list[str], packs: list[dict[str, Any]], how: Decoding
+    place: Place, experiment: Experiment, languages: list[str], packs: list[PackDescription], how: Decoding
 ) -> dict[str, Any]:
     """The method's name and its settings, None where they are as usual or the task does not show them."""
-    found = dict.fromkeys(SETTINGS) | {"method": packs[0]["adapter"] if packs else "backbone", "beam": how.beam_size}
+    found: dict[str, Any] = dict.fromkeys(SETTINGS)
+    found |= {"method": packs[0].adapter if packs else "backbone", "beam": how.beam_size}
     if any(served_by(place, experiment, language, how) != language for language in languages):
         found["decode_as"] = how.decode_as
     if find_task_of(place, experiment).detailed:
-        conf = read_backbone(next(iter(experiment.backbones(place))))["options"]["encoder_conf"]
+        backbone = read_backbone(next(iter(experiment.backbones(place))))
+        conf = backbone.options["encoder_conf"]
         found |= {"dict": "mono" if experiment.each else "multi", "width": conf.get("output_size", 256)}  # ESPnet's
-        found |= _sizes(packs[0]) if packs else {}
+        found |= _sizes(packs[0], backbone.backbone) if packs else {}
     return found
 
 
-def _sizes(pack: dict[str, Any]) -> dict[str, int]:
+def _sizes(pack: PackDescription, family: str) -> dict[str, int]:
     """Of a method that has a size: its size on each side of the backbone, `enc` and `dec`, 0 where it has no site."""
     from pelasr.adapters.bank import SIDES
     from pelasr.adapters.base import find_method
+    from pelasr.backbones.base import find_backbone, side_of
     from pelasr.config import arguments_of
 
-    cls = find_method(pack["adapter"])
+    cls = find_method(pack.adapter)
     if not cls.size:
         return {}
-    size = pack["adapter_conf"].get(cls.size, arguments_of(cls)[cls.size].default)
-    there = {path.partition(".")[0] for path in pack["sites"]}
+    size = pack.adapter_conf.get(cls.size, arguments_of(cls)[cls.size].default)
+    there = {side_of(path, find_backbone(family).encoder_side) for path in pack.sites}
     return {side[:3]: (size[side] if isinstance(size, dict) else size) if side in there else 0 for side in SIDES}

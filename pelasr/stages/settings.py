@@ -1,13 +1,16 @@
 """Configurations, split among those they are for."""
 
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pelasr.config import check_keys
 from pelasr.errors import PelasrError
 from pelasr.nn.defaults import settled
 from pelasr.tasks.base import find_task
 from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
+
+if TYPE_CHECKING:
+    from pelasr.backbones.base import Backbone
 
 
 def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
@@ -26,6 +29,17 @@ def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
         find_task(str(config["task"]))
     options = {key: value for key, value in config.items() if key in backbone_options(family)}
     return BackboneConfig(family, settled(options), _training(config))
+
+
+def configured_backbone(config: dict[str, Any]) -> "Backbone":
+    """The backbone of a flat configuration without its weights, to be asked what it hears, and how fast it is."""
+    import torch
+
+    from pelasr.backbones.base import build_backbone
+
+    family, options, _ = split_options(config, "configuration")
+    with torch.device("meta"):
+        return build_backbone(family, options, vocab_size=3, num_languages=1)
 
 
 def split_adapter_options(config: dict[str, Any], where: str) -> AdapterConfig:

@@ -26,7 +26,7 @@ def make_tokens(place: Place, chosen: list[Experiment], sets: list[str], token_t
                 raise PelasrError(
                     f"{experiment.name}: its tokens in {part.tokens} are another experiment's too: {kind}"
                 )
-    made = [_make_token_list(part, sets, *kind) for part, *kind in wanted.values()]
+    made = [_make_token_list(part, sets, kind, size) for part, kind, size in wanted.values()]
     return any(made)
 
 

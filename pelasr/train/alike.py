@@ -6,6 +6,7 @@ KAYANNA and GEORGIAN LETTER KAN are both written ka or k): by uroman (Hermjakob 
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pelasr.data.tokenizer import BLANK, SOS_EOS, SPACE, TAG, UNKNOWN
 
@@ -18,7 +19,8 @@ def romaniser() -> Romanise | None:
         from uroman import Uroman
     except ImportError:
         return None
-    return Uroman().romanize_string
+    romanise: Any = Uroman().romanize_string
+    return romanise
 
 
 def ordinary(shared: Sequence[str]) -> list[int]:

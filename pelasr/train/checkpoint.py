@@ -14,6 +14,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a training's state, atomically, after the hash of its bytes (torch does not check those it reads)."""
     import torch
 
+    stream: Any
     with atomic_write(path, "w+b") as stream:
         stream.write(bytes(DIGEST))
         try:
@@ -33,6 +34,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     import torch
 
+    stream: Any
     with open_file(path) as stream:
         digest = stream.read(DIGEST)
         if hashlib.file_digest(stream, "sha256").digest() != digest:

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.adapters.routes import Routes
+from pelasr.backbones.base import Backbone
 from pelasr.data.batch import Collate, Example
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.recognise import Recognised, recognise
@@ -40,7 +40,7 @@ class LanguageScores:
 
 
 def evaluate(
-    backbone: nn.Module,
+    backbone: Backbone,
     bank: Routes | None,
     examples: list[Example],
     collate: Collate,

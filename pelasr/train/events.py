@@ -20,7 +20,7 @@ class Events:
 
     def add_scalar(self, tag: str, value: float, step: int) -> None:
         """Write a number."""
-        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue] - made at run time
         from tensorboardX.summary import scalar
 
         with naming(self.folder):

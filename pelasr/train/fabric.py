@@ -4,14 +4,15 @@ import os
 
 import lightning.fabric
 import torch
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 
 from pelasr.errors import PelasrError
 
 
 def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
     """`ngpu` GPUs of this machine, or its CPU; as many processes and nodes as torchrun or SLURM started."""
-    from lightning.fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     devices, nodes = max(ngpu, 1), 1
     if TorchElasticEnvironment.detect():

@@ -65,7 +65,7 @@ def _train(fabric: Any, run: BackboneRun) -> None:
     backbone = build_backbone(run.config.family, run.config.options, len(tokenizer.tokens), len(place.languages))
     if run.init is not None:
         load_encoder(backbone, run.init.folder)
-    mean, std = load_stats(place.stats)
+    mean, std = load_stats(place.stats, backbone.hears)
     backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
     report = count_parameters(backbone)
     best = BestBackbones(folder, backbone, training)
@@ -121,7 +121,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     for language in languages:
         new = language not in backbone.languages
         say = first and not history and not (folder / CHECKPOINT).exists()
-        bank.add(language, own=make_own(backbone, place, language, run.tokens, say) if new else None)
+        bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", say) if new else None)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
     report = count_parameters(backbone.module, bank)
@@ -129,7 +129,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     best.hashes = run.marker.made(best.part)
     if history:
         best.restore(history)
-    task = task_of(backbone.languages, backbone.facts.get("task"))
+    task = task_of(backbone.languages, backbone.description.task)
     data = _read(place, tokenizers, Collate(backbone.languages, new=languages), task)
     objective = Objective(backbone.module, bank, training.specaug_conf)
     loop = Fit(objective, data, training, folder, fabric, best, history)

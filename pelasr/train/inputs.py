@@ -55,7 +55,7 @@ def weights_sha256(folder: Path, weights: str, cure: str = "") -> str:
     """Hash of a trained backbone's file. Raises PelasrError if it is not there, or not as it was described."""
     path = folder / f"{weights}.safetensors"
     found = required(path, 4, cure)
-    if read_backbone(folder)["weights"].get(weights) != found:
+    if read_backbone(folder).weights.get(weights) != found:
         raise PelasrError(
             f"{path}: damaged: not the file that stage 4 wrote; restore it from a copy, or train it again"
         )

@@ -7,6 +7,7 @@ killed, the files that its checkpoint names are there.
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class BestBackbones(Kept):
     def average(self, history: Sequence[Entry]) -> dict[str, Tensor]:
         """The mean of the weights, in float64."""
         states = [self.load(self.name(entry)) for entry in self.averaged(history)]
-        mean = {name: sum(state[name].double() for state in states) / len(states) for name in states[0]}
+        mean: dict[str, Any] = {name: sum(state[name].double() for state in states) / len(states) for name in states[0]}
         return {name: tensor.to(states[0][name].dtype) for name, tensor in mean.items()}
 
     def name(self, entry: Entry) -> str:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapters.bank import Bank
+from pelasr.backbones.base import Backbone
 from pelasr.config import construct
 from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.sampling import BatchSampler
@@ -30,7 +31,7 @@ from pelasr.train.evaluate import LanguageScores, evaluate
 from pelasr.train.kept import Kept
 from pelasr.train.monitor import Monitor, entry_of
 from pelasr.train.options import TrainingOptions
-from pelasr.train.schedule import MEAN, Entry, decay_start, factor, is_candidate
+from pelasr.train.schedule import MEAN, decay_start, factor, is_candidate
 
 CHECKPOINT = "last.ckpt"
 
@@ -50,7 +51,7 @@ class Data:
 class Objective(nn.Module):
     """What is minimised: the backbone's loss on a batch, through the adapters of its languages if there are any."""
 
-    def __init__(self, backbone: nn.Module, bank: Bank | None = None, specaug_conf: dict[str, Any] | None = None):
+    def __init__(self, backbone: Backbone, bank: Bank | None = None, specaug_conf: dict[str, Any] | None = None):
         super().__init__()
         self.backbone, self.bank = backbone, bank
         self.augment = None
@@ -114,7 +115,7 @@ class Fit:
         folder: Path,
         fabric: lightning.fabric.Fabric,
         kept: Kept,
-        history: Sequence[Entry] = (),
+        history: Sequence[dict[str, Any]] = (),
     ):
         self.options, self.folder, self.fabric = options, folder, fabric
         self.data, self.train, self.kept = data, data.train, kept
@@ -267,7 +268,7 @@ class Fit:
             self._skip(parts)
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.monitor.step(place.step, place.loss / max(place.utterances, 1), self.schedule.get_last_lr()[0])
+        self.monitor.step(place.step, place.loss / max(place.utterances, 1), float(self.schedule.get_last_lr()[0]))
 
     def _skip(self, parts: list[tuple[Batch, Tensor]]) -> None:
         """A loss or gradient that is not finite never enters the weights; too many of them end the run."""
@@ -319,7 +320,8 @@ class Fit:
         """Over all processes."""
         if self.fabric.world_size == 1:
             return value
-        return float(self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device), reduce_op="sum"))
+        total: Any = self.fabric.all_reduce(torch.tensor(value, device=self.fabric.device), reduce_op="sum")
+        return float(total)
 
     def _gather(self, value: Any) -> list[Any]:
         """The values of all processes."""

@@ -128,7 +128,8 @@ def curves(history: list[dict[str, Any]]) -> Any:
     unit = " (%)" if metric in ("wer", "cer") else ""
     labels = {"loss": "loss (nats an utterance)", metric: f"dev {metric.upper()}{unit}"}
     span = max(epochs[-1], 1)
-    colours = colormaps["tab10" if len(languages) <= 10 else "tab20"].colors
+    palette: Any = colormaps["tab10" if len(languages) <= 10 else "tab20"]
+    colours = palette.colors
     for axes, (key, label) in zip(figure.subplots(1, 2), labels.items(), strict=True):
         for number, language in enumerate(languages if len(languages) > 1 else []):
             found = [entry["dev"][language] for entry in history]  # whose metrics may differ by language

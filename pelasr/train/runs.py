@@ -141,9 +141,9 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     """Which run made a pack: the hash of its settings, and the languages it fitted; None if there is no whole pack."""
     try:
         description = read_checked(pack / "pack.yaml")
-        if sha256_file(pack / "pack.safetensors") != description["safetensors_sha256"]:
+        if sha256_file(pack / "pack.safetensors") != description.safetensors_sha256:
             return None
-        training = description["training"]
+        training = description.training
     except (PelasrError, OSError):  # it is made again
         return None
-    return training.get("config_sha256"), training.get("fitted_with", [])
+    return training.get("config_sha256", ""), training.get("fitted_with", [])

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from pelasr.data.features import LogMel
 from pelasr.decode.long_audio import Piece, batches, join, windows
 
 
@@ -25,7 +26,7 @@ def test_windows_ask_for_one_audio_at_a_time(monkeypatch):
             asked.append(seconds)
             yield np.full(round(16000 * seconds), 0.1, np.float32)
 
-    found = windows(audio(), ["hi", "ur", "hi", "hi"], {"hi": 20.0, "ur": 20.0})
+    found = windows(audio(), ["hi", "ur", "hi", "hi"], {"hi": 20.0, "ur": 20.0}, LogMel())
     first = next(found)
     assert asked == [1.0, 2.0]
     assert [(one.language, one.start, one.end, one.last, len(one.feats)) for one in first] == [
@@ -35,7 +36,7 @@ def test_windows_ask_for_one_audio_at_a_time(monkeypatch):
     (rest,) = found
     assert [(one.duration, one.feats is None) for one in rest] == [(0.01, True), (3.0, False)]
     with pytest.raises(ValueError, match="zip"):
-        list(windows(audio(), ["hi"], {"hi": 20.0}))
+        list(windows(audio(), ["hi"], {"hi": 20.0}, LogMel()))
 
 
 def test_pieces_are_joined_over_windows():

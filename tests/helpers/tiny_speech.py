@@ -39,7 +39,7 @@ def make_recogniser(folder: Path, seed: int = 0) -> Path:
         for name, parameter in module.encoder.named_parameters():
             if "lstm.weight" in name:
                 parameter *= 2
-    make_packs(folder / "A5", _save(folder / "A1", "rnnt", backbone.facts["options"], module, backbone.languages))
+    make_packs(folder / "A5", _save(folder / "A1", "rnnt", backbone.description.options, module, backbone.languages))
     return folder / "A5"
 
 

@@ -1,6 +1,7 @@
 """The model card: what a hub reads of it, and that what it tells to run runs."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -47,7 +48,7 @@ def test_head_and_facts(exp):
         "| tokens of its own | 2 |",
         "| training data | 1.25 h, 1,200 utterances |",
         "| dev data | wer 12.50 |",
-        f"| backbone, sha256 of its tensors | `{pack['backbone_sha256']}` |",
+        f"| backbone, sha256 of its tensors | `{pack.backbone_sha256}` |",
     ):
         assert row in card.splitlines()
     assert "No test figures came with this pack." in card
@@ -56,20 +57,20 @@ def test_head_and_facts(exp):
 
 def test_pairs_variants_and_figures(exp):
     pack = read_pack(exp / "A5/packs/hi")
-    assert head(make_card({**pack, "language": "en-de"}, []))["language"] == ["en", "de"]
-    assert head(make_card({**pack, "language": "en-de"}, []))["tags"][0] == "speech-translation"
-    assert head(make_card({**pack, "language": "zh.Hant-pa_Guru"}, []))["language"] == ["zh", "pa"]
+    assert head(make_card(replace(pack, language="en-de"), []))["language"] == ["en", "de"]
+    assert head(make_card(replace(pack, language="en-de"), []))["tags"][0] == "speech-translation"
+    assert head(make_card(replace(pack, language="zh.Hant-pa_Guru"), []))["language"] == ["zh", "pa"]
     card = make_card(pack, [FIGURE])
     assert "| test | BLEU | 30.00 | 28.00 to 32.00 | 100 | s\\|1 |" in card
 
 
 def test_what_is_not_known_is_not_claimed(exp):
-    pack = {**read_pack(exp / "A5/packs/hi"), "training": {}}
+    pack = replace(read_pack(exp / "A5/packs/hi"), training={})
     card = make_card(pack, [])
     assert "| training data | not recorded |" in card and "| dev data | not recorded |" in card
     merged = [{"language": "hi", "weight": 0.25}, {"language": "ur", "weight": 0.75}]
-    assert "| average of | ur, weight 0.750 |" in make_card({**pack, "training": {"merged": merged}}, [])
-    assert dev_score(pack) == "" and dev_score({"training": {"dev": {"loss": 1.5}}}) == "loss 1.50"
+    assert "| average of | ur, weight 0.750 |" in make_card(replace(pack, training={"merged": merged}), [])
+    assert dev_score(pack) == "" and dev_score(replace(pack, training={"dev": {"loss": 1.5}})) == "loss 1.50"
 
 
 def test_a_pack_outside_an_experiment_has_no_figures(exp):

@@ -7,7 +7,7 @@ from tiny_exp import make_exp, retensor, rewrite
 from pelasr.backbones.store import load_backbone
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
-from pelasr.packs.pack import load_bank, load_pack
+from pelasr.packs.pack import load_bank, open_pack
 
 HI = "A5/packs/hi"
 
@@ -76,7 +76,7 @@ def test_hostile_descriptions(exp, key, value):
     refused(exp, "hi/pack.yaml: |hi: holds ")
     backbone = load_backbone(exp / "A1")
     with pytest.raises(PelasrError, match="hi/pack.yaml: |hi: holds "):
-        load_pack(exp / HI, load_bank(exp / "A5/packs", ["ur"], backbone), backbone, "hi")
+        open_pack(exp / HI, backbone, "hi")
 
 
 def test_joiners_may_be_own_tokens(exp):

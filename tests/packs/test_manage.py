@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_list(exp, capsys):
 
 def test_show(exp, capsys):
     shown = run(capsys, "show", exp / "A5/packs/uk")
-    assert yaml.safe_load(shown) == read_pack(exp / "A5/packs/uk")
+    assert yaml.safe_load(shown) == asdict(read_pack(exp / "A5/packs/uk"))
     assert "own_tokens:\n- ї\n- ґ\n" in shown
     assert "no pack of 'ta'; known: hi, uk, ur" in refused(capsys, "show", exp / "A5/packs/ta")[0]
 
@@ -129,7 +130,7 @@ def test_merge_is_the_weighted_average(exp, capsys, make_batch):
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     plain = encode(load_backbone(exp / "A1"), batch)
     assert not torch.allclose(found, plain, atol=0.01)
-    training = read_pack(out)["training"]
+    training = read_pack(out).training
     assert [(entry["language"], entry["weight"]) for entry in training["merged"]] == [("hi", 0.75), ("ur", 0.25)]
 
 
@@ -169,7 +170,7 @@ def test_packs_with_own_tokens_merge(exp, capsys, tmp_path):
     packs = [exp / "A5/packs/uk", tmp_path / "B5/packs/uk"]
     tail = ["--language", "be", "--output", tmp_path / "be", "--model", exp / "A5"]
     run(capsys, "merge", *packs, *tail)
-    assert read_pack(tmp_path / "be")["own_tokens"] == ["ї", "ґ"]
+    assert read_pack(tmp_path / "be").own_tokens == ["ї", "ґ"]
     one, other, mean = (load_weights(folder / "pack.safetensors") for folder in (*packs, tmp_path / "be"))
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
@@ -214,7 +215,7 @@ def test_fold_is_exact(exp, capsys, make_batch, method):
         wanted = loss(backbone, batch)
     torch.testing.assert_close(loss(folded, batch), wanted, atol=1e-4, rtol=1e-5)
     assert not torch.allclose(loss(folded, batch), loss(backbone, batch), atol=1e-2)
-    assert folded.facts["folded"]["language"] == "hi" and folded.languages == backbone.languages
+    assert folded.description.folded["language"] == "hi" and folded.languages == backbone.languages
     assert "backbone_sha256 is" in refused(capsys, "verify", exp / "B5/packs/hi", "--model", out)[1]
 
 
@@ -291,4 +292,4 @@ def test_import_into_an_experiment_without_packs(exp, capsys, tmp_path):
     shutil.move(exp / "A5/packs/hi", tmp_path / "any name")
     shutil.rmtree(exp / "A5/packs")
     run(capsys, "import", tmp_path / "any name", "--model", exp / "A5")
-    assert read_pack(exp / "A5/packs/hi")["language"] == "hi"
+    assert read_pack(exp / "A5/packs/hi").language == "hi"

@@ -71,7 +71,7 @@ def test_audio_files_are_transcribed_as_in_stage_6(finished):
     folder, _ = finished
     for experiment in ("A1", "A5"):
         model = pelasr.load(folder / "exp" / experiment)
-        training = model.backbone.facts["training"]
+        training = model.backbone.description.training
         sets = [read_data_dir(folder / f"data/train_{language}") for language in ("hi", "ur")]
         assert training["utterances"] == sum(map(len, sets)) and training["hours"] > 0
         for language in ("hi", "ur"):

@@ -122,7 +122,7 @@ def test_hypotheses_are_detokenised_text_without_tags(finished):
 
 def test_packs_of_fine_tuning_are_models(finished):
     pack = read_pack(finished / "exp/8/packs/en-de")
-    assert pack["adapter"] == "full" and pack["sites"] == {"encoder": 16, "decoder": 16}
+    assert pack.adapter == "full" and pack.sites == {"encoder": 16, "decoder": 16}
     assert sorted(path.name for path in (finished / "exp/8").glob("fit_*")) == ["fit_en-de", "fit_en-fr"]
     assert sorted(path.name for path in (finished / "exp/1").glob("en-*")) == ["en-de", "en-fr"]
 
@@ -181,7 +181,7 @@ def test_a_new_pair_from_folders_elsewhere(finished):
     assert done.returncode == 0, done.stderr[-3000:]
     assert before == {path: path.read_bytes() for path in old}
     pack = read_pack(finished / "exp/3/packs/en-xx")
-    assert pack["own_tokens"][:2] == ["<lang:xx>", "ж"] and not pack["own_vector"]
+    assert pack.own_tokens[:2] == ["<lang:xx>", "ж"] and not pack.own_vector
     lines = [line for line in read_results(finished / "exp/results.jsonl") if line["language"] == "en-xx"]
     assert {line["experiment"] for line in lines if line["metric"] == "bleu"} == {"3", "8"}  # 1 and 2 have no tag
     assert "## Added later: en-xx" in (finished / "RESULTS.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import soundfile
 
 from pelasr.config import load_yaml
 from pelasr.data.batch import load_examples
-from pelasr.data.features import INDEX
+from pelasr.data.features import INDEX, USUAL
 from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
@@ -133,7 +133,7 @@ def test_without_utt2lang_all_stages_agree(tmp_path, capsys):
         (where.data / f"{name}_xx/utt2lang").unlink()
     assert validate(where, "rnnt_mini.yaml")
     assert "xx, train: 1 utterance, 0.00 h" in capsys.readouterr().out
-    assert make_tokens(where, [], ["dev", "test"], "char", 0) and make_stats(where, ["train", "dev"], nj=1)
+    assert make_tokens(where, [], ["dev", "test"], "char", 0) and make_stats(where, ["train", "dev"], nj=1, hears=USUAL)
     (example,) = load_examples(where, "train", "xx", Tokenizer.load(where.tokens))
     assert (example.id, example.language) == ("u", "xx")
     copy_data_dir(where.data / "train_xx", tmp_path / "copy/train_yy", "yy")
@@ -185,7 +185,7 @@ def test_no_stage_says_to_run_itself(tmp_path):
     ):
         train_backbone(where, experiment("2"), config, "", 0, init="asr")
     make_tokens(where, [], [], "char", 0)
-    make_stats(where, ["train"], nj=1)
+    make_stats(where, ["train"], nj=1, hears=USUAL)
     for file in INDEX:
         (where.dump / f"train_xx/{file}").write_text("")
     with pytest.raises(PelasrError, match="train_xx: no features of 1 utterance, as u; cure: run stage 3, for a new"):
@@ -193,4 +193,6 @@ def test_no_stage_says_to_run_itself(tmp_path):
     (where.dump / "train_xx/feats.scp").unlink()
     with pytest.raises(PelasrError, match="feats.scp: no features; cure: run stage 3, for a new language stage 5"):
         load_examples(where, "train", "xx", Tokenizer.load(where.tokens))
-    assert make_stats(where, ["train"], nj=1) and load_examples(where, "train", "xx", Tokenizer.load(where.tokens))
+    assert make_stats(where, ["train"], nj=1, hears=USUAL) and load_examples(
+        where, "train", "xx", Tokenizer.load(where.tokens)
+    )

@@ -13,6 +13,7 @@ from safetensors.torch import load, save_file
 
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.store import describe_backbone
+from pelasr.data.features import USUAL
 from pelasr.data.kaldi import read_data_dir
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
@@ -264,7 +265,7 @@ def test_replaced_audio_reaches_every_stage(fitted):
         decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0)
     with pytest.raises(PelasrError, match="dump/train_hi: features are not of data/train_hi as it is; run stage 3"):
         fit(fitted)
-    assert make_features(fitted, ["train", "test"], nj=1)
+    assert make_features(fitted, ["train", "test"], nj=1, hears=USUAL)
     with pytest.raises(PelasrError, match="other settings .features_sha256"):
         fit(fitted)
     markers = decoded(fitted, ADAPTED, ["test"], ["hi", "ta"])

@@ -1,5 +1,7 @@
 """BitFit (Ben Zaken et al. 2022): of a linear map, a norm or a convolution the bias alone is trained."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -34,5 +36,5 @@ class BitFit(Adapter):
         return y + self.shift.to(y.dtype).unsqueeze(-2)
 
     @torch.no_grad()
-    def fold(self, host: nn.Module) -> None:
+    def fold(self, host: Any) -> None:
         host.bias += self.shift

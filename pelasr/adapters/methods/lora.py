@@ -1,5 +1,7 @@
 """Low-rank adaptation (Hu et al. 2022): the matrix W of a linear map becomes W + (alpha / rank) B A."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -41,5 +43,5 @@ class Lora(Adapter):
         return y.add(self.b(self.a(self.dropout(x))), alpha=self.scale)
 
     @torch.no_grad()
-    def fold(self, host: nn.Module) -> None:
+    def fold(self, host: Any) -> None:
         host.weight += self.scale * self.b.weight @ self.a.weight
