@@ -33,7 +33,7 @@ def module_sites(backbone: nn.Module, names: Mapping[str, str], left_out: Iterab
     return found
 
 
-def _width(module: nn.Module) -> int:
+def _width(module: Any) -> int:
     """Width of what a module puts out."""
     if isinstance(module, nn.LSTM):
         return module.proj_size or module.hidden_size

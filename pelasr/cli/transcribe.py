@@ -29,7 +29,7 @@ SUFFIXES |= {".snd", ".sph", ".voc", ".w64", ".wav"}
 def add_speech(verbs: Any) -> None:
     """Add the two verbs to a parser's."""
     for run in (transcribe, translate):
-        _add_options(add_verb(verbs, run.__name__, run, run.__doc__))
+        _add_options(add_verb(verbs, run.__name__, run, run.__doc__ or ""))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -160,7 +160,12 @@ def _read(names: Sequence[str], faults: dict[int, str]) -> "Iterator[np.ndarray]
 def _as_json(name: str, transcript: "Transcript") -> str:
     """Times in seconds, scores as log probabilities."""
     segments = [
-        {"start": round(part.start, 3), "end": round(part.end, 3), "text": part.text, "score": round(part.score, 4)}
+        {
+            "start": round(part.start, 3),
+            "end": round(part.end, 3),
+            "text": part.text,
+            "score": round(part.score or 0.0, 4),
+        }
         for part in transcript.segments
     ]
     line: dict[str, Any] = {"file": name, "language": transcript.language, "text": transcript.text}

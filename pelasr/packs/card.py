@@ -1,6 +1,6 @@
 """The model card of an exported pack: what a model hub shows of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def dev_score(description: PackDescription) -> str:
     return f"{metric} {dev[metric]:.2f}" if metric in dev else ""
 
 
-def figures_of(pack: Path, description: PackDescription) -> list[dict[str, Any]]:
+def figures_of(pack: Path, description: PackDescription) -> list[Mapping[str, Any]]:
     """The latest figures of the fit that a pack `<exp>/<experiment>/packs/<language>` comes from."""
     experiment = pack.resolve().parents[1]
     path, training = experiment.parent / "results.jsonl", description.training
@@ -51,7 +51,7 @@ def figures_of(pack: Path, description: PackDescription) -> list[dict[str, Any]]
     ]
 
 
-def make_card(description: PackDescription, figures: Sequence[dict[str, Any]]) -> str:
+def make_card(description: PackDescription, figures: Sequence[Mapping[str, Any]]) -> str:
     """Markdown with a head in YAML. `description`: a pack's; `figures`: lines of results.jsonl."""
     language, method = description.language, description.adapter
     tag = task_of([language], figures[-1]["task"] if figures else None).tag
@@ -96,7 +96,7 @@ def _facts(description: PackDescription) -> list[tuple[str, str]]:
     return rows
 
 
-def _results(figures: Sequence[dict[str, Any]]) -> str:
+def _results(figures: Sequence[Mapping[str, Any]]) -> str:
     if not figures:
         return "No test figures came with this pack."
     rows = [

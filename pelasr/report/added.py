@@ -36,9 +36,9 @@ def _changes(grid: Grid, new: str) -> list[str]:
     """What was measured on old languages with and without the new one's pack."""
     parts = []
     for name in grid.experiments:
-        lines = [grid.lines.get((name, language, f"changed_by_{new}")) for language in grid.languages]
-        logits = [grid.lines.get((name, language, f"logits_changed_by_{new}")) for language in grid.languages]
-        if None in lines or None in logits:
+        lines = grid.whole(name, f"changed_by_{new}")
+        logits = grid.whole(name, f"logits_changed_by_{new}")
+        if not lines or not logits:
             continue
         parts.append(
             f"{name} decoded its {sum(line['utterances'] for line in lines)} utterances of"

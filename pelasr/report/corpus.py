@@ -57,7 +57,7 @@ def _count(place: Place, name: str, language: str) -> dict[str, Any] | None:
         return None
     dumps = [place.dump / path.name for path in folders]
     known = all((dump / "utt2num_frames").exists() for dump in dumps)
-    frames = sum(sum(read_num_frames(dump).values()) for dump in dumps) if known else None
+    frames = sum(sum(read_num_frames(dump).values()) for dump in dumps if known)
     # Where speakers are not known an utterance is its own (the cure for a missing utt2spk).
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker != utterance.id}
     return {

@@ -62,7 +62,7 @@ class Grid:
     there are several, then languages that were scored but are outside the mean (added to the model later).
     """
 
-    lines: dict[tuple[str, str, str], dict[str, Any]]
+    lines: dict[tuple[str, str, str], Line]
     experiments: dict[str, str]
     languages: list[str]
     columns: list[str]
@@ -75,21 +75,27 @@ class Grid:
             return {column: column for column in self.columns}
         one_source = len(pairs) > 1 and len({source for source, _ in pairs.values()}) == 1
         return {
-            column: "avg" if column == "mean" else pairs[column][1] if one_source else column for column in self.columns
+            column: "avg" if column == "mean" else pairs[column][1] or column if one_source else column
+            for column in self.columns
         }
 
-    def get(self, experiment: str, column: str, metric: str) -> dict[str, Any] | None:
+    def get(self, experiment: str, column: str, metric: str) -> Line | None:
         """The line of a cell. None when it was not scored, and for a mean that is not the mean of the row."""
         line = self.lines.get((experiment, column, metric))
         if line is None or column != "mean":
             return line
-        parts = [self.lines.get((experiment, language, metric)) for language in self.languages]
-        if None in parts:
+        parts = self.whole(experiment, metric)
+        if not parts:
             return None
         mean = math.fsum(part["value"] for part in parts) / len(parts)
         return line if abs(mean - line["value"]) < 1e-3 else None  # values have four decimals
 
-    def row(self, experiment: str, metric: str) -> dict[str, dict[str, Any] | None]:
+    def whole(self, experiment: str, metric: str) -> list[Line]:
+        """The lines of an experiment for all languages of the recipe; empty if one is missing."""
+        keys = [(experiment, language, metric) for language in self.languages]
+        return [self.lines[key] for key in keys] if all(key in self.lines for key in keys) else []
+
+    def row(self, experiment: str, metric: str) -> dict[str, Line | None]:
         """The lines of an experiment, by column."""
         return {column: self.get(experiment, column, metric) for column in self.columns}
 
@@ -97,14 +103,14 @@ class Grid:
         """Whether any cell was scored."""
         return any(any(self.row(name, metric).values()) for name in self.experiments)
 
-    def difference(self, experiment: str, other: str, column: str, measure: Measure) -> dict[str, Any] | None:
+    def difference(self, experiment: str, other: str, column: str, measure: Measure) -> Line | None:
         """The line of a paired comparison. None when there is none, and when it was measured before one of its sides
         was, so that it is not their difference."""
         line = self.get(experiment, column, measure.paired + other)
-        sides = [self.get(side, column, measure.metric) for side in (other, experiment)]
-        if line is None or None in sides:
+        first, second = (self.get(side, column, measure.metric) for side in (other, experiment))
+        if line is None or first is None or second is None:
             return None
-        return line if abs(sides[1]["value"] - sides[0]["value"] - line["value"]) < 1e-3 else None
+        return line if abs(second["value"] - first["value"] - line["value"]) < 1e-3 else None
 
     def compared(self, measure: Measure) -> list[tuple[str, str]]:
         """Pairs (experiment, other experiment) of the paired comparisons there are, in the order of their lines."""

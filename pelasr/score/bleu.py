@@ -19,7 +19,8 @@ WIDTHS = {"bleu": 10, "chrf": 18}  # numbers that sacrebleu keeps of a sentence
 
 @cache
 def _sacrebleu(metric: str, **options: bool) -> Any:
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     # One reference for each sentence, which the signature tells.
     return {"bleu": BLEU, "chrf": CHRF}[metric](references=[[""]], **options)

@@ -7,7 +7,7 @@ of one language key, is a table with a row of statistics for each; and a `Figure
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,7 +81,7 @@ def paired_mean_test(
     return difference([np.hstack([a[key], b[key]]) for key in a], partial(gain, 1), seed)
 
 
-def _mean(figure: Figure, keys: int, sums: np.ndarray) -> np.ndarray:
+def _mean(figure: Figure, keys: int, sums: np.ndarray) -> Any:
     """Mean figure (...) of the sums of several keys beside each other (..., keys * K)."""
     return sum(figure(part) for part in np.split(sums, keys, axis=-1)) / keys
 
@@ -99,7 +99,7 @@ def _bootstrap(samples: Sequence[np.ndarray], figure: Figure, seed: int) -> tupl
     numbers = [np.arange(len(table)) if len(table) > 1 else np.zeros(2, int) for table in tables]
     tables = [table if len(table) > 1 else table / 2 for table in tables]
 
-    def mean_figure(*drawn: np.ndarray, axis: int) -> np.ndarray:
+    def mean_figure(*drawn: np.ndarray, axis: int) -> Any:
         figures = []
         for table, rows in zip(tables, drawn, strict=True):
             figures.append(figure(np.stack([column[rows].sum(axis) for column in table.T], -1)))

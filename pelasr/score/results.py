@@ -35,8 +35,8 @@ KEYS = [
     "commit",
 ]
 OLD_KEYS = set(KEYS) - {"task", *SETTINGS}
-OLD_TASKS = dict.fromkeys(("wer", "cer"), "recognition")
-OLD_TASKS |= dict.fromkeys(("bleu", "chrf", "limited", "train_hours"), "translation")
+OLD_TASKS: dict[str, str] = {"wer": "recognition", "cer": "recognition"}
+OLD_TASKS |= {metric: "translation" for metric in ("bleu", "chrf", "limited", "train_hours")}
 
 
 def read_results(path: str | Path) -> list[dict[str, Any]]:
@@ -78,9 +78,9 @@ def method_of(line: Mapping[str, Any]) -> str:
     return " ".join([line["method"], *(f"{word}={value}" for word, value in settings.items() if value is not None)])
 
 
-def latest(results: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str, str], dict[str, Any]]:
+def latest(results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, str], Mapping[str, Any]]:
     """The last line of each (experiment, set, language, metric)."""
-    return {tuple(line[key] for key in ("experiment", "set", "language", "metric")): line for line in results}
+    return {(line["experiment"], line["set"], line["language"], line["metric"]): line for line in results}
 
 
 def append_results(path: str | Path, lines: Sequence[dict[str, Any]]) -> None:
@@ -99,5 +99,5 @@ def append_results(path: str | Path, lines: Sequence[dict[str, Any]]) -> None:
         stream.write((b"\n" if text and not text.endswith(b"\n") else b"") + "".join(new).encode())
 
 
-def _without_commit(line: dict[str, Any]) -> str:
+def _without_commit(line: Mapping[str, Any]) -> str:
     return json.dumps({key: line[key] for key in KEYS if key != "commit"})

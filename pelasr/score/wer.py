@@ -42,11 +42,11 @@ def count_errors(references: Sequence[str], hypotheses: Sequence[str], unit: str
     output = process([normalise(text) for text in references], [normalise(text) for text in hypotheses])
     counts = []
     for reference, alignment in zip(output.references, output.alignments, strict=True):
-        sums = dict.fromkeys(("equal", "substitute", "delete", "insert"), 0)
+        sums = {"equal": 0, "substitute": 0, "delete": 0, "insert": 0}
         for chunk in alignment:
             inserted = chunk.hyp_end_idx - chunk.hyp_start_idx
             sums[chunk.type] += inserted if chunk.type == "insert" else chunk.ref_end_idx - chunk.ref_start_idx
-        counts.append(Counts(*sums.values(), len(reference)))
+        counts.append(Counts(sums["equal"], sums["substitute"], sums["delete"], sums["insert"], len(reference)))
     return counts
 
 

@@ -101,9 +101,9 @@ class Task:
         for metric in self.compared:
             tables = [self._tables(metric, texts) for texts in (one, other)]
             for group, members in groups(one).items():
-                sides = [{key: table[key] for key in members} for table in tables]
+                mine, others = ({key: table[key] for key in members} for table in tables)
                 drawn = self._are_drawn_together(one)
-                value, lo, hi, _ = paired_mean_test(partial(self.figure, metric), *sides, together=drawn)
+                value, lo, hi, _ = paired_mean_test(partial(self.figure, metric), mine, others, together=drawn)
                 figures[group, metric] = Estimate(value, lo, hi)
         return figures
 

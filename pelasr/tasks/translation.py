@@ -97,12 +97,12 @@ def _count_limited(texts: Texts) -> int:
 
 def setting_cells(line: Line | None) -> list[str]:
     """The cells of SETTINGS; `d` is `encoder/decoder` where the two differ."""
-    line = line or {}
+    line = line if line is not None else {}
     sides = [line.get(side) or 0 for side in ("enc", "dec")]
     widths = dict.fromkeys(str(width) for width in sides if width)
     marks = ["✓" if width else "-" for width in sides]
     dictionary, width = (str(line.get(key) or "-") for key in ("dict", "width"))
-    return [dictionary, width, "/".join(widths) or "-", *marks, FINE_TUNED.get(line.get("method"), "-")]
+    return [dictionary, width, "/".join(widths) or "-", *marks, FINE_TUNED.get(line.get("method", ""), "-")]
 
 
 def parameter_cell(line: Line, pairs: int) -> str:
@@ -176,8 +176,8 @@ def _limited(grid: Grid) -> list[str]:
         cells = grid.row(name, "limited")
         sizes |= {column: str(line["utterances"]) for column, line in cells.items() if line and column != "mean"}
         shown = {column: f"{line['value']:.0f}" if line else "-" for column, line in cells.items()}
-        if cells.get("mean"):
-            shown["mean"] = f"{cells['mean']['value']:.1f}"
+        if mean := cells.get("mean"):
+            shown["mean"] = f"{mean['value']:.1f}"
         rows.append([name, *shown.values()])
     rows.insert(0, ["of", *(sizes.get(column, "") for column in grid.columns)])
     heading, text = "## Hypotheses at the length limit", "How many the search stopped before they came to an end."
@@ -240,7 +240,7 @@ def chart(grid: Grid) -> Any:
             x, y, colour = line["trainable_parameters"], line["value"], COLOURS[number % len(COLOURS)]
             axes.plot([x, x], [line["lo"], line["hi"]], color=colour, marker="_")
             marker = "so^D"[number // len(COLOURS) % 4]
-            look = {"color": colour, "marker": marker, "markeredgecolor": "black", "linestyle": "none"}
+            look: Any = {"color": colour, "marker": marker, "markeredgecolor": "black", "linestyle": "none"}
             axes.plot([x], [y], label=f"{name} {description}", **look)
             shown = f"{name}: {BLEU.number(line)}" if len(lines) == 1 else name
             axes.annotate(shown, (x, y), xytext=(6, 4), textcoords="offset points")

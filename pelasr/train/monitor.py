@@ -73,7 +73,7 @@ class Monitor:
 
     def step(self, step: int, loss: float, learning_rate: float) -> None:
         """An optimizer step was made; `loss` is the mean of the epoch so far."""
-        if not self.active:
+        if self.events is None:
             return
         if not self.begun:  # where the run goes on from, which a bar that began at 0 would take for quick work
             self.meter.begin(step - 1)
