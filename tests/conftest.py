@@ -1,108 +1,93 @@
-"""A tiny model and batches of noise, shared by the tests of the core."""
+"""How tests share the machine, and the fixtures of many of them: tiny models, batches of noise, a prepared corpus."""
 
+import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_models import ENCODERS, LANGUAGES, MELS, ROOT, ST_ENCODERS, ST_VOCABULARY, VOCABULARY
+from tiny_models import ROOT
+from warm import Warm
 
-from pelasr.backbones.rnnt import RNNT
-from pelasr.backbones.st import ST
-from pelasr.data.batch import Batch
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; a process a core is faster than threads
+# Files of tests that take longest, longest first: whoever begins with them waits least at the end.
+LONG = ["test_damage", "train/test_loop", "stages/test_adapt", "recipes/test_recipe", "recipes/test_recipe_st"]
+LONG += ["test_threads", "test_docs", "test_model", "nn/test_espnet"]
 
-torch.set_num_threads(1)
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core; none for the slow tests, whose recipes use all cores by themselves."""
+    return 0 if config.option.markexpr == "slow" else len(os.sched_getaffinity(0))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {ROOT / f"tests/{name}.py": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory) -> Iterator[Warm]:
+    """`pelasr` in processes that need not import torch."""
+    server = Warm(tmp_path_factory.mktemp("warm"))
+    yield server
+    server.close()
 
 
 @pytest.fixture
 def make_rnnt():
-    """Factory of tiny RNN-Ts with random weights that follow from `seed`, in evaluation mode."""
+    """`random_models.make_rnnt`; imported when asked for, as the process that hands out the tests needs no torch."""
+    from random_models import make_rnnt
 
-    def make(encoder: str = "lstm", seed: int = 0, vocab_size: int = VOCABULARY, **options) -> RNNT:
-        torch.manual_seed(seed)
-        defaults = {
-            "stack": 2,
-            "stride": 2,
-            "encoder": encoder,
-            "encoder_conf": ENCODERS[encoder],
-            "decoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6},
-            "joint_net_conf": {"joint_space_size": 6},
-            "num_mels": MELS,
-        }
-        return RNNT(vocab_size, len(LANGUAGES), **{**defaults, **options}).eval()
-
-    return make
+    return make_rnnt
 
 
 @pytest.fixture
 def make_st():
-    """Factory of tiny translation models with random weights that follow from `seed`, in evaluation mode; `sharpness`
-    is a factor on the decoder's logits, so that hypotheses differ and end by themselves."""
+    from random_models import make_st
 
-    def make(
-        encoder: str = "transformer", seed: int = 0, vocab_size: int = ST_VOCABULARY, sharpness: float = 4.0, **options
-    ) -> ST:
-        torch.manual_seed(seed)
-        defaults = {
-            "encoder": encoder,
-            "encoder_conf": ST_ENCODERS[encoder],
-            "decoder_conf": {"attention_heads": 2, "linear_units": 8, "num_blocks": 2},
-            "subsampler_conf": {"channels": 8},
-            "num_mels": MELS,
-        }
-        model = ST(vocab_size, len(LANGUAGES), **{**defaults, **options}).eval()
-        if model.decoder is not None:
-            model.decoder.output_layer.weight.data *= sharpness
-        return model
-
-    return make
+    return make_st
 
 
 @pytest.fixture
-def make_model(make_rnnt, make_st):
-    """Factory of either, by family (`rnnt`, `st`) and options."""
+def make_model():
+    from random_models import make_model
 
-    def make(family: str, options: dict) -> RNNT | ST:
-        return {"rnnt": make_rnnt, "st": make_st}[family](**options)
-
-    return make
+    return make_model
 
 
 @pytest.fixture
 def make_batch():
-    """Factory of noise: one utterance for each entry of `languages`, of different lengths."""
+    from random_models import make_batch
 
-    def make(languages: list[str], seed: int = 0, frames: list[int] | None = None) -> Batch:
-        draws = torch.Generator().manual_seed(seed)
-        count = len(languages)
-        lens = torch.tensor(frames or [31 - 3 * (n % 4) for n in range(count)])
-        target_lens = torch.tensor([3 - n % 3 for n in range(count)])
-        feats = torch.randn(count, int(lens.max()), MELS, generator=draws)
-        feats *= (torch.arange(feats.shape[1]) < lens[:, None])[..., None]
-        return Batch(
-            ids=[f"u{n}" for n in range(count)],
-            languages=languages,
-            texts=["" for _ in languages],
-            feats=feats,
-            lens=lens,
-            targets=torch.randint(1, VOCABULARY, (count, 3), generator=draws),
-            target_lens=target_lens,
-            language_ids=torch.tensor([LANGUAGES.index(language) for language in languages]),
-        )
+    return make_batch
 
-    return make
+
+def once_for_all(factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder of this name, filled by whichever process of the tests comes first, the others waiting for it."""
+    top = factory.getbasetemp()
+    top = top.parent if "PYTEST_XDIST_WORKER" in os.environ else top
+    with open(top / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (top / name).exists():
+            filling = factory.mktemp(name)
+            fill(filling)
+            filling.rename(top / name)
+    return top / name
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Path:
+def prepared(tmp_path_factory, request) -> Path:
     """A folder with `data`, `dump` and `exp` of the mini corpus of seconds in three languages, after stages 1 to 3."""
-    folder = tmp_path_factory.mktemp("prepared")
-    make = [sys.executable, ROOT / "egs/mini_indic/asr1/local/data.py", "--size", "test", "--langs", "hi ta ur"]
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}/local:{ROOT}", "OMP_NUM_THREADS": "1"}
-    subprocess.run([*make, "--data", "data"], cwd=folder, env=environment, check=True)
-    for verb in (["data", "--config", ROOT / "conf/rnnt_mini.yaml"], ["tokens"], ["stats"]):
-        command = [sys.executable, "-m", "pelasr", *verb, "--langs", "hi ta ur"]
-        subprocess.run(command, cwd=folder, env=environment, check=True)
-    return folder
+
+    def fill(folder: Path) -> None:
+        warm = request.getfixturevalue("warm")
+        script = ROOT / "egs/mini_indic/asr1/local/data.py"
+        make = [sys.executable, script, "--size", "test", "--langs", "hi ta ur", "--data", "data"]
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}/local:{ROOT}"}
+        subprocess.run(make, cwd=folder, env=environment, check=True)
+        for verb in (["data", "--config", ROOT / "conf/rnnt_mini.yaml"], ["tokens"], ["stats"]):
+            subprocess.run([*warm.command, *verb, "--langs", "hi ta ur"], cwd=folder, env=environment, check=True)
+
+    return once_for_all(tmp_path_factory, "prepared", fill)

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,25 @@ from pelasr.stages.table import read_times
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "egs/mini_indic/asr1/run.sh"
-OPTIONS = ["--size", "test", "--langs", "hi ur", "--ngpu", "0", "--nj", "2", "--val_interval", "1"]
+OPTIONS = ["--size", "test", "--langs", "hi ur", "--ngpu", "0", "--nj", "1", "--val_interval", "1"]
 OPTIONS += ["--max_epoch", "2", "--adapt_max_epoch", "1", "--batch_size", "8", "--warmup_steps", "2"]
 OPTIONS += ["--encoder_conf", "hidden_size=32", "--encoder_conf", "output_size=32"]
 
 
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    places = [f"--{name}_dir={folder / name}" for name in ("data", "dump", "exp")]
-    places = [part for place in places for part in place.split("=")]
-    command = ["bash", str(RUN), *places, *options]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
+@pytest.fixture(scope="module")
+def run(warm) -> Callable[..., subprocess.CompletedProcess]:
+    """Run the recipe in a folder, with options."""
+
+    def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
+        places = [part for name in ("data", "dump", "exp") for part in (f"--{name}_dir", str(folder / name))]
+        command = ["bash", str(RUN), *places, *options]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | warm.environment)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+def finished(tmp_path_factory, run) -> tuple[Path, subprocess.CompletedProcess]:
     folder = tmp_path_factory.mktemp("mini_indic")
     done = run(folder, *OPTIONS, "--exps", "A1 A5")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -80,7 +86,7 @@ def test_audio_files_are_transcribed_as_in_stage_6(finished):
             assert model.decode(files, language) == [line.partition(" ")[2] for line in lines]
 
 
-def test_the_second_run_skips_what_is_finished(finished):
+def test_the_second_run_skips_what_is_finished(finished, run):
     folder, _ = finished
     page = (folder / "exp/RESULTS.md").read_text(encoding="utf-8")
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
@@ -95,7 +101,7 @@ def test_the_second_run_skips_what_is_finished(finished):
     assert page.splitlines()[0] == (folder / "exp/RESULTS.md").read_text(encoding="utf-8").splitlines()[0]
 
 
-def test_one_language_is_fitted_by_itself(finished):
+def test_one_language_is_fitted_by_itself(finished, run):
     folder, _ = finished
     hindi, urdu = ((folder / f"exp/A5/packs/{name}/pack.safetensors").read_bytes() for name in ("hi", "ur"))
     before = (folder / "exp/A5/decode/test_hi/text").read_bytes()
@@ -121,7 +127,7 @@ def test_one_language_is_fitted_by_itself(finished):
     assert (folder / "exp/A5/packs/ur/pack.safetensors").read_bytes() == urdu
 
 
-def test_a_new_language_is_one_command_and_changes_nothing(finished):
+def test_a_new_language_is_one_command_and_changes_nothing(finished, run):
     folder, _ = finished
     old = [f"exp/A5/decode/test_{name}/text" for name in ("hi", "ur")]
     old += [f"exp/A5/packs/{name}/pack.safetensors" for name in ("hi", "ur")] + ["exp/A1/backbone.safetensors"]
@@ -145,13 +151,13 @@ def test_a_new_language_is_one_command_and_changes_nothing(finished):
     assert again.returncode == 0 and "the adapters of pa in" in again.stdout
 
 
-def test_a_language_without_data_is_refused(finished):
+def test_a_language_without_data_is_refused(finished, run):
     folder, _ = finished
     done = run(folder, "--stage", "5", "--langs", "pn", "--exps", "A5")
     assert done.returncode != 0 and "train_pn" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_dry_run_prints_the_commands_and_does_nothing(tmp_path):
+def test_dry_run_prints_the_commands_and_does_nothing(tmp_path, run):
     done = run(tmp_path, "--dry_run", "true", "--exps", "all")
     assert done.returncode == 0 and list(tmp_path.iterdir()) == []
     lines = done.stdout.splitlines()
@@ -233,7 +239,7 @@ def test_the_folder_of_a_corpus_too(tmp_path, recipe, name):
         (["--langs", "xx", "--size", "test"], "no such language: xx"),
     ],
 )
-def test_a_wrong_option_is_one_clear_line(tmp_path, options, message):
+def test_a_wrong_option_is_one_clear_line(tmp_path, options, message, run):
     done = run(tmp_path, *options)
     assert done.returncode != 0
     assert message in done.stderr and "Traceback" not in done.stderr
@@ -246,7 +252,7 @@ def test_help_lists_the_options():
         assert f"--{option} " in done.stdout
 
 
-def test_hypotheses_of_another_model_are_not_scored(finished):
+def test_hypotheses_of_another_model_are_not_scored(finished, run):
     folder, _ = finished
     fit = ["--stage", "5", "--stop_stage", "5", "--exps", "A5", "--langs", "ur", "--adapt_max_epoch", "1"]
     shutil.rmtree(folder / "exp/A5/fit_ur")  # it holds a run with other settings

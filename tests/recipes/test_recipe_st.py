@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,24 +43,20 @@ EXPERIMENTS = {
 }
 
 
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    places = [part for name in ("data", "dump", "exp") for part in (f"--{name}_dir", str(folder / name))]
-    given = [
-        "--must_c",
-        str(folder / "must_c"),
-        "--langs",
-        "en-de en-fr",
-        "--vocab_size",
-        "40",
-        "--ngpu",
-        "0",
-        "--nj",
-        "2",
-    ]
-    given += ["--config", str(folder / "st.yaml"), "--adapter", str(folder / "houlsby.yaml")]
-    given += ["--experiments", str(folder / "experiments.yaml"), "--results", str(folder / "RESULTS.md")]
-    command = ["bash", str(RUN), *places, *given, "--rows", " ".join(ROWS), *options]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+@pytest.fixture(scope="module")
+def run(warm) -> Callable[..., subprocess.CompletedProcess]:
+    """Run the recipe in a folder that `prepare` has filled, with more options."""
+
+    def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
+        places = [f"--{name}_dir={folder / name}" for name in ("data", "dump", "exp")]
+        files = {"config": "st.yaml", "adapter": "houlsby.yaml", "experiments": "experiments.yaml"}
+        files |= {"must_c": "must_c", "results": "RESULTS.md"}
+        given = ["--langs", "en-de en-fr", "--vocab_size", "40", "--ngpu", "0", "--nj", "1", "--rows", " ".join(ROWS)]
+        given += [f"--{name}={folder / file}" for name, file in files.items()]
+        command = ["bash", str(RUN), *places, *given, *options]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ | warm.environment)
+
+    return run
 
 
 def prepare(folder: Path) -> None:
@@ -71,7 +68,7 @@ def prepare(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished(tmp_path_factory, run) -> Path:
     folder = tmp_path_factory.mktemp("must_c")
     prepare(folder)
     done = run(folder)
@@ -135,7 +132,7 @@ def test_encoders_start_from_recognition(finished):
     assert "wer" in history[-1]["mean"] and history[0]["dev"].keys() == {"en"}
 
 
-def test_again_nothing_is_left_to_do(finished):
+def test_again_nothing_is_left_to_do(finished, run):
     stamps = {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
     again = run(finished)
     assert again.returncode == 0, again.stderr[-3000:]
@@ -143,7 +140,7 @@ def test_again_nothing_is_left_to_do(finished):
     assert stamps == {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")}
 
 
-def test_bad_segments_stop_before_training_or_are_dropped(tmp_path):
+def test_bad_segments_stop_before_training_or_are_dropped(tmp_path, run):
     prepare(tmp_path)
     index = tmp_path / "must_c/en-de/data/train/txt/train.yaml"
     lines = index.read_text().splitlines()
@@ -160,13 +157,13 @@ def test_bad_segments_stop_before_training_or_are_dropped(tmp_path):
     assert len((tmp_path / "data/dev_en-fr/text.fr").read_text().splitlines()) == 3
 
 
-def test_an_unknown_pair(tmp_path):
+def test_an_unknown_pair(tmp_path, run):
     prepare(tmp_path)
     refused = run(tmp_path, "--langs", "en-de en-xx")
     assert refused.returncode != 0 and "en-xx" in refused.stderr and "en-de" in refused.stderr
 
 
-def test_a_new_pair_from_folders_elsewhere(finished):
+def test_a_new_pair_from_folders_elsewhere(finished, run):
     """Another target comes later: its tag and its letters are its own; the old pairs' files are left alone."""
     for name in ("train", "dev", "test"):
         utterances = [

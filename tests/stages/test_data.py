@@ -6,32 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from places import experiment, place, translated
 
 from pelasr.config import load_yaml
 from pelasr.data.batch import load_examples
 from pelasr.data.features import INDEX, USUAL
-from pelasr.data.kaldi import Utterance, read_data_dir, write_data_dir
+from pelasr.data.kaldi import read_data_dir, write_data_dir
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import DataError, PelasrError
-from pelasr.stages.add import add_language, copy_data_dir
+from pelasr.stages.add import copy_data_dir
 from pelasr.stages.data import validate_data
-from pelasr.stages.experiment import Experiment
 from pelasr.stages.stats import make_stats
 from pelasr.stages.tokens import make_tokens
 from pelasr.stages.train import train_backbone
 
 ROOT = Path(__file__).parents[2]
-
-
-def place(folder: Path, fast: str) -> Place:
-    """Half a second of noise in each set; in the set `fast` it is said to be fifty letters."""
-    for name in ("train", "dev", "test"):
-        audio = folder / f"{name}.wav"
-        soundfile.write(audio, np.random.default_rng(0).normal(0, 0.1, 8000), 16000)
-        text = "ab" * 25 if name == fast else "ab"
-        write_data_dir(folder / f"data/{name}_xx", [Utterance("u", "u", str(audio), None, None, text, "s", "xx")])
-    return Place(folder / "data", folder / "dump", folder / "exp", ["xx"])
 
 
 def validate(where: Place, config: str, skip_bad: bool = False) -> bool:
@@ -57,73 +47,10 @@ def test_audio_that_changed_in_place_is_checked_again(tmp_path):
         validate(where, "rnnt_mini.yaml")
 
 
-def translated(folder: Path) -> Place:
-    """A training set of four utterances with translations into German and French."""
-    texts = {"de": ["Am 3. Mai", "vor 4 Tagen"] * 2, "fr": ["le 3 mai", "il y a 4 jours"] * 2}
-    utterances = [
-        Utterance(f"u{n}", f"u{n}", f"u{n}.wav", None, None, "may three", "s", "en", {t: texts[t][n] for t in texts})
-        for n in range(4)
-    ]
-    write_data_dir(folder / "data/train_en", utterances)
-    return Place(folder / "data", folder / "dump", folder / "exp", ["en-de", "en-fr"])
-
-
-def experiment(name: str, **options) -> Experiment:
-    settings = {"description": "", "backbone": name, "weights": "backbone", "adapted": False, "overrides": {}}
-    return Experiment(name, **settings, compare=None, **options)
-
-
-def test_token_lists_of_all_languages_of_each_and_of_the_source(tmp_path, capsys):
-    where = translated(tmp_path)
-    chosen = [
-        experiment("asr", languages=["en"], tokens={"token_type": "char"}),
-        experiment("1", each=True),
-        experiment("2"),
-        experiment("3"),
-    ]
-    assert make_tokens(where, chosen, [], "char", 0)
-    tokens = {path.name: Tokenizer.load(path).tokens for path in (tmp_path / "exp").glob("tokens*")}
-    assert set(tokens) == {"tokens", "tokens_en", "tokens_en-de", "tokens_en-fr"}
-    assert tokens["tokens"][-3:] == ["<lang:de>", "<lang:fr>", "<sos/eos>"]
-    assert tokens["tokens_en-fr"][-2:] == ["<lang:fr>", "<sos/eos>"]
-    assert "T" in tokens["tokens_en-de"] and "T" not in tokens["tokens_en-fr"]
-    assert not any(token.startswith("<lang") for token in tokens["tokens_en"]) and "3" not in tokens["tokens_en"]
-    assert capsys.readouterr().out.count("tokens in") == 4  # rows 2 and 3 share theirs
-    assert not make_tokens(where, chosen, [], "char", 0)
-
-
-def test_one_folder_of_tokens_has_one_kind(tmp_path):
-    other = experiment("3", tokens={"token_type": "unigram", "vocab_size": 30})
-    with pytest.raises(PelasrError, match="3: its tokens in .*tokens are another experiment's too"):
-        make_tokens(translated(tmp_path), [experiment("2"), other], [], "char", 0)
-
-
 def test_an_unknown_target_is_found_before_anything_else(tmp_path):
     where = translated(tmp_path)
     with pytest.raises(DataError, match="text.nl: no translations into nl"):
         validate_data(replace(where, languages=["en-nl"]), ["train"], load_yaml(ROOT / "conf/st_mini.yaml"), False, 1)
-
-
-def test_a_new_language_comes_from_elsewhere(tmp_path, monkeypatch):
-    """Copied under the name that the stages look for, its audio where it is; other contents are not overwritten."""
-    place(tmp_path, "")
-    source, target = tmp_path / "data/train_xx", tmp_path / "recipe/train_xx"
-    monkeypatch.chdir(tmp_path)
-    first = read_data_dir(source)[0]
-    write_data_dir(source, [replace(first, audio="train.wav")])
-    copy_data_dir(source, target, "xx")
-    assert [(u.text, u.audio) for u in read_data_dir(target)] == [("ab", str(tmp_path / "train.wav"))]
-    copy_data_dir(source, target, "xx")  # the same again
-    copy_data_dir(target, target, "xx")  # what is there already
-    write_data_dir(source, [replace(first, audio="train.wav"), replace(first, id="v", recording="v")])
-    (target / "skipped.txt").write_text("v too short\n")
-    copy_data_dir(source, target, "xx")  # but for what --skip_bad has dropped
-    (target / "skipped.txt").unlink()
-    write_data_dir(source, [replace(first, text="other")])
-    with pytest.raises(PelasrError, match="train_xx holds other data than .*: delete it"):
-        copy_data_dir(source, target, "xx")
-    with pytest.raises(PelasrError, match="utt2lang: utterance u is 'xx', not 'yy'"):
-        copy_data_dir(source, tmp_path / "recipe/train_yy", "yy")
 
 
 def test_without_utt2lang_all_stages_agree(tmp_path, capsys):
@@ -157,21 +84,6 @@ def test_texts_of_white_space_alone_are_said_with_the_rest(tmp_path):
     with pytest.raises(DataError) as caught:
         validate(where, "rnnt_mini.yaml")
     assert [line.split(":")[0][-12:] for line in caught.value.problems[:2]] == ["rain_xx/text", "/dev_xx/text"]
-
-
-def test_a_new_language_hears_of_everything_at_once(tmp_path):
-    """Two faulty directories from elsewhere: one is not there, in the other nothing is in the language."""
-    where = place(tmp_path, "none")
-    folders = {"train": tmp_path / "none", "dev": where.data / "dev_xx", "test": where.data / "test_xx"}
-    (where.data / "test_xx/utt2lang").unlink()
-    with pytest.raises(DataError) as caught:
-        add_language(where, "yy", folders, ["train", "dev", "test"], {}, False, 1)
-    absent, other = caught.value.problems
-    assert absent.startswith(f"{tmp_path}/none: no such data directory")
-    assert other.startswith(f"{where.data}/dev_xx/utt2lang: utterance u is 'xx', not 'yy'; cure: ")
-    with pytest.raises(DataError) as caught:
-        add_language(where, "zz", {}, ["train", "dev"], {}, False, 1)
-    assert [line.split(":")[0] for line in caught.value.problems] == [f"{where.data}/{n}_zz" for n in ("train", "dev")]
 
 
 def test_no_stage_says_to_run_itself(tmp_path):

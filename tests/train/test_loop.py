@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
-import signal
+import socket
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,27 +40,44 @@ def recipe(prepared, tmp_path_factory) -> Path:
     return folder
 
 
-def command(recipe: Path, exp: str, verb: str, *more: str) -> list[str]:
-    which = ["--config", "backbone.yaml"] if verb == "train" else ["--adapter", "adapter.yaml"]
-    return [
-        *("-m", "pelasr", verb, "--langs", LANGS, "--exp_dir", exp, "--experiments", "experiments.yaml"),
-        *("--exp", "A1" if verb == "train" else "A5", *which, *more),
-    ]
+@pytest.fixture(scope="module")
+def start(warm, recipe) -> Callable[..., subprocess.Popen]:
+    """Start one stage in processes of its own, in an experiments folder that has the tokens and statistics."""
+
+    def start(exp: str, verb: str, *more: str, folder: Path = recipe, **environment: str) -> subprocess.Popen:
+        if not (folder / exp).exists():
+            shutil.copytree((folder / "data").resolve().parent / "exp", folder / exp)
+        which = ["--config", "backbone.yaml"] if verb == "train" else ["--adapter", "adapter.yaml"]
+        words = [verb, "--langs", LANGS, "--exp_dir", exp, "--experiments", "experiments.yaml", *which, *more]
+        words += ["--exp", "A1" if verb == "train" else "A5"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([*warm.command, *words], cwd=folder, env=os.environ | environment, **pipes)
+
+    return start
 
 
-def run(recipe: Path, exp: str, verb: str, *more: str, processes: int = 1, check: bool = True):
-    """One stage in processes of its own, in an experiments folder that has the tokens and statistics."""
-    if not (recipe / exp).exists():
-        shutil.copytree((recipe / "data").resolve().parent / "exp", recipe / exp)
-    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
-    if processes > 1:
-        launcher += ["--master_port", str(29500 + os.getpid() % 1000)]
-    arguments = [sys.executable, *launcher, *command(recipe, exp, verb, *more)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(arguments, cwd=recipe, capture_output=True, text=True, env=environment)
-    if check:
-        assert done.returncode == 0, done.stderr[-3000:]
-    return done
+@pytest.fixture(scope="module")
+def run(start) -> Callable[..., tuple[str, str]]:
+    """Run one stage to its end, in two processes with `together`; what it printed on stdout and stderr."""
+
+    def run(*what: str, together: bool = False, code: int = 0, **more: Any) -> tuple[str, str]:
+        ranks = as_torchrun_does() if together else [{}]
+        started = [start(*what, **more, **environment) for environment in ranks]
+        printed = [process.communicate() for process in started]
+        assert all(process.returncode == code for process in started), printed[0][1][-3000:]
+        return printed[0]
+
+    return run
+
+
+def as_torchrun_does() -> list[dict[str, str]]:
+    """The environments of two processes that train together (`tests/test_docs.py` types torchrun itself)."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    both = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": "0"}
+    both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    return [{**both, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
 
 
 def weights(recipe: Path, exp: str) -> dict[str, torch.Tensor]:
@@ -67,66 +85,62 @@ def weights(recipe: Path, exp: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def trained(recipe) -> Path:
+def trained(recipe, run) -> Path:
     """The recipe after an uninterrupted run of stages 4 and 5 in `exp`."""
-    run(recipe, "exp", "train")
-    run(recipe, "exp", "adapt")
+    run("exp", "train")
+    run("exp", "adapt")
     return recipe
 
 
-def test_same_seed_same_bytes_another_seed_not(trained):
-    run(trained, "again", "train")
-    run(trained, "other", "train", "--seed", "1")
+def test_same_seed_same_bytes_another_seed_not(trained, run):
+    run("again", "train")
+    run("other", "train", "--seed", "1")
     assert state_sha256(weights(trained, "again")) == state_sha256(weights(trained, "exp"))
     assert state_sha256(weights(trained, "other")) != state_sha256(weights(trained, "exp"))
 
 
-def test_killed_in_mid_training_and_continued_ends_with_the_same_weights(trained):
-    shutil.copytree((trained / "data").resolve().parent / "exp", trained / "killed")
-    arguments = [sys.executable, *command(trained, "killed", "train", "--checkpoint_seconds", "0")]
+def test_killed_in_mid_training_and_continued_ends_with_the_same_weights(trained, start, run):
     checkpoint = trained / "killed/A1/last.ckpt"
     for kills in range(3):
-        process = subprocess.Popen(
-            arguments, cwd=trained, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
-        )
+        process = start("killed", "train", "--checkpoint_seconds", "0")
         seen = set()
         while len(seen) < 4 and process.poll() is None:  # the fourth checkpoint of this process is in mid-epoch
             if checkpoint.exists():
                 seen.add(checkpoint.stat().st_mtime_ns)
             time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
-        errors = process.communicate()[1].decode()
+        process.kill()
+        errors = process.communicate()[1]
         assert kills == 0 or "going on after epoch" in errors
     place = load_checkpoint(checkpoint)["place"]
     assert 0 < place["step"] < 18
-    run(trained, "killed", "train", "--checkpoint_seconds", "0")
+    run("killed", "train", "--checkpoint_seconds", "0")
     assert state_sha256(weights(trained, "killed")) == state_sha256(weights(trained, "exp"))
     histories = [(trained / exp / "A1/history.json").read_text(encoding="utf-8") for exp in ("killed", "exp")]
     assert histories[0] == histories[1]
 
 
-def test_two_processes_train_as_one(trained):
-    run(trained, "two", "train", "--specaug_conf", "null", processes=2)
-    run(trained, "one", "train", "--specaug_conf", "null")
+def test_two_processes_train_as_one(trained, run):
+    run("two", "train", "--specaug_conf", "null", together=True)
+    run("one", "train", "--specaug_conf", "null")
     one, two = weights(trained, "one"), weights(trained, "two")
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=2e-5, rtol=1e-3, msg=name)
-    run(trained, "two", "adapt", processes=2)
-    run(trained, "one", "adapt")
+    run("two", "adapt", together=True)
+    run("one", "adapt")
     history = [json.loads((trained / exp / "A5/fit_hi_ta_ur/history.json").read_text()) for exp in ("one", "two")]
     for a, b in zip(*history, strict=True):
         for language in LANGS.split():
             assert a["dev"][language]["loss"] == pytest.approx(b["dev"][language]["loss"], rel=1e-3)
 
 
-def test_a_batch_without_a_language_in_one_process(trained):
+def test_a_batch_without_a_language_in_one_process(trained, run):
     """Batches of two over two processes: a process has one language, the other another."""
-    run(trained, "exp", "adapt", "--batch_size", "2", "--max_epoch", "1", "--only", "hi ur", processes=2)
+    shutil.copytree(trained / "exp", trained / "exp2")
+    run("exp", "adapt", "--batch_size", "2", "--max_epoch", "1", "--only", "hi ur", together=True)
     for language in ("hi", "ur"):
         pack = load_file(trained / f"exp/A5/packs/{language}/pack.safetensors")
         assert all(bool(tensor.isfinite().all()) for tensor in pack.values())
-    run(trained, "exp2", "train")
-    run(trained, "exp2", "adapt", "--batch_size", "2", "--max_epoch", "1", "--only", "hi ur")
+    run("exp2", "adapt", "--batch_size", "2", "--max_epoch", "1", "--only", "hi ur")
     for language in ("hi", "ur"):
         one, two = (load_file(trained / f"{exp}/A5/packs/{language}/pack.safetensors") for exp in ("exp2", "exp"))
         for name, tensor in one.items():
@@ -148,27 +162,24 @@ def test_each_language_keeps_its_own_best_snapshot(trained):
             assert pack["training"]["epoch"] == best["epoch"]
 
 
-def test_finished_work_is_skipped_and_other_settings_are_refused(trained):
+def test_finished_work_is_skipped_and_other_settings_are_refused(trained, run):
     stamp = (trained / "exp/A1/backbone.safetensors").stat().st_mtime_ns
-    assert "trained already" in run(trained, "exp", "train").stdout
+    assert "trained already" in run("exp", "train")[0]
     assert (trained / "exp/A1/backbone.safetensors").stat().st_mtime_ns == stamp
-    refused = run(trained, "exp", "train", "--max_epoch", "4", check=False)
-    assert refused.returncode == 1
-    assert "max_epoch: 3 -> 4" in refused.stderr and "Traceback" not in refused.stderr
+    _, refused = run("exp", "train", "--max_epoch", "4", code=1)
+    assert "max_epoch: 3 -> 4" in refused and "Traceback" not in refused
 
 
-def test_a_truncated_checkpoint_says_what_to_do(trained):
-    shutil.copytree((trained / "data").resolve().parent / "exp", trained / "truncated")
-    run(trained, "truncated", "train", "--max_epoch", "1")
+def test_a_truncated_checkpoint_says_what_to_do(trained, run):
+    run("truncated", "train", "--max_epoch", "1")
     folder = trained / "truncated/A1"
     Marker(folder / "train.json", json.loads((folder / "train.json").read_text())["inputs"]).write(done=False)
     (folder / "last.ckpt").write_bytes(b"PK\x03\x04")
-    failed = run(trained, "truncated", "train", "--max_epoch", "1", check=False)
-    assert failed.returncode == 1 and "last.ckpt: cannot go on from it" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    _, failed = run("truncated", "train", "--max_epoch", "1", code=1)
+    assert "last.ckpt: cannot go on from it" in failed and "Traceback" not in failed
 
 
-def test_what_is_not_finite_stops_with_the_utterance_and_never_enters_the_weights(recipe, tmp_path):
+def test_what_is_not_finite_stops_with_the_utterance_and_never_enters_the_weights(recipe, tmp_path, run):
     folder = tmp_path
     for name in ("data", "backbone.yaml", "experiments.yaml"):
         (folder / name).symlink_to((recipe / name).resolve())
@@ -180,8 +191,7 @@ def test_what_is_not_finite_stops_with_the_utterance_and_never_enters_the_weight
     write_archive(dump, feats.items())
     made = [dump / file for file in ("feats.ark", *INDEX)]
     marker_of(folder / "data/train_ur", dump).write(done=True, outputs=made)
-    stopped = run(folder, "exp", "train", "--max_skips", "2", check=False)
-    assert stopped.returncode == 1
-    assert f"not finite (loss) in {bad}" in stopped.stderr and "2 steps were skipped" in stopped.stderr
+    _, stopped = run("exp", "train", "--max_skips", "2", code=1, folder=folder)
+    assert f"not finite (loss) in {bad}" in stopped and "2 steps were skipped" in stopped
     state = load_checkpoint(folder / "exp/A1/last.ckpt")["trained"]
     assert all(bool(tensor.isfinite().all()) for tensor in state.values())

@@ -1,77 +1,20 @@
-"""Fitting as stage 5 does it, and decoding: what is skipped, continued, refused, and made again."""
+"""Fitting as stage 5 does it: what is skipped, continued, refused, and made again."""
 
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import save_file
+from small_fits import ADAPTED, fit, flip, history, pack, same
 
-from pelasr.backbones.base import build_backbone
-from pelasr.backbones.store import describe_backbone
-from pelasr.data.features import USUAL
-from pelasr.data.kaldi import read_data_dir
-from pelasr.data.place import Place
-from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError
-from pelasr.stages.adapt import fit_adapters
-from pelasr.stages.decode import decode, decoded
-from pelasr.stages.experiment import Decoding, Experiment
-from pelasr.stages.stats import make_features
-from pelasr.storage import save_weights
+from pelasr.stages.decode import decode
 from pelasr.train import fit as fitting
 from pelasr.train import loop as train
 from pelasr.train.loop import Fit
-
-OPTIONS = {
-    "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},
-    "decoder_conf": {"num_layers": 1, "hidden_size": 8, "output_size": 6},
-    "joint_net_conf": {"joint_space_size": 6},
-}
-ADAPTED = Experiment("A5", "", "A1", "backbone", True, {}, None)
-PLAIN = Experiment("A1", "", "A1", "backbone", False, {}, None)
-CONFIG = {"adapter": "houlsby", "adapter_conf": {"bottleneck": 3}, "max_epoch": 2, "batch_size": 8, "warmup_steps": 1}
-
-
-@pytest.fixture(scope="module")
-def started(prepared, tmp_path_factory) -> Path:
-    """Data and features of hi, ta and ur, and a backbone of random weights for the first two."""
-    folder = tmp_path_factory.mktemp("stages")
-    for name in ("data", "dump"):
-        shutil.copytree(prepared / name, folder / name)
-    tokens = prepared / "exp/tokens"
-    torch.manual_seed(0)
-    module = build_backbone("rnnt", OPTIONS, len(Tokenizer.load(tokens)), 2)
-    save_weights(folder / "exp/A1/backbone.safetensors", module.state_dict())
-    describe_backbone(folder / "exp/A1", "rnnt", OPTIONS, ["hi", "ta"], tokens, {})
-    return folder
-
-
-@pytest.fixture
-def place(started, tmp_path, monkeypatch) -> Place:
-    shutil.copytree(started, tmp_path, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)  # paths of audio are relative
-    return Place(Path("data"), Path("dump"), Path("exp"), ["hi", "ta"])
-
-
-def fit(place, *languages, go_on=False, tokens="auto", **options):
-    return fit_adapters(place, ADAPTED, CONFIG | options, "test", list(languages) or place.languages, 0, tokens, go_on)
-
-
-def history(place, languages="hi_ta"):
-    return json.loads((place.exp / f"A5/fit_{languages}/history.json").read_text())
-
-
-def pack(place, language):
-    return load((place.exp / f"A5/packs/{language}/pack.safetensors").read_bytes())
-
-
-def same(one, other):
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_it_stops_by_itself(place, capsys):
@@ -129,12 +72,6 @@ def test_it_says_that_more_would_help(place, capsys):
     settings = {"scheduler": "wsd", "patience": 5, "decay_epochs": 1, "max_epoch": 3, "optim_conf": {"lr": 0.01}}
     assert fit(place, **settings)
     assert "it was still improving when max_epoch ended it: go on with --continue true" in capsys.readouterr().out
-
-
-@pytest.fixture
-def fitted(place) -> Place:
-    assert fit(place)
-    return place
 
 
 def test_a_fit_is_continued(fitted):
@@ -212,12 +149,6 @@ def test_a_new_language_is_continued(place):
     assert not same(pack(place, "ur"), before) and len(history(place, "ur")) == 7
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[-3] ^= 4
-    path.write_bytes(content)
-
-
 def test_a_damaged_backbone_is_called_that(fitted):
     flip(fitted.exp / "A1/backbone.safetensors")
     for stage in (lambda: fit(fitted), lambda: decode(fitted, ADAPTED, ["test"], ["hi"], 0)):
@@ -253,103 +184,6 @@ def test_a_damaged_fit_never_becomes_a_pack(fitted, what, damage):
     with pytest.raises(PelasrError, match=r"A5/fit_hi_ta(:|/)"):
         fit(fitted, go_on=True)
     assert all(same(pack(fitted, name), before[name]) for name in fitted.languages)
-
-
-def test_replaced_audio_reaches_every_stage(fitted):
-    assert decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0)
-    assert not decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0)
-    for name in ("test", "train"):
-        utterance = read_data_dir(fitted.data / f"{name}_hi")[0]
-        soundfile.write(utterance.audio, np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
-    with pytest.raises(PelasrError, match="dump/test_hi: features are not of data/test_hi as it is; run stage 3"):
-        decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0)
-    with pytest.raises(PelasrError, match="dump/train_hi: features are not of data/train_hi as it is; run stage 3"):
-        fit(fitted)
-    assert make_features(fitted, ["train", "test"], nj=1, hears=USUAL)
-    with pytest.raises(PelasrError, match="other settings .features_sha256"):
-        fit(fitted)
-    markers = decoded(fitted, ADAPTED, ["test"], ["hi", "ta"])
-    assert {key: marker.done for key, marker in markers.items()} == {("test", "hi"): False, ("test", "ta"): True}
-    assert decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0)
-
-
-@pytest.mark.parametrize("file", ["text", "scores", "limited", "done.json"])
-def test_damaged_hypotheses_are_made_again(fitted, file):
-    decode(fitted, ADAPTED, ["test"], ["hi"], 0)
-    path = fitted.exp / "A5/decode/test_hi" / file
-    before = path.read_bytes()
-    path.write_bytes(before[: len(before) // 2] + b"x")
-    assert decode(fitted, ADAPTED, ["test"], ["hi"], 0)
-    assert path.read_bytes() == before
-
-
-def hypotheses(place, experiment, language):
-    return (place.exp / f"{experiment.name}/decode/test_{language}/text").read_text()
-
-
-def test_a_new_language_decoded_as_a_known_one(fitted):
-    """What the utterances would be given if they were said to be in it."""
-    found = {}
-    for experiment in (PLAIN, ADAPTED):
-        for like in ("hi", "ta"):
-            assert decode(fitted, experiment, ["test"], ["ur"], 0, Decoding(decode_as=like))
-            assert not decode(fitted, experiment, ["test"], ["ur"], 0, Decoding(decode_as=like))
-            found[experiment.name, like] = hypotheses(fitted, experiment, "ur")
-    for name in ("text", "utt2lang"):
-        shutil.copy(fitted.data / f"test_ur/{name}", fitted.data / f"test_ur/{name}.kept")
-    path = fitted.data / "test_ur/utt2lang"
-    path.write_text(path.read_text().replace(" ur\n", " ta\n"))
-    shutil.move(fitted.data / "test_ur", fitted.data / "own_ta")
-    shutil.move(fitted.dump / "test_ur", fitted.dump / "own_ta")
-    for experiment in (PLAIN, ADAPTED):
-        assert decode(fitted, experiment, ["own"], ["ta"], 0)
-        wanted = (fitted.exp / f"{experiment.name}/decode/own_ta/text").read_text()
-        assert found[experiment.name, "ta"] == wanted
-    assert len(set(found.values())) > 1
-    with pytest.raises(PelasrError, match="--decode_as: .*known: hi, ta"):
-        decode(fitted, PLAIN, ["test"], ["ur"], 0, Decoding(decode_as="de"))
-
-
-def test_a_language_with_a_pack_is_itself(place):
-    assert fit(place, "ur", tokens="own")
-    for like in (None, "hi"):
-        decode(place, ADAPTED, ["test"], ["ur"], 0, Decoding(decode_as=like))
-        marker = json.loads((place.exp / "A5/decode/test_ur/done.json").read_text())
-        assert "decode_as" not in marker["inputs"]
-
-
-@pytest.mark.parametrize(("mean", "wanted"), [(30.25, 1), (21.55, 2), (20.0, 2)])
-def test_an_average_is_not_worse_than_the_best(tmp_path, mean, wanted, monkeypatch):
-    from pelasr.train.evaluate import LanguageScores
-    from pelasr.train.kept import BestBackbones
-    from pelasr.train.loop import Data
-    from pelasr.train.options import TrainingOptions
-
-    model = torch.nn.Linear(1, 1, bias=False)
-    best = BestBackbones(tmp_path, model, TrainingOptions(keep_nbest_models=2))
-    entries = []
-    for epoch, wer in enumerate((99.0, 21.55, 22.0)):
-        model.weight.data.fill_(float(epoch))
-        entries.append({"epoch": epoch, "mean": {"loss": 1.0, "wer": wer}, "candidates": ["mean"]})
-        best.validated(entries)
-    said = []
-
-    class Run:
-        data, history, monitor = (
-            Data([], [], None, {}, None),
-            entries,
-            type("Monitor", (), {"say": staticmethod(said.append)}),
-        )
-        fabric = type("Fabric", (), {"broadcast": staticmethod(lambda value: value)})
-
-        def evaluate(self, dev):
-            assert model.weight.item() == 1.5
-            return {"hi": LanguageScores(1.0, mean)}
-
-    state, facts = fitting._average(Run(), best)
-    assert len(facts["averaged"]) == wanted and state["weight"].item() == (1.5 if wanted == 2 else 1.0)
-    assert ("worse than 21.6 of epoch 1 alone" in said[0]) == (wanted == 1)
-    assert facts["dev"]["wer"] == (mean if wanted == 2 else 21.55)
 
 
 def test_a_fit_without_its_done_file_is_left_alone(place):
