@@ -18,6 +18,7 @@ from pelasr.data.tokenizer import Tokenizer, train_unigram
 from pelasr.files import sha256_file, sha256_json
 from pelasr.packs.manage import export_pack, fold_pack, import_pack, list_packs, show_pack, verify_packs
 from pelasr.stages.experiment import load_experiments
+from pelasr.tasks.base import task_of
 
 LONG = "x" * 9000
 VALUES = [None, True, False, 0, 1, -1, 2, 3, 17, 255, 16384, 100_000, 2**31, 2**63, 10**300, 0.0, -0.5, 1.5, 1e308]
@@ -54,7 +55,7 @@ def use(exp, number):
             "alone": lambda: verify_packs(packs, None),
             "list": lambda: list_packs([exp]),
             "show": lambda: show_pack(packs[0]),
-            "export": lambda: export_pack(packs[0], exp / "hub"),
+            "export": lambda: export_pack(packs[0], exp / "hub", task_of),
             "import": lambda: import_pack(packs[1], exp / "A1"),
             "fold": lambda: fold_pack(packs[0], exp / "folded", exp / "A5"),
             "backbone": lambda: pelasr.load(exp / "A1").decode([noise(0.4)], "hi"),

@@ -16,8 +16,7 @@ LAYERS = """
     stages importers
     train
     decode
-    packs
-    tasks
+    packs tasks
     backbones report
     adapters search score
     nn data

@@ -78,8 +78,9 @@ def _merge(known: argparse.Namespace, rest: list[str]) -> None:
 
 def _export(known: argparse.Namespace, rest: list[str]) -> None:
     from pelasr.packs.manage import export_pack
+    from pelasr.tasks.base import task_of
 
-    export_pack(known.pack, known.output)
+    export_pack(known.pack, known.output, task_of)
 
 
 def _import(known: argparse.Namespace, rest: list[str]) -> None:

@@ -58,13 +58,13 @@ def translate(known: argparse.Namespace, rest: list[str]) -> None:
 
 def _run(known: argparse.Namespace, pairs: bool) -> None:
     """Raises PelasrError, after all that can be read is written, for files that could not be read."""
-    from pelasr import load
     from pelasr.decode.long_audio import join
+    from pelasr.model import Model
 
     names = find_audio(known.audio)
     languages = read_languages(known.lang_file, names) if known.lang_file else [known.lang] * len(names)
     _check_kind(languages, pairs)
-    model = load(known.model, known.packs, not known.no_adapter, "cuda" if known.ngpu else "cpu")
+    model = Model(known.model, known.packs, not known.no_adapter, "cuda" if known.ngpu else "cpu")
     for language in dict.fromkeys(languages):
         if model.alone and model.translates == pairs and language not in model.languages:
             warn(f"{language}: the backbone was trained on {' '.join(model.languages)}, not on it")

@@ -137,8 +137,8 @@ def marker_of(data_dir: Path, dump_dir: Path, hears: LogMel | None = USUAL) -> M
         inputs["hears"] = asdict(hears)
     marker = Marker(dump_dir / "done.json", inputs)
     before = marker.found["inputs"] if marker.found is not None else {}
-    taken = ["audio"] * (inputs["audio"] is None) + ["hears"] * (hears is None)
-    as_found = {key: before[key] for key in taken if key in before}
+    taken = {"audio": inputs["audio"] is None, "hears": hears is None}
+    as_found = {key: before[key] for key, is_taken in taken.items() if is_taken and key in before}
     return Marker(dump_dir / "done.json", inputs | as_found) if as_found else marker
 
 

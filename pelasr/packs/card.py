@@ -1,16 +1,16 @@
 """The model card of an exported pack: what a model hub shows of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import yaml
 
 from pelasr.data.language import split_pair
 from pelasr.errors import brief
 from pelasr.packs.format import PackDescription
+from pelasr.report.grid import Measure
 from pelasr.score.results import latest, read_results
-from pelasr.tasks.base import find_task, task_of
 
 LOAD = """```sh
 pelasr packs verify --model exp/NAME {language}
@@ -29,6 +29,18 @@ model.decode(["talk.wav"], language="{language}")
 ```"""
 
 
+class Shown(Protocol):
+    """What a card takes from a task: its tag on model hubs, and the figures that it shows."""
+
+    @property
+    def tag(self) -> str: ...
+    @property
+    def measures(self) -> Sequence[Measure]: ...
+
+
+TaskOf = Callable[[Sequence[str], str | None], Shown]
+
+
 def dev_score(description: PackDescription) -> str:
     """A pack's score on its dev data, `wer 12.34`, or nothing."""
     dev = description.training.get("dev", {})
@@ -44,17 +56,18 @@ def figures_of(pack: Path, description: PackDescription) -> list[Mapping[str, An
         return []
     return [
         line
-        for (name, _, language, metric), line in latest(read_results(path)).items()
+        for (name, _, language, _), line in latest(read_results(path)).items()
         if (name, language) == (experiment.name, description.language)
-        and metric in _measures(line["task"])
         and line["config_sha256"] == training.get("config_sha256")
     ]
 
 
-def make_card(description: PackDescription, figures: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown with a head in YAML. `description`: a pack's; `figures`: lines of results.jsonl."""
+def make_card(description: PackDescription, figures: Sequence[Mapping[str, Any]], task_of: TaskOf) -> str:
+    """Markdown with a head in YAML. `description`: a pack's; `figures`: lines of results.jsonl; `task_of`: the task of
+    languages, or that of a name."""
     language, method = description.language, description.adapter
-    tag = task_of([language], figures[-1]["task"] if figures else None).tag
+    task = task_of([language], next((line["task"] for line in figures if line["task"]), None))
+    tag = task.tag
     head = {
         "language": [code.replace("_", ".").partition(".")[0] for code in split_pair(language) if code],
         "library_name": "pelasr",
@@ -67,7 +80,7 @@ def make_card(description: PackDescription, figures: Sequence[Mapping[str, Any]]
         " backbone that it was fitted on alone; with any other it is refused.",
         _table(("", ""), _facts(description)),
         "## Results",
-        _results(figures),
+        _results(figures, task),
         "## Loading",
         LOAD.format(language=language),
     ]
@@ -96,13 +109,15 @@ def _facts(description: PackDescription) -> list[tuple[str, str]]:
     return rows
 
 
-def _results(figures: Sequence[Mapping[str, Any]]) -> str:
+def _results(figures: Sequence[Mapping[str, Any]], task: Shown) -> str:
+    names = {each.metric: ", ".join(filter(None, (each.name, each.unit))) for each in task.measures}
+    figures = [line for line in figures if line["metric"] in names]
     if not figures:
         return "No test figures came with this pack."
     rows = [
         (
             line["set"],
-            _measures(line["task"])[line["metric"]],
+            names[line["metric"]],
             f"{line['value']:.2f}",
             f"{line['lo']:.2f} to {line['hi']:.2f}",
             f"{line['utterances']:,}",
@@ -111,12 +126,6 @@ def _results(figures: Sequence[Mapping[str, Any]]) -> str:
         for line in figures
     ]
     return _table(("set", "metric", "value", "95 % interval", "utterances", "scorer"), rows)
-
-
-def _measures(task: str | None) -> dict[str, str]:
-    """The metrics that a card shows of a task, with names and units; none of lines that are of no task's."""
-    measures = find_task(task).measures if task else []
-    return {measure.metric: ", ".join(filter(None, (measure.name, measure.unit))) for measure in measures}
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -16,7 +16,7 @@ from pelasr.backbones.store import LoadedBackbone, describe_backbone, load_backb
 from pelasr.data.language import check_language
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, sha256_file, sha256_json
-from pelasr.packs.card import dev_score, figures_of, make_card
+from pelasr.packs.card import TaskOf, dev_score, figures_of, make_card
 from pelasr.packs.format import again
 from pelasr.packs.pack import (
     Pack,
@@ -30,7 +30,6 @@ from pelasr.packs.pack import (
     save_pack,
 )
 from pelasr.storage import check_tensors, load_weights, save_weights, sizes, state_sha256
-from pelasr.tasks.base import said
 
 FILES = ("pack.safetensors", "pack.yaml")
 ALONE = 1 << 32  # bytes of a pack's tensors at most, where no model says how many they are
@@ -161,21 +160,22 @@ def fold_pack(folder: Path, output: Path, model: Path) -> None:
         source / "tokens",
         {
             "folded": {key: getattr(pack.description, key) for key in keys},
-            **said(backbone.description.task, backbone.languages),
+            **({"task": task} if (task := backbone.description.task) else {}),
         },
     )
     print(f"{output}: the backbone {source} with {folder} folded into its weights")
 
 
-def export_pack(pack: Path, output: Path) -> None:
-    """Write a folder for a model hub: the pack's files, and a card with what the results of its experiment say."""
+def export_pack(pack: Path, output: Path, task_of: TaskOf) -> None:
+    """Write a folder for a model hub: the pack's files, and a card with what the results of its experiment say;
+    `task_of`: see `make_card`."""
     _check_free(output)
     description = _open(pack, None).description
     output.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copyfile(pack / name, output / name)
     with atomic_write(output / "README.md") as stream:
-        stream.write(make_card(description, figures_of(pack, description)))
+        stream.write(make_card(description, figures_of(pack, description), task_of))
     print(f"{output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
 
 

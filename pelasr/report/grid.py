@@ -148,6 +148,7 @@ def select(
     named = {name: text for name, text in (experiments or {}).items() if name in methods}
     scored = list(dict.fromkeys(language for _, language, _ in lines if language != "mean"))
     inside = list(languages or scored)
-    columns = inside + ["mean"] * (len(inside) > 1) + [name for name in scored if name not in inside]
+    mean = ["mean"] if len(inside) > 1 else []
+    columns = [*inside, *mean, *(name for name in scored if name not in inside)]
     rows = named | {name: text for name, text in methods.items() if name not in named}
     return Grid(lines, rows, inside, columns)

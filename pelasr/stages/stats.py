@@ -37,4 +37,6 @@ def make_features(place: Place, sets: list[str], nj: int, hears: "LogMel") -> bo
         return False
     with locked(place.dump / ".lock"):  # experiments that are decoded side by side may both want those of a language
         missing = [pair for pair in pairs if not marker_of(*pair, hears).done]
-        return any([str(dump) for dump in extract(missing, nj, hears)])
+        for _ in extract(missing, nj, hears):
+            pass
+        return bool(missing)

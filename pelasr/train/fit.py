@@ -22,6 +22,7 @@ from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.packs.pack import identical, save_pack
+from pelasr.progress import say, warn
 from pelasr.storage import save_weights
 from pelasr.tasks.base import Task, said, task_of
 from pelasr.train.evaluate import macro
@@ -120,8 +121,8 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     history = _earlier(run.marker, folder)
     for language in languages:
         new = language not in backbone.languages
-        say = first and not history and not (folder / CHECKPOINT).exists()
-        bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", say) if new else None)
+        begins = first and not history and not (folder / CHECKPOINT).exists()
+        bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", begins) if new else None)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
     report = count_parameters(backbone.module, bank)
@@ -171,14 +172,13 @@ def _report(loop: Fit, best: BestSnapshots, languages: list[str]) -> None:
         endless = replace(loop.options, max_epoch=10**9)
         if loop.options.patience and decay_start(history, language, endless, loop.first) is None:
             found += "; it was still improving when max_epoch ended it: go on with --continue true"
-        print(found, flush=True)
+        say(found)
     for one, other in identical({language: best.best(language, history) for language in languages}):
-        print(f"warning: {one} and {other} have identical adapters: are they trained on the same data?", flush=True)
+        warn(f"{one} and {other} have identical adapters: are they trained on the same data?")
     if unfitted := [language for language in languages if best_entry(history, language)["epoch"] == 0]:
-        print(
-            f"warning: {' '.join(unfitted)}: no validation was better than the one before training, so the packs hold"
-            " fresh adapters: train longer, or with another optim_conf.lr",
-            flush=True,
+        warn(
+            f"{' '.join(unfitted)}: no validation was better than the one before training, so the packs hold fresh"
+            " adapters: train longer, or with another optim_conf.lr"
         )
 
 

@@ -87,7 +87,7 @@ class BestBackbones(Kept):
 
     def wanted(self, history: Sequence[Entry]) -> list[str]:
         trained = _trained(history)
-        early = [self.early] * any(entry["epoch"] == self.training.early_epoch for entry in history[1:])
+        early = [self.early] if any(entry["epoch"] == self.training.early_epoch for entry in history[1:]) else []
         best = [best_entry(trained, MEAN)] if trained else []
         return early + sorted({self.name(entry) for entry in self.averaged(history) + best})
 

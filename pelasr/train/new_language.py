@@ -11,6 +11,7 @@ from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import SPACE, TAG, Tokenizer, can_be_token, unknown_report
+from pelasr.progress import say
 from pelasr.train.alike import alike, ordinary, romaniser
 
 
@@ -28,11 +29,11 @@ OWN_FROM = 0.01  # share of unknown characters above which a language gets token
 SAMPLE = 16  # utterances that tell what to start from
 
 
-def make_own(backbone: LoadedBackbone, place: Place, language: str, tokens: str, say: bool = True) -> OwnParts:
+def make_own(backbone: LoadedBackbone, place: Place, language: str, tokens: str, report: bool = True) -> OwnParts:
     """A new language's vector, and tokens of its own, with their starting values.
 
     `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
-    `auto`, own ones if more than OWN_FROM of the characters are unknown without. `say`: report it.
+    `auto`, own ones if more than OWN_FROM of the characters are unknown without. `report`: say so.
     """
     texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path, language)]
     new = own_tokens(backbone.tokenizer, texts, language)
@@ -42,16 +43,15 @@ def make_own(backbone: LoadedBackbone, place: Place, language: str, tokens: str,
         new = [token for token in new if TAG.fullmatch(token)]
     own = OwnParts(backbone.module, new, vector=True)
     start = _start(backbone, own, place, language)
-    if say:
+    if report:
         shown = " ".join(character for character, _ in which.most_common(10))
-        print(
+        lines = [
             f"{language}: new to the backbone; {unknown} of {total} characters of its training text"
             f" ({100 * rate:.2f} %) are unknown to the shared tokens {shown}".rstrip(),
             f"{language}: {len(new)} tokens of its own (tokens: {tokens}){start[0]}",
             *start[1:],
-            sep="\n",
-            flush=True,
-        )
+        ]
+        say("\n".join(lines))
     return own
 
 
@@ -81,8 +81,8 @@ def _start(backbone: LoadedBackbone, own: OwnParts, place: Place, language: str)
         script, number = "", 0
     own.start_from(module, choices[script], slots[number])
     vector = backbone.languages[number - 1] if number else ""
-    found = [f"the letters of {script.title()}"] * bool(script) + [f"the vector of {vector}"] * bool(vector)
-    start = f", starting from {' and '.join(found)}" if found else ""
+    found = [script and f"the letters of {script.title()}", vector and f"the vector of {vector}"]
+    start = f", starting from {' and '.join(filter(None, found))}" if any(found) else ""
     return [start, *_rows(language, own.tokens, choices[script], shared, romanise is not None)]
 
 

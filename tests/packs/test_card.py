@@ -11,6 +11,7 @@ from tiny_speech import RATE, make_recogniser, noise
 
 from pelasr.packs.card import dev_score, figures_of, make_card
 from pelasr.packs.pack import read_pack
+from pelasr.tasks.base import task_of
 
 FIGURE = {
     "set": "test",
@@ -35,7 +36,7 @@ def head(card):
 
 def test_head_and_facts(exp):
     pack = read_pack(exp / "A5/packs/uk")
-    card = make_card(pack, [])
+    card = make_card(pack, [], task_of)
     assert card.startswith("---\nlanguage:\n- uk\n")
     assert head(card) == {
         "language": ["uk"],
@@ -52,24 +53,24 @@ def test_head_and_facts(exp):
     ):
         assert row in card.splitlines()
     assert "No test figures came with this pack." in card
-    assert make_card(pack, []) == card
+    assert make_card(pack, [], task_of) == card
 
 
 def test_pairs_variants_and_figures(exp):
     pack = read_pack(exp / "A5/packs/hi")
-    assert head(make_card(replace(pack, language="en-de"), []))["language"] == ["en", "de"]
-    assert head(make_card(replace(pack, language="en-de"), []))["tags"][0] == "speech-translation"
-    assert head(make_card(replace(pack, language="zh.Hant-pa_Guru"), []))["language"] == ["zh", "pa"]
-    card = make_card(pack, [FIGURE])
+    assert head(make_card(replace(pack, language="en-de"), [], task_of))["language"] == ["en", "de"]
+    assert head(make_card(replace(pack, language="en-de"), [], task_of))["tags"][0] == "speech-translation"
+    assert head(make_card(replace(pack, language="zh.Hant-pa_Guru"), [], task_of))["language"] == ["zh", "pa"]
+    card = make_card(pack, [FIGURE], task_of)
     assert "| test | BLEU | 30.00 | 28.00 to 32.00 | 100 | s\\|1 |" in card
 
 
 def test_what_is_not_known_is_not_claimed(exp):
     pack = replace(read_pack(exp / "A5/packs/hi"), training={})
-    card = make_card(pack, [])
+    card = make_card(pack, [], task_of)
     assert "| training data | not recorded |" in card and "| dev data | not recorded |" in card
     merged = [{"language": "hi", "weight": 0.25}, {"language": "ur", "weight": 0.75}]
-    assert "| average of | ur, weight 0.750 |" in make_card(replace(pack, training={"merged": merged}), [])
+    assert "| average of | ur, weight 0.750 |" in make_card(replace(pack, training={"merged": merged}), [], task_of)
     assert dev_score(pack) == "" and dev_score(replace(pack, training={"dev": {"loss": 1.5}})) == "loss 1.50"
 
 
@@ -80,7 +81,7 @@ def test_a_pack_outside_an_experiment_has_no_figures(exp):
 def test_the_code_in_the_card_runs(monkeypatch, tmp_path):
     """On the pack's folder, at a model that does not have it, and audio in its language."""
     exp = make_recogniser(tmp_path / "exp").parent
-    card = make_card(read_pack(exp / "A5/packs/uk"), [])
+    card = make_card(read_pack(exp / "A5/packs/uk"), [], task_of)
     (exp / "A5/packs/uk").rename(tmp_path / "uk")
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)[1].replace("exp/NAME", str(exp / "A5"))
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ def test_it_stops_by_itself(place, capsys):
     settings = {"scheduler": "wsd", "patience": 2, "decay_epochs": 3, "max_epoch": 20, "optim_conf": {"lr": 0.0}}
     assert fit(place, **settings)
     assert [entry["epoch"] for entry in history(place)] == list(range(6))
-    assert "hi: dev WER" in (told := capsys.readouterr().out) and "after epoch 0 of 5" in told
+    assert "hi: dev WER" in (told := "".join(capsys.readouterr())) and "after epoch 0 of 5" in told
     assert "no validation was better" in told and "--continue" not in told
 
 

@@ -57,13 +57,13 @@ def test_tokens_are_chosen_by_what_is_unknown(place, backbone, capsys):
         told = capsys.readouterr().out
         assert "ur: new to the backbone" in told and f"{len(wanted)} tokens of its own (tokens: {choice})" in told
     # Tamil is known: by default no tokens of its own.
-    assert make_own(backbone, Place(place.data, place.dump, place.exp, ["ta"]), "ta", "auto", say=False).tokens == []
+    assert make_own(backbone, Place(place.data, place.dump, place.exp, ["ta"]), "ta", "auto", report=False).tokens == []
 
 
 def test_it_starts_where_the_loss_is_lowest(place, backbone):
     """No single language's vector does better on the sample."""
     module = backbone.module
-    own = make_own(backbone, new(place), "ur", "keep", say=False)
+    own = make_own(backbone, new(place), "ur", "keep", report=False)
     batch = _sample(backbone, own, new(place), "ur")
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ def save(place, backbone):
     bank = make_bank("houlsby", {"bottleneck": 3}, backbone.module)
     for language in ("hi", "ta"):
         bank.add(language)
-    bank.add("ur", own=make_own(backbone, new(place), "ur", "own", say=False))
+    bank.add("ur", own=make_own(backbone, new(place), "ur", "own", report=False))
     torch.manual_seed(0)
     for parameter in bank.parameters():
         torch.nn.init.normal_(parameter)
