@@ -11,12 +11,12 @@ SECONDS_BETWEEN_LINES = 15.0
 
 def say(message: str) -> None:
     """What a stage has found or made, on standard output."""
-    print(message, flush=True)
+    print(f"{message}\n", end="", flush=True)  # in one write: experiments may run side by side
 
 
 def log(message: str) -> None:
     """What happens meanwhile, on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    print(f"{message}\n", end="", file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:

@@ -5,6 +5,7 @@ lines give the same bytes. How is the task's, which the lines say, see `pelasr.t
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,33 +64,41 @@ def task_and_grid(
     return task, select(lines or results, test_set, experiments, languages)
 
 
+@dataclass(frozen=True)
+class Around:
+    """What a page says beside its figures; what is empty has no section.
+
+    `note`: what a reader must know of the data. `environment`, `corpus`: as `score.environment` and `report.corpus`
+    give them. `times`: see `read_times`. `paper`: published figures with the keys title, source, columns, rows, note.
+    `chart`: the chart's file name, as seen from RESULTS.md.
+    """
+
+    title: str = "Results"
+    note: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    times: Sequence[Mapping[str, Any]] = ()
+    corpus: Mapping[str, Any] | None = None
+    paper: Mapping[str, Any] | None = None
+    chart: str = ""
+
+
+NOTHING = Around()
+
+
 def make_table(
     results: Sequence[Mapping[str, Any]],
     test_set: str = "test",
     experiments: Mapping[str, str] | None = None,
     languages: Sequence[str] | None = None,
-    *,
-    title: str = "Results",
-    note: str = "",
-    environment: Mapping[str, str] | None = None,
-    times: Sequence[Mapping[str, Any]] = (),
-    corpus: Mapping[str, Any] | None = None,
-    paper: Mapping[str, Any] | None = None,
-    chart: str = "",
+    around: Around = NOTHING,
 ) -> str:
-    """The text of RESULTS.md.
-
-    `test_set`, `experiments`, `languages`: see `grid.select`. `note`: what a reader must know of the data.
-    `environment`, `corpus`: as `score.environment` and `report.corpus` give them. `times`: see `read_times`.
-    `paper`: published figures with the keys title, source, columns, rows, note.
-    `chart`: the chart's file name, as seen from RESULTS.md. What is empty has no section. The figures come first.
-    """
+    """The text of RESULTS.md; the figures come first. `test_set`, `experiments`, `languages`: see `grid.select`."""
     task, grid = task_and_grid(results, test_set, experiments, languages)
-    parts = [f"# {title}", note, *task.sections(grid, test_set, chart)]
+    parts = [f"# {around.title}", around.note, *task.sections(grid, test_set, around.chart)]
     parts += forgetting_table.sections(grid, task.measures[0])
-    parts += paper_section(paper) if paper else []
-    parts += corpus_section(corpus) if corpus else []
-    parts += provenance(grid, environment or {}, times)
+    parts += paper_section(around.paper) if around.paper else []
+    parts += corpus_section(around.corpus) if around.corpus else []
+    parts += provenance(grid, around.environment, around.times)
     return "\n\n".join(part.strip() for part in parts if part) + "\n"
 
 
@@ -155,13 +164,15 @@ def write_page(
         name,
         descriptions,
         place.languages,
-        title=recipe,
-        note=extra.get("note", ""),
-        environment=read_environment(place.exp / "environment.json"),
-        corpus=read_corpus(place.exp),
-        times=read_times(place.exp / "times.jsonl"),
-        paper=extra.get("paper"),
-        chart=chart.name,
+        around=Around(
+            title=recipe,
+            note=extra.get("note", ""),
+            environment=read_environment(place.exp / "environment.json"),
+            corpus=read_corpus(place.exp),
+            times=read_times(place.exp / "times.jsonl"),
+            paper=extra.get("paper"),
+            chart=chart.name,
+        ),
     )
     with atomic_write(output) as stream:
         stream.write(text)

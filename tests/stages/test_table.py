@@ -10,7 +10,7 @@ from result_lines import line, rows
 from pelasr.errors import PelasrError
 from pelasr.report.grid import select
 from pelasr.score.results import append_results, read_results
-from pelasr.stages.table import make_chart, make_table, print_table, read_times
+from pelasr.stages.table import Around, make_chart, make_table, print_table, read_times
 from pelasr.tasks.base import find_task
 
 PAPER = Path(__file__).parents[2] / "egs/mini_indic/asr1/conf/results.yaml"
@@ -108,7 +108,7 @@ def test_page_is_made_from_results_alone(results, tmp_path):
         "chart": "RESULTS.png",
         "paper": {"title": "Published", "source": "x", "columns": ["a"], "rows": [[1]]},
     }
-    pages = [make_table(read_results(path), "test", EXPERIMENTS, **options) for _ in range(2)]
+    pages = [make_table(read_results(path), "test", EXPERIMENTS, around=Around(**options)) for _ in range(2)]
     assert pages[0] == pages[1]
     assert pages[0].startswith("# RESULTS of tiny\n\nThe speech is synthetic.\n\n## WER (%)")
     sections = [row[3:] for row in pages[0].splitlines() if row.startswith("## ")]
@@ -194,5 +194,5 @@ def test_paper_figures():
     means = {row[0]: round(sum(row[2:11]) / 9, 1) for row in paper["rows"]}
     assert means == {row[0]: row[12] for row in paper["rows"]}
     assert [row[0] for row in paper["rows"] if row[11] != row[12]] == ["A1"]
-    table = rows(make_table([line("A0", "hi", 1.0)], paper=paper), f"## {paper['title']}")
+    table = rows(make_table([line("A0", "hi", 1.0)], around=Around(paper=paper)), f"## {paper['title']}")
     assert table["A1"] == [str(cell) for cell in paper["rows"][1][1:]]

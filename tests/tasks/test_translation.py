@@ -9,7 +9,7 @@ from result_lines import line, rows
 
 from pelasr.report.grid import select
 from pelasr.score.results import KEYS, OLD_KEYS, SETTINGS, method_of, read_results, renewed
-from pelasr.stages.table import make_chart, make_table, print_table
+from pelasr.stages.table import Around, make_chart, make_table, print_table
 from pelasr.tasks.translation import chart, parameter_cell, setting_cells
 
 EGS = Path(__file__).parents[2] / "egs"
@@ -144,7 +144,7 @@ def test_stale_comparisons_mark_nothing(results):
 
 
 def test_other_sections(results):
-    text = make_table(results, "test", NAMES, PAIRS, chart="RESULTS.png")
+    text = make_table(results, "test", NAMES, PAIRS, around=Around(chart="RESULTS.png"))
     assert "![BLEU against trainable parameters](RESULTS.png)" in text and "scorer: `BLEU|nrefs:1`" in text
     assert rows(text, "The rows")["3"] == ["adapters", "403,200", "32,499,456"]
     assert rows(text, "95 % intervals") == {
@@ -226,7 +226,7 @@ def test_paper_figures(recipe):
         assert mean([float(cell) for cell in row[8:16]]) == pytest.approx(float(row[16]), abs=0.0051)
         assert float(row[9]) > float(row[10])  # Spanish above French: what the note says of the set
     assert [row[0] for row in experiments] == list(range(1, 9))
-    table = rows(make_table([bleu_line("2", "en-de", 1.0)], paper=paper), f"## {paper['title']}")
+    table = rows(make_table([bleu_line("2", "en-de", 1.0)], around=Around(paper=paper)), f"## {paper['title']}")
     assert table["8"][-1] == "24.90"
 
 
