@@ -35,10 +35,10 @@ def fit_adapters(
     settings = split_adapter_options(config, where)
     source, folder = Source(place.exp / experiment.backbone, experiment.weights), place.exp / experiment.name
     for language in only:
-        check_language(language, "--langs")
+        check_language(language, "--fit_langs")
     write_model(folder, source)
     if experiment.serve and experiment.serve not in only:
-        say(f"stage 5: {experiment.name} is fitted on {experiment.serve} alone: add it to --langs")
+        say(f"stage 5: {experiment.name} is fitted on {experiment.serve} alone: add it to --fit_langs")
     only = [language for language in only if experiment.serve in (None, language)]
     known, new = [x for x in only if x in place.languages], [x for x in only if x not in place.languages]
     # Fine-tuning gives each language a run of its own; adapters of several languages are fitted in mixed batches.

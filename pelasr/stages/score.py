@@ -54,7 +54,7 @@ def score(
                 if stale := _not_decoded(place, experiment, name, languages, how):
                     if languages == place.languages:
                         raise PelasrError(f"{experiment.name}: {stale}")
-                    say(f"{experiment.name}: {languages[0]} is left out: {stale} with --langs {languages[0]}")
+                    say(f"{experiment.name}: {languages[0]} is left out: {stale} with --fit_langs {languages[0]}")
                     continue
                 facts = {"recipe": recipe, "experiment": experiment.name}
                 facts["data_sha256"] = data_of(replace(place, languages=languages), name)
