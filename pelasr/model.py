@@ -30,7 +30,6 @@ from pelasr.packs.pack import bank_for, load_pack, open_pack, read_pack, save_pa
 from pelasr.progress import say
 from pelasr.stages.add import add_language
 from pelasr.tasks.base import Task, task_of
-from pelasr.train.fit import fit
 from pelasr.train.options import TOKENS, AdapterConfig, TrainingOptions
 from pelasr.train.runs import plan_adapters
 
@@ -183,6 +182,8 @@ class Model:
         self, language: str, data: dict[str, Path], folder: str | Path | None, go_on: bool, training: dict[str, Any]
     ) -> dict[str, float]:
         """See `fit`."""
+        from pelasr.train.fit import fit  # Lightning takes seconds, which transcribing need not wait for
+
         if language not in self._added:
             raise PelasrError(f"fit: {language!r} was not added; m.add_language({language!r}, ...) comes first")
         check_keys(training, [field.name for field in fields(TrainingOptions)], f"fit of {language}")

@@ -160,3 +160,8 @@ def test_the_command_line_starts_at_once():
 
 def test_light_modules_load_nothing_heavy():
     assert not loaded(", ".join(f"pelasr.{name}" for name in LIGHT)) & (HEAVY | SLOW)
+
+
+def test_a_model_needs_no_training_engine():
+    """Lightning takes seconds to load, for which who transcribes should not wait."""
+    assert not loaded("pelasr.model") & {"lightning", "transformers", "scipy"}
