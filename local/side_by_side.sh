@@ -2,7 +2,7 @@
 # cores or GPUs. Two trainings on a thread each take less time together than one after the other on two.
 
 side_by_side() { # side_by_side FUNCTION EXPERIMENT...: calls it for each, `jobs` at a time; fails if any does
-  local function=$1 slots slot experiment failed=0
+  local function=$1 slots slot experiment pid begun=() failed=0
   shift
   slots=${jobs:-$((ngpu > 0 ? 1 : cores))}
   [ "$ngpu" -eq 0 ] || [ "$slots" -le "$ngpu" ] || slots=$ngpu
@@ -19,10 +19,11 @@ side_by_side() { # side_by_side FUNCTION EXPERIMENT...: calls it for each, `jobs
     # No terminal, so that there are lines, which say whose they are, and not bars.
     with_share "$slot" "$slots" "$function" "$experiment" </dev/null 2> >(cat >&2) &
     running[slot]=$!
+    begun+=($!) # one that has ended already gives its slot, and its place in `running`, to another
     set +m
   done
   while [ -n "$(jobs -rp)" ]; do wait -n || failed=1; done
-  for slot in "${!running[@]}"; do wait "${running[slot]}" || failed=1; done
+  for pid in "${begun[@]}"; do wait "$pid" || failed=1; done
   trap - INT TERM
   return $failed
 }

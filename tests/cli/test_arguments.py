@@ -78,7 +78,10 @@ def test_help_has_the_new_name_alone(capsys, verb):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stats", "--langs", "hi", "--max_epoch", "3"], "unknown option '--max_epoch' of `pelasr stats`"),
+        (
+            ["score", "--langs", "hi", "--exps", "A", "--recipe", "r", "--max_epoch", "3"],
+            "unknown option '--max_epoch' of",
+        ),
         (["add", "--langs", "hi", "--config", "c"], "arguments --fit_langs is required"),
         (["decode", "--langs", "hi", "--exp", "A", "--beam_size", "0"], "'0': a whole number from 1 on"),
         (["add", "--langs", "hi", "--config", "c", "--skip_bad", "yes"], "'yes': true or false"),

@@ -74,6 +74,15 @@ def test_a_failure_is_one(jobs):
     assert ("A1 ends" in done.stdout) == (jobs == 2)
 
 
+def test_a_failure_at_once_is_one():
+    """Also of one whose slot another has taken since."""
+    ended = 'kill() { sleep 0.3; builtin kill "$@"; };'  # so that A0 is over when a slot for A1 is looked for
+    done = bash(
+        f"{ended} fail() {{ [ $1 != A0 ] || exit 3; work $1; }}; jobs=2; side_by_side fail A0 A1; echo 'all done'"
+    )
+    assert done.returncode != 0 and "all done" not in done.stdout and "A1 ends" in done.stdout
+
+
 def test_dry_run_is_in_order():
     assert bash("dry_run=true; side_by_side echo A0 A1 A2").stdout.split() == ["A0", "A1", "A2"]
 
