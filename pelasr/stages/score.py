@@ -180,8 +180,9 @@ def _method(
         found["decode_as"] = how.decode_as
     if find_task_of(place, experiment).detailed:
         backbone = read_backbone(next(iter(experiment.backbones(place))))
-        conf = backbone.options["encoder_conf"]
-        found |= {"dict": "mono" if experiment.each else "multi", "width": conf.get("output_size", 256)}  # ESPnet's
+        conf = backbone.options.get("encoder_conf")
+        width = conf.get("output_size", 256) if isinstance(conf, dict) else None  # ESPnet's
+        found |= {"dict": "mono" if experiment.each else "multi", "width": width}
         found |= _sizes(packs[0], backbone.backbone) if packs else {}
     return found
 
