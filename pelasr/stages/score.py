@@ -108,7 +108,8 @@ def _not_decoded(place: Place, experiment: Experiment, name: str, languages: lis
         return str(error)
     done = {language for (_, language), marker in markers.items() if marker.done}
     wrong = next((language for language in languages if language not in done), None)
-    return wrong and f"{name}_{wrong} was not decoded with this model, data and beam; run stage 6"
+    cure = f"run stage 6 for {' '.join(languages)}"  # --fit_langs may have left some of them out
+    return wrong and f"{name}_{wrong} was not decoded with this model, data and beam; {cure}"
 
 
 def find_task_of(place: Place, experiment: Experiment) -> Task:
