@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -23,6 +24,8 @@ from pelasr.files import read_bytes
 LIMIT = 1 << 20  # bytes of a file
 NODES, DEPTH, LONGEST = 50_000, 10, 10_000  # values and nesting of a file, characters of a value
 BITS = 2000  # of a whole number
+RUNNING = RLock()  # held while a file of a recipe is run, which may ask for another
+Kind = TypeVar("Kind")
 # YAML 1.1 wants a point in a number with an exponent; people write `1e-3`.
 FLOAT = "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789")
 
@@ -203,21 +206,39 @@ def find_module(package: str, name: str, what: str, others: Iterable[str] = ()) 
     `what` it is and the names that the package has for `others` things are for the error, which lists what there is.
     """
     kind = package.rpartition(".")[2]
-    own = {path.stem: path for path in Path("local", kind).glob("*.py")}
+    own = {path.stem: path for path in Path("local", kind).glob("*.py") if path.stem != "__init__"}
     files = Path(__file__).parent.joinpath(*package.split(".")[1:]).glob("*.py")
     ours = {path.stem for path in files} - {"__init__", *others}
+    if name not in [*ours, *own]:  # in a list, for what a file says may be a list itself
+        raise PelasrError(f"{what} {brief(name)!r}; {nearest(name, ours | own.keys())}")
     if name in ours:
         return import_module(f"{package}.{name}")
-    if name not in own:
-        raise PelasrError(f"{what} {brief(name)!r}; {nearest(name, ours | own.keys())}")
-    full, path = f"local.{kind}.{name}", own[name].resolve()
-    if full not in sys.modules or sys.modules[full].__file__ != str(path):
-        spec = spec_from_file_location(full, path)
+    with RUNNING:
+        return _run_file(f"local.{kind}.{name}", own[name].resolve())
+
+
+def _run_file(name: str, path: Path) -> ModuleType:
+    """A file of a recipe as the module of this name, which may have been another recipe's before."""
+    if name not in sys.modules or sys.modules[name].__file__ != str(path):
+        spec = spec_from_file_location(name, path)
         assert spec is not None and spec.loader is not None  # as of any file of Python
-        module = module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[full] = module
-    return sys.modules[full]
+        sys.modules[name] = module = module_from_spec(spec)  # before it is run: a dataclass in it looks for it there
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def class_in(module: ModuleType, base: type[Kind]) -> type[Kind]:
+    """The class of this kind that a module defines; what it imports is not meant. Raises PelasrError if there is
+    none."""
+    classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, base)]
+    found = next((each for each in classes if each.__module__ == module.__name__), None)
+    if found is None:
+        raise PelasrError(f"{module.__file__}: it has no class of the kind {base.__name__}")
+    return found
 
 
 def construct(cls: Callable, conf: dict[str, Any] | None, where: str, **given: Any) -> Any:

@@ -102,7 +102,7 @@ class Model:
         self, audio: Iterable[np.ndarray], languages: Sequence[str], beam_size: int | None = None
     ) -> Iterator[list[Piece]]:
         """The pieces of audios, 16 kHz samples (N,) each, in order, with text, score and times, as many at once as are
-        searched together; for `pieces.join`.
+        searched together; for `long_audio.join`.
 
         Audios are asked for one by one, after all languages are loaded. Raises PelasrError as `decode` does.
         """

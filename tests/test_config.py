@@ -1,7 +1,11 @@
 """Configuration files, overrides of the command line, and what is said of a wrong key."""
 
+import sys
+
 import pytest
 
+from pelasr.adapters.base import find_method
+from pelasr.backbones.base import find_backbone
 from pelasr.config import arguments_of, check_keys, construct, load_yaml, override, parse_overrides, suggest
 from pelasr.errors import PelasrError, nearest
 
@@ -226,3 +230,69 @@ def test_an_option_of_the_recipe_is_suggested():
         with pytest.raises(PelasrError, match=f"^unknown key '{name}'; did you mean --{meant}\\?$"):
             suggest(["--max_epoch", "3", f"--{name}", "5"], keys, others)
     suggest(["--max_epochs", "3", "--subsampler_conf", "x=1", "--zzz", "1"], keys, others)  # for others to refuse
+
+
+OWN = {
+    "methods/wide.py": "from pelasr.adapters.methods.houlsby import Houlsby\n\n\nclass Wide(Houlsby):\n    pass\n",
+    "methods/typed.py": """from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pelasr.adapters import Adapter
+
+
+@dataclass
+class Options:
+    width: int = 1
+
+
+class Typed(Adapter):
+    pass
+""",
+    "methods/empty.py": "from pelasr.adapters import Adapter\n",
+    "methods/broken.py": "1 / 0\n",
+    "methods/__init__.py": "",
+    "backbones/empty.py": "",
+}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A recipe's own files, in its folder."""
+    for name, content in OWN.items():
+        path = tmp_path / "local" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("local.")]:
+        monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_files_own_class_counts(own):
+    """Not one that it imports; a file may hold a dataclass."""
+    assert find_method("wide").__name__ == "Wide" and find_method("wide") is find_method("wide")
+    assert find_method("typed").__name__ == "Typed"
+
+
+@pytest.mark.parametrize(
+    ("find", "name", "message"),
+    [
+        (find_method, "empty", "local/methods/empty.py: it has no class of the kind Adapter"),
+        (find_backbone, "empty", "local/backbones/empty.py: the line `BACKBONE: .*` is missing"),
+        (find_method, "__init__", "no method '__init__'; known: bitfit, broken, decoder, "),
+        (find_method, ["houlsby"], "no method .*houlsby.*; did you mean 'houlsby'"),
+        (find_backbone, {"rnnt": 1}, "no family .*; known: "),
+        (find_method, None, "no method 'None'; "),
+    ],
+)
+def test_what_no_file_has(own, find, name, message):
+    with pytest.raises(PelasrError, match=message):
+        find(name)
+
+
+def test_a_file_that_cannot_be_run_is_run_again(own):
+    with pytest.raises(ZeroDivisionError):
+        find_method("broken")
+    (own / "local/methods/broken.py").write_text(OWN["methods/wide.py"], encoding="utf-8")
+    assert find_method("broken").__name__ == "Wide"

@@ -28,7 +28,7 @@ class Bank(nn.Module):
     """The adapters of every language at every site: `bank.adapters[language][site]`.
 
     Args:
-        method: name of a file in `pelasr/adapters`.
+        method: name of a file, see `find_method`.
         options: see `method_options`; one that is a mapping {encoder: ..., decoder: ...} differs between the two sides
             of the backbone. `sites` names other kinds of site than the method's own; as {known: ..., new: ...} those
             of languages that the backbone was trained on, and of others, which have own parts.

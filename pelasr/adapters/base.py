@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pelasr.config import arguments_of, find_module
+from pelasr.config import arguments_of, class_in, find_module
 from pelasr.errors import PelasrError
 
 
@@ -65,5 +65,4 @@ def method_options(name: str) -> list[str]:
 def find_method(name: str) -> type[Adapter]:
     """The adapter class of `pelasr/adapters/methods/<name>.py`, or of a recipe's `local/methods/<name>.py`; an unknown
     name is an error that lists them."""
-    module = find_module("pelasr.adapters.methods", name, "adapter: no method")
-    return next(c for c in vars(module).values() if isinstance(c, type) and issubclass(c, Adapter) and c is not Adapter)
+    return class_in(find_module("pelasr.adapters.methods", name, "adapter: no method"), Adapter)

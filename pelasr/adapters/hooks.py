@@ -25,9 +25,10 @@ def hang(backbone: nn.Module, paths: Iterable[str], inputs: bool, outputs: bool)
     """Hang hooks on modules, where none hang yet, that let the route change their `inputs`, or their `outputs`.
 
     They stay there, and ask the route whenever the module is called. To take them off after each batch would be no
-    cheaper, and unsafe: torch reads the entries of a hook one by one, while another thread would change them.
+    cheaper, and unsafe: torch reads the entries of a hook one by one, while another thread would change them. They
+    are the backbone's own modules, also within a block in which it has others in their place.
     """
-    with _hanging:
+    with _hanging, instead(None):
         for path in paths:
             host = backbone.get_submodule(path)
             if inputs and not _hangs(_before, path, host._forward_pre_hooks):

@@ -10,6 +10,7 @@ from pelasr.adapters.own import install
 from pelasr.backbones.format import check_options
 from pelasr.config import arguments_of, construct, find_module
 from pelasr.data.features import LogMel
+from pelasr.errors import PelasrError
 from pelasr.nn.layers import Loss
 from pelasr.nn.parts import Parts
 from pelasr.search.hypothesis import Hypothesis
@@ -97,7 +98,10 @@ def side_of(path: str, encoder_side: tuple[str, ...]) -> str:
 def find_backbone(name: str) -> type[Backbone]:
     """The class `BACKBONE` of `pelasr/backbones/<name>.py`, or of a recipe's `local/backbones/<name>.py`; an unknown
     name is an error that lists them."""
-    return find_module("pelasr.backbones", name, "backbone: no family", OTHERS).BACKBONE
+    module = find_module("pelasr.backbones", name, "backbone: no family", OTHERS)
+    if not hasattr(module, "BACKBONE"):
+        raise PelasrError(f"{module.__file__}: the line `BACKBONE: type[Backbone] = ...` is missing")
+    return module.BACKBONE
 
 
 def backbone_options(name: str) -> list[str]:

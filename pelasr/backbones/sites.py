@@ -37,8 +37,6 @@ def _width(module: Any) -> int:
     """Width of what a module puts out."""
     if isinstance(module, nn.LSTM):
         return module.proj_size or module.hidden_size
-    if hasattr(module, "linear_q"):
-        return module.linear_out.out_features
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1]
     widths: Iterator[Any] = (getattr(module, name, None) for name in ("out_features", "out_channels", "num_features"))

@@ -62,28 +62,30 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
         raise PelasrError(f"{folder}/tokens: not the token list that {folder}/backbone.yaml was trained with; {CURE}")
     path = folder / f"{weights}.safetensors"
     languages = description.languages
-    given = description.backbone, description.options, len(tokenizer.tokens), len(languages)
-    bounds = Bounds(path)
-    try:
-        with bounds, torch.device("meta"):
-            expected = build_backbone(*given).state_dict()
-    except PelasrError as error:
-        raise PelasrError(f"{folder}/backbone.yaml: {error}") from None
+    expected = _outline(path, description, len(tokenizer.tokens)).state_dict()
     check_size(path, expected, CURE)
     state = _read_weights(path, description)
     check_tensors(state, expected, str(path))
-    module = build_backbone(*given)
+    module = build_backbone(description.backbone, description.options, len(tokenizer.tokens), len(languages))
     module.load_state_dict(state)
     module.eval()
     _try(module, len(languages), f"{folder}/backbone.yaml")
     return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
 
 
-def heard_by(folder: Path) -> LogMel:
+def heard_by(folder: Path, weights: str = "backbone") -> LogMel:
     """What a trained backbone hears, whose weights are not read."""
-    description = read_backbone(folder)
-    with torch.device("meta"):
-        return build_backbone(description.backbone, description.options, 3, len(description.languages)).hears
+    return _outline(folder / f"{weights}.safetensors", read_backbone(folder), 3).hears
+
+
+def _outline(path: Path, description: BackboneDescription, tokens: int) -> Backbone:
+    """A backbone without its weights, which is no larger than their file can be."""
+    bounds = Bounds(path)
+    try:
+        with bounds, torch.device("meta"):
+            return build_backbone(description.backbone, description.options, tokens, len(description.languages))
+    except PelasrError as error:
+        raise PelasrError(f"{path.parent}/backbone.yaml: {error}") from None
 
 
 @torch.no_grad()

@@ -245,6 +245,8 @@ def _forgetting(known: argparse.Namespace, rest: list[str]) -> bool:
 
     place, sets = place_of(known), sets_of(known)
     new = [language for language in fit_langs_of(known, place, sets) if language not in place.languages]
+    if not new:
+        raise PelasrError(f"--fit_langs {known.fit_langs!r}: the backbone was trained on them; name new languages")
     return measure_forgetting(place, chosen_of(known), new, sets, known.recipe, _decoding(known))
 
 

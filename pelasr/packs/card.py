@@ -45,7 +45,7 @@ def dev_score(description: PackDescription) -> str:
     """A pack's score on its dev data, `wer 12.34`, or nothing."""
     dev = description.training.get("dev", {})
     metric = next((key for key in dev if key not in ("loss", "higher_is_better")), "loss")
-    return f"{metric} {dev[metric]:.2f}" if metric in dev else ""
+    return f"{brief(metric)} {dev[metric]:.2f}" if metric in dev else ""
 
 
 def figures_of(pack: Path, description: PackDescription) -> list[Mapping[str, Any]]:

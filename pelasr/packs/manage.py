@@ -50,7 +50,7 @@ def list_packs(folders: Sequence[Path]) -> None:
             refused.append(f"refused: {error}")
             continue
         own = f"{len(pack.own_tokens)} {brief(' '.join(pack.own_tokens))}".strip()
-        rows.append((pack.language, pack.adapter, f"{pack.parameters:,}", dev_score(pack), own, str(folder)))
+        rows.append((pack.language, brief(pack.adapter), f"{pack.parameters:,}", dev_score(pack), own, str(folder)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -76,7 +76,7 @@ def verify_packs(folders: Sequence[Path], model: Path | None) -> None:
             continue
         against = f"belongs to {model}" if model is not None else "not compared with a model"
         said = pack.description
-        print(f"ok: {folder}: {said.language}, {said.adapter}, {said.parameters:,} parameters, {against}")
+        print(f"ok: {folder}: {said.language}, {brief(said.adapter)}, {said.parameters:,} parameters, {against}")
         same = seen.setdefault(state_sha256(pack.tensors), folder)
         if same is not folder:
             print(f"{folder}: holds the same tensors as {same}")

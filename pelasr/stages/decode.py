@@ -64,7 +64,7 @@ def _prepare_new(place: Place, experiment: Experiment, new: list[str], sets: lis
     from pelasr.backbones.store import heard_by
     from pelasr.stages.stats import make_features
 
-    hears = heard_by(next(iter(experiment.backbones(place))))
+    hears = heard_by(next(iter(experiment.backbones(place))), experiment.weights)
     for language in new:
         part = replace(place, languages=[language])
         there = [name for name in sets if part.folder(name, language).is_dir()]

@@ -108,7 +108,8 @@ def _not_decoded(place: Place, experiment: Experiment, name: str, languages: lis
         return str(error)
     done = {language for (_, language), marker in markers.items() if marker.done}
     wrong = next((language for language in languages if language not in done), None)
-    return wrong and f"{name}_{wrong} was not decoded with this model, data and beam; run stage 6"
+    cure = f"run stage 6 for {' '.join(languages)}"  # --fit_langs may have left some of them out
+    return wrong and f"{name}_{wrong} was not decoded with this model, data and beam; {cure}"
 
 
 def find_task_of(place: Place, experiment: Experiment) -> Task:
@@ -180,8 +181,9 @@ def _method(
         found["decode_as"] = how.decode_as
     if find_task_of(place, experiment).detailed:
         backbone = read_backbone(next(iter(experiment.backbones(place))))
-        conf = backbone.options["encoder_conf"]
-        found |= {"dict": "mono" if experiment.each else "multi", "width": conf.get("output_size", 256)}  # ESPnet's
+        conf = backbone.options.get("encoder_conf")
+        width = conf.get("output_size", 256) if isinstance(conf, dict) else None  # ESPnet's
+        found |= {"dict": "mono" if experiment.each else "multi", "width": width}
         found |= _sizes(packs[0], backbone.backbone) if packs else {}
     return found
 

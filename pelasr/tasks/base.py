@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pelasr.config import find_module
+from pelasr.config import class_in, find_module
 from pelasr.data.language import is_pair
 from pelasr.data.tokenizer import normalise
 from pelasr.files import atomic_write
@@ -144,9 +144,7 @@ class Task:
 def find_task(name: str) -> Task:
     """The task of `pelasr/tasks/<name>.py`, or of a recipe's `local/tasks/<name>.py`; an unknown name is an error that
     lists them."""
-    module = find_module("pelasr.tasks", name, "task: no task", ("base",))
-    classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Task)]
-    return next(each for each in classes if each.__module__ == module.__name__)()
+    return class_in(find_module("pelasr.tasks", name, "task: no task", ("base",)), Task)()
 
 
 def task_of(languages: Sequence[str], name: str | None = None) -> Task:

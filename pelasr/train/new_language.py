@@ -1,4 +1,4 @@
-"""TODO train.new_language."""
+"""What a language that the backbone was not trained on brings of its own, and what that starts from."""
 
 from collections.abc import Iterable, Sequence
 

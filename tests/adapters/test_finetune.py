@@ -119,3 +119,16 @@ def test_counts(tuned):
 def test_fine_tuning_has_no_options(make_st):
     with pytest.raises(PelasrError, match="adapter_conf of full: unknown key 'bottleneck'"):
         make_bank("full", {"bottleneck": 64}, make_st())
+
+
+def test_adapters_hang_on_the_backbone_itself(tuned):
+    """Also when they are first asked for within a block that has copies in the place of its parts."""
+    model, bank, batch = tuned("full")
+    adapters = make_bank("houlsby", {"bottleneck": 2, "sites": "ffn"}, model)
+    adapters.add("en-de")
+    torch.nn.init.normal_(next(iter(adapters.of("en-de").values())).up.bias)
+    before = loss(model, batch)
+    with bank.route(["en-de", "en-de"]), adapters.route(["en-de", "en-de"]):
+        pass
+    with adapters.route(["en-de", "en-de"]):
+        assert not torch.equal(loss(model, batch), before)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 import torch
 import yaml
-from tiny_exp import TRAINING, make_backbone, make_exp, make_packs, retensor
+from tiny_exp import TRAINING, make_backbone, make_exp, make_packs, retensor, rewrite
 
 from pelasr.backbones.store import load_backbone
 from pelasr.cli.main import main
@@ -63,6 +63,14 @@ def test_list(exp, capsys):
     error, printed = refused(capsys, "list", exp)
     assert error == "error: 1 of 3 packs refused"
     assert f"refused: {exp}/A5/packs/hi/pack.yaml: altered" in printed and len(printed.splitlines()) == 4
+
+
+def test_list_escapes_what_cannot_be_printed(exp, capsys):
+    """Names in a stranger's pack must not drive a terminal."""
+    rewrite(exp / "A5/packs/hi", adapter="houl\x1b[2Jsby", training={**TRAINING, "dev": {"w\x1b[31m": 3.0}})
+    for verb, *more in (("list", exp), ("verify", exp / "A5/packs/hi")):
+        printed = run(capsys, verb, *more)
+        assert "houl\\x1b[2Jsby" in printed and "\x1b" not in printed
 
 
 def test_show(exp, capsys):
