@@ -13,6 +13,7 @@ import numpy as np
 from pelasr.config import class_in, find_module
 from pelasr.data.language import is_pair
 from pelasr.data.tokenizer import normalise
+from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.report.bars import bar_chart
 from pelasr.report.grid import Grid, Measure
@@ -55,7 +56,7 @@ class Task:
 
         Texts are normalised: NFC, single spaces.
         """
-        raise NotImplementedError
+        raise PelasrError(f"task {self.name}: it has no `count`, which `statistics` needs")
 
     def statistics(self, metric: str, references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
         """Numbers of each utterance (N, K) that a figure follows from when they are summed; (0, K) without utterances.
@@ -143,8 +144,12 @@ class Task:
 
 def find_task(name: str) -> Task:
     """The task of `pelasr/tasks/<name>.py`, or of a recipe's `local/tasks/<name>.py`; an unknown name is an error that
-    lists them."""
-    return class_in(find_module("pelasr.tasks", name, "task: no task", ("base",)), Task)()
+    lists them. Raises PelasrError for one that does not say what it measures."""
+    task = class_in(find_module("pelasr.tasks", name, "task: no task", ("base",)), Task)()
+    counts = type(task).count is not Task.count or type(task).statistics is not Task.statistics
+    if not counts or not getattr(task, "measures", ()):
+        raise PelasrError(f"task {name}: {type(task).__name__} needs `measures`, and `count` or `statistics`")
+    return task
 
 
 def task_of(languages: Sequence[str], name: str | None = None) -> Task:

@@ -46,3 +46,22 @@ def test_dev_of_writing_without_spaces_is_by_characters():
     recognition = find_task("recognition")
     assert recognition.dev_metric(["ab cd", "e f"]) == "wer"
     assert recognition.dev_metric(["中文字中文字中文字中文字", "文文文文文文"]) == "cer"
+
+
+MINE = """
+from pelasr.tasks.base import Task
+from pelasr.tasks.recognition import WER
+
+
+class Mine(Task):
+    {body}
+"""
+
+
+@pytest.mark.parametrize("body", ["measures = [WER]", "def count(self, *texts):\n        return 0, 1"])
+def test_a_task_must_measure_something(body, tmp_path, monkeypatch):
+    (tmp_path / "local/tasks").mkdir(parents=True)
+    (tmp_path / "local/tasks/mine.py").write_text(MINE.format(body=body))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PelasrError, match="task mine: Mine needs `measures`, and `count` or `statistics`"):
+        find_task("mine")
