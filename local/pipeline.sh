@@ -43,7 +43,7 @@ seed=
 dry_run=false
 recipe_langs=$langs
 recipe_options=${options:-}
-paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapter experiments ${paths:-}"
+paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapter experiments model ${paths:-}"
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
 stop_stage: last stage
 exps: experiments of the file, or all
@@ -82,6 +82,15 @@ for name in stage stop_stage vocab_size ngpu nj; do
     "" | *[!0-9]*) echo "$0: --$name: '${!name}' is no whole number" >&2; exit 2 ;;
   esac
 done
+# A configuration may have experiments of its own, beside it, whatever the recipe's are about.
+own_experiments=$(dirname "$config")/experiments/$(basename "$config")
+if [ -f "$own_experiments" ] && [[ "$given" != *" experiments "* ]]; then
+  experiments=$own_experiments
+  all_exps=$(awk '/^[^ #]/ { sub(":.*", ""); name = $0 } /^ +adapt:/ { print name }' "$experiments" | tr '\n' ' ')
+  case "$given" in *" exps "* | *" rows "*) ;; *) exps=$all_exps rows=$all_exps ;; esac
+  case "$given" in *" exp_dir "*) ;; *) exp_dir=exp/$(basename "$config" .yaml) ;; esac
+fi
+if grep -q '^backbone: *ctc' "$config" 2>/dev/null; then extras=${extras:+$extras,}hf; fi
 results=${results:-$exp_dir/RESULTS.md}
 
 log() { echo "[$(date '+%H:%M:%S')] $*" >&2; }

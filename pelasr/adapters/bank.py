@@ -7,6 +7,7 @@ languages at all sites and knows, while a batch is processed, which language eac
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -57,11 +58,13 @@ class Bank(nn.Module):
     def _find_sites(self, which: str) -> dict[str, int]:
         """{path: width} for known or new languages."""
         there = self._backbone[0].sites()
-        kinds = self.options.get("sites", [kind for kind in self.cls.sites if kind in there] or self.cls.sites)
+        kinds = self.options.get("sites", tuple(kind for kind in self.cls.sites if kind in there) or self.cls.sites)
         if isinstance(kinds, dict):
             check_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
             require_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
             kinds = kinds[which]
+        if kinds == ():  # a method that hangs nowhere
+            return {}
         if not kinds:
             raise PelasrError(f"adapter_conf: sites is empty: name at least one; known: {', '.join(sorted(there))}")
         sites: dict[str, int] = {}
@@ -173,11 +176,11 @@ class Bank(nn.Module):
         """See `Routes.route`."""
         present = list(dict.fromkeys(languages))
         found = [self.of(language) for language in present]
-        parameters = (tensor for adapters in found for adapter in adapters.values() for tensor in adapter.parameters())
-        device = next((tensor.device for tensor in parameters), None)
+        own = [self.own_of(language) for language in present]
+        modules = chain((adapter for adapters in found for adapter in adapters.values()), filter(None, own))
+        device = next((tensor.device for module in modules for tensor in module.parameters()), None)
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], dtype=torch.long, device=device)
-        own = [self.own_of(language) for language in present]
         if not self._hangs:
             hang(self._backbone[0], self.sites, self._inputs, self._outputs)
             self._hangs = True

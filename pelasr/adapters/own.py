@@ -3,6 +3,9 @@
 Its own tokens come after the backbone's V: rows for each embedding and each output layer. Rows of a batch that are in
 the language see V + P tokens, the others' own columns are minus infinity, and what the backbone computes for the shared
 ones is not touched. So nothing that another language is given changes by a bit.
+
+A backbone may also have no output layer: then a language brings a whole one, for all V + P tokens, and with it the
+weights by which the layers of the encoder are summed, where they are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,17 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.errors import PelasrError
 from pelasr.nn.active_rows import remaining
 from pelasr.nn.parts import Parts
 
 VECTOR, EMBEDDING, OUTPUT = "vector", "embedding", "output"  # kinds of site, see `own_sites` of a backbone
+HEAD, LAYERS = "head", "layers"  # whole output layers, and weights of layers: modules of this file
 
 
 class OwnParts(nn.Module):
     """One language's own parts, as `parts[site][name]`.
 
     `tokens`: its P own tokens. Parameters: `weight` (P, D) at an embedding; `weight` (P, D) and `bias` (P,) at an
-    output layer, as far as it has a bias; `vector` (size,) at the language vector, if `vector`.
+    output layer, as far as it has a bias, (V + P, D) and (V + P,) at a whole one; `weights` (N,) of N layers; `vector`
+    (size,) at the language vector, if `vector`. All begin as zeros.
     """
 
     def __init__(self, backbone: Parts, tokens: Sequence[str], vector: bool):
@@ -37,7 +43,9 @@ class OwnParts(nn.Module):
             host: Any = backbone.get_submodule(path)
             if kind == VECTOR and self.vector:
                 found[path] = {"vector": torch.zeros(host.size)}
-            elif kind != VECTOR and self.tokens:
+            elif kind in (HEAD, LAYERS) and self.tokens:
+                found[path] = host.parts(len(self.tokens))
+            elif kind in (EMBEDDING, OUTPUT) and self.tokens:
                 names = [name for name in ("weight", "bias") if getattr(host, name, None) is not None]
                 shared = {name: getattr(host, name) for name in names}
                 found[path] = {name: torch.zeros(len(self.tokens), *shared[name].shape[1:]) for name in names}
@@ -57,12 +65,14 @@ class OwnParts(nn.Module):
     @torch.no_grad()
     def start_from(self, backbone: Parts, tokens: Sequence[Sequence[int]], slots: Sequence[int]) -> None:
         """Take values of the backbone's: each own token the mean of the rows of some shared `tokens`, the vector the
-        mean of those of some languages' `slots`."""
+        mean of those of some languages' `slots`. What the backbone has nothing of stays zero."""
         parts: Any = zip(self.sites, self.parts, strict=True)
         for path, part in parts:
             host: Any = backbone.get_submodule(path)
             if "vector" in part:
                 part["vector"].copy_(host.rows()[list(slots)].mean(0))
+                continue
+            if isinstance(host, OwnOutput | LayerSum):
                 continue
             for name, parameter in part.items():
                 shared = getattr(host, name)
@@ -78,8 +88,8 @@ class Routed:
 
     def rows(self, path: str, count: int) -> dict[str, Tensor]:
         """Parameters of a site for each of the `count` rows that a module sees: (B, P, D), a bias (B, P) that is minus
-        infinity where the row's language has fewer than P tokens; of a vector (B, size) and whether there is one (B,).
-        Empty if no language has any."""
+        infinity where the row's language has fewer than P tokens; of a vector (B, size), or weights (B, N), and whether
+        there are any (B,). Empty if no language has any."""
         stack = self._stack(path)
         if self.index is None:
             return {name: tensor[:1].expand(count, *tensor.shape[1:]) for name, tensor in stack.items()}
@@ -104,10 +114,10 @@ class Routed:
         there = [part for part in found if part is not None]
         if not there:
             return {}
-        if "vector" in there[0]:
-            zero = torch.zeros_like(there[0]["vector"])
-            has = torch.tensor([part is not None for part in found], device=zero.device)
-            return {"vector": torch.stack([zero if p is None else p["vector"] for p in found]), "has": has}
+        if "weight" not in there[0]:
+            ((name, first),) = there[0].items()
+            has = torch.tensor([part is not None for part in found], device=first.device)
+            return {name: torch.stack([torch.zeros_like(first) if p is None else p[name] for p in found]), "has": has}
         most = max(len(part["weight"]) for part in there)
         empty = there[0]["weight"][:0]
         weights = [empty if part is None else part["weight"] for part in found]
@@ -142,9 +152,63 @@ def own_output(path: str, count: int) -> tuple[Tensor, Tensor] | None:
     return (found["weight"], found["bias"]) if found else None
 
 
+class OwnOutput(nn.Module):
+    """In the place of an output layer that a backbone has none of: every language brings a whole one.
+
+    Args:
+        path: of this module in its backbone.
+        shared: V, tokens that all languages have.
+        size: D, of what comes in.
+    """
+
+    def __init__(self, path: str, shared: int, size: int):
+        super().__init__()
+        self.path, self.shared, self.in_features = path, shared, size
+
+    def parts(self, tokens: int) -> dict[str, Tensor]:
+        """Of a language with so many tokens of its own."""
+        count = self.shared + tokens
+        return {"weight": torch.zeros(count, self.in_features), "bias": torch.zeros(count)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, D) to logits (B, T, V + P), minus infinity where a row's language has fewer tokens. Raises PelasrError
+        where no language has an output layer, for want of packs."""
+        own = own_output(self.path, len(x))
+        if own is None:
+            raise PelasrError("the backbone has no output layer, each language's pack has one: fit it with stage 5")
+        weight, bias = own
+        return torch.baddbmm(bias[:, None].to(x.dtype), x, weight.to(x.dtype).mT)
+
+
+class LayerSum(nn.Module):
+    """The layers of an encoder, summed by a softmax of weights that every language has of its own (Yang et al. 2021,
+    SUPERB); without, their mean."""
+
+    def __init__(self, path: str, count: int):
+        super().__init__()
+        self.path, self.count = path, count
+
+    def parts(self, tokens: int) -> dict[str, Tensor]:
+        """Of a language: a weight for each layer."""
+        return {"weights": torch.zeros(self.count)}
+
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
+        """Layers' outputs (B, T, D) to their sum (B, T, D)."""
+        current = _routed.get()
+        found = current.rows(self.path, len(states[0])) if current is not None else {}
+        weights = found["weights"] if found else states[0].new_zeros(len(states[0]), self.count)
+        shares = weights.softmax(-1).to(states[0].dtype)
+        total = states[0] * shares[:, 0, None, None]
+        for number, state in enumerate(states[1:], 1):
+            total = torch.addcmul(total, state, shares[:, number, None, None])
+        return total
+
+
 def install(backbone: Parts) -> None:
     """Make a backbone's embeddings, output layers and language vector look at the own parts of a batch."""
     for path, kind in backbone.own_sites().items():
+        if kind not in HOOKS:
+            continue
         host = backbone.get_submodule(path)
         if kind == EMBEDDING:
             host.register_forward_pre_hook(_hide_own)

@@ -16,6 +16,7 @@ from pelasr.nn.parts import Parts
 from pelasr.search.hypothesis import Hypothesis
 
 OTHERS = ("__init__", "base", "format", "sites", "source", "store")  # files here that are no families
+TEXTS, AUDIO, NOTHING = "texts", "audio", "nothing"  # what a backbone learns from in stage 4
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # SpecAugment: features (B, T, C), frames (B,) to the same
 
@@ -29,6 +30,7 @@ class Backbone(Parts, ABC):
 
     hears: LogMel  # its input
     beam_size: ClassVar[int]  # of decoding, when nothing else is asked
+    learns_from: str = TEXTS  # or AUDIO, in pretraining (which has a `masked_loss`), or NOTHING: it is taken as it is
     encoder_side: ClassVar[tuple[str, ...]]  # paths of the modules that make the encoder's output, which --init copies
 
     def side(self, path: str) -> str:
@@ -57,6 +59,12 @@ class Backbone(Parts, ABC):
     def set_feature_stats(self, mean: Tensor, std: Tensor) -> None:
         """Mean and standard deviation of each channel (C,) over the training data: to be kept in buffers, or not
         used."""
+
+    def make_augment(self, conf: dict[str, Any]) -> Any:
+        """What `encode` takes as `augment`, by the options `specaug_conf`: ESPnet's SpecAugment."""
+        from espnet2.asr.specaug.specaug import SpecAug
+
+        return construct(SpecAug, conf, "specaug_conf")
 
     @abstractmethod
     def encode(

@@ -79,5 +79,5 @@ def _suggest(family: str, rest: list[str], others: list[str]) -> None:
     from pelasr.train.options import TrainingOptions
 
     training = [field.name for field in fields(TrainingOptions)]
-    keys = ["backbone", "task", *backbone_options(family), *training]
+    keys = ["backbone", "task", "model", *backbone_options(family), *training]
     suggest(rest, [*keys, "adapter_conf", *(f"adapt_{key}" for key in training)], others)

@@ -62,12 +62,13 @@ def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
     """The configuration, or that of an experiment that trains with CTC, for which utterances must be long enough."""
     from pelasr.config import load_yaml, override, parse_overrides
     from pelasr.stages.experiment import resolve
+    from pelasr.stages.settings import trains_with_ctc
 
     given, overrides = load_yaml(known.config), parse_overrides(rest)
     config = override(given, overrides)
     own = [experiment for experiment in chosen_of(known) if experiment.backbone == experiment.name]
     resolved = [resolve(given, experiment, overrides) for experiment in own]
-    return next((found for found in [config, *resolved] if found.get("ctc_weight")), config)
+    return next((found for found in [config, *resolved] if trains_with_ctc(found)), config)
 
 
 def _add_tokens(verbs: Any) -> None:

@@ -13,6 +13,7 @@ from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import atomic_write, read_bytes, sha256_json
 
 BLANK, UNKNOWN, SPACE, SOS_EOS = "<blank>", "<unk>", "<space>", "<sos/eos>"
+SPECIAL = (BLANK, UNKNOWN, SOS_EOS)  # which every token list has
 UNKNOWN_ID = 1
 UNKNOWN_SHOWN = "⁇"
 TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins with

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pelasr.adapters.own import HEAD
 from pelasr.adapters.routes import Served, Unadapted
 from pelasr.backbones.source import Source
 from pelasr.backbones.store import LoadedBackbone, load_backbone
@@ -81,6 +82,8 @@ def _name(item: Recognised) -> str:
 def _routes(backbone: LoadedBackbone, service: Service, languages: list[str]) -> tuple[Any, dict[str, Tokenizer]]:
     """What routes the languages, and the tokenizer of each."""
     packs, serve = service.packs, service.serve
+    if serve and HEAD in backbone.module.own_sites().values():
+        raise PelasrError(f"serve: {serve}: other languages have no output layer but their own; leave it out")
     if packs is None:
         bank = Unadapted(backbone.module, backbone.languages)
         return bank, dict.fromkeys(languages, backbone.tokenizer)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.finetune import make_bank
-from pelasr.adapters.own import VECTOR, OwnParts
+from pelasr.adapters.own import HEAD, VECTOR, OwnParts
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import sha256_file
@@ -175,8 +175,10 @@ def _check_binding(folder: Path, description: PackDescription, backbone: LoadedB
         raise _differs(folder, "tokens_sha256", description, backbone.tokenizer.sha256, most=15)
     if shared := set(description.own_tokens) & set(backbone.tokenizer.tokens):
         raise PelasrError(f"{folder}/pack.yaml: own_tokens: the backbone has {brief(min(shared))} itself; {CURE}")
-    language, known = description.language, backbone.languages
-    if language not in known and not description.own_vector and VECTOR in backbone.module.own_sites().values():
+    language, known, kinds = description.language, backbone.languages, backbone.module.own_sites().values()
+    if HEAD in kinds and not description.own_tokens:
+        raise PelasrError(f"{folder}/pack.yaml: own_tokens: none, but the output layer is to be the pack's own; {CURE}")
+    if language not in known and not description.own_vector and VECTOR in kinds:
         raise PelasrError(
             f"{folder}/pack.yaml: {language!r} is new to the backbone ({' '.join(known)}) and has no vector; {CURE}"
         )

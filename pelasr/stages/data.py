@@ -13,7 +13,7 @@ from pelasr.done import Marker
 from pelasr.errors import DataError, counted, printable
 from pelasr.files import atomic_write
 from pelasr.progress import say, warn
-from pelasr.stages.settings import configured_backbone
+from pelasr.stages.settings import configured_backbone, trains_with_ctc
 
 if TYPE_CHECKING:
     from pelasr.data.overlap import Heard
@@ -36,7 +36,7 @@ def validate_data(
     dirs = [*train, *others]
     wanted = {"targets": place.targets(*sets), "sets": place.sets(*sets)}
     sources = sorted({split_pair(language)[0] for language in place.languages})
-    subsampling = configured_backbone(config).subsampling if config.get("ctc_weight") else None
+    subsampling = configured_backbone(config).subsampling if trains_with_ctc(config) else None
     path, listing = place.exp / ".done" / f"{name}.json", place.exp / "problems.txt"
     listing.unlink(missing_ok=True)
     targets = {"targets": {str(path): names for path, names in wanted["targets"].items()}}

@@ -1,6 +1,7 @@
 """Configurations, split among those they are for."""
 
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelasr.config import check_keys
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
     """A flat configuration. Raises PelasrError for a key that neither the family nor the training has.
 
-    The key `task` names a task that the languages do not tell; it is checked here.
+    The key `task` names a task that the languages do not tell; it is checked here. The key `model` names the folder of
+    a pretrained encoder, which says what the encoder is.
     """
     from pelasr.backbones.base import backbone_options
 
@@ -24,11 +26,27 @@ def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
         raise PelasrError(f"{where}: the key `backbone` is missing")
     family = config["backbone"]
     training = [field.name for field in fields(TrainingOptions)]
-    check_keys(config, ["backbone", "task", *backbone_options(family), *training], where)
+    check_keys(config, ["backbone", "task", "model", *backbone_options(family), *training], where)
     if "task" in config:
         find_task(str(config["task"]))
     options = {key: value for key, value in config.items() if key in backbone_options(family)}
-    return BackboneConfig(family, settled(options), _training(config))
+    model = Path(str(config["model"])) if config.get("model") else None
+    if model is not None:
+        if family != "ctc":
+            raise PelasrError(f"{where}: model: a pretrained encoder goes into the backbone `ctc`, not {family!r}")
+        options = _options_of(model, options, f"{where}: model")
+    return BackboneConfig(family, settled(options), _training(config), model)
+
+
+def _options_of(model: Path, options: dict[str, Any], where: str) -> dict[str, Any]:
+    """The options, with what the folder of a pretrained encoder says of it; those of the configuration count first."""
+    from pelasr.backbones.pretrained import read_pretrained
+
+    found = read_pretrained(model)
+    if options.get("encoder", found.encoder) != found.encoder:
+        raise PelasrError(f"{where}: {model} is a {found.encoder}, the configuration says {options['encoder']!r}")
+    conf = {**found.encoder_conf, **(options.get("encoder_conf") or {})}
+    return {"normalise": found.normalise, **options, "encoder": found.encoder, "encoder_conf": conf}
 
 
 def configured_backbone(config: dict[str, Any]) -> "Backbone":
@@ -37,9 +55,14 @@ def configured_backbone(config: dict[str, Any]) -> "Backbone":
 
     from pelasr.backbones.base import build_backbone
 
-    family, options, _ = split_options(config, "configuration")
+    family, options, *_ = split_options(config, "configuration")
     with torch.device("meta"):
         return build_backbone(family, options, vocab_size=3, num_languages=1)
+
+
+def trains_with_ctc(config: dict[str, Any]) -> bool:
+    """Whether a flat configuration's utterances must be as long as CTC needs for their labels."""
+    return bool(config.get("ctc_weight")) or config.get("backbone") == "ctc"
 
 
 def split_adapter_options(config: dict[str, Any], where: str) -> AdapterConfig:

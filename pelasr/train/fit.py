@@ -11,26 +11,29 @@ import torch
 from pelasr.adapters.bank import count_parameters
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.freeze import check_frozen, freeze
-from pelasr.backbones.base import build_backbone
+from pelasr.adapters.own import HEAD
+from pelasr.backbones.base import AUDIO, NOTHING, TEXTS, Backbone, build_backbone
 from pelasr.backbones.format import BACKBONE_FACTS
 from pelasr.backbones.store import describe_backbone, load_backbone, load_encoder
 from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.features import FRAMES_PER_HOUR, load_stats
+from pelasr.data.hears import Hears
 from pelasr.data.place import Place
-from pelasr.data.tokenizer import Tokenizer
+from pelasr.data.tokenizer import SPECIAL, Tokenizer
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.packs.pack import identical, save_pack
 from pelasr.progress import say, warn
 from pelasr.storage import save_weights
-from pelasr.tasks.base import Task, said, task_of
+from pelasr.tasks.base import said, task_of
 from pelasr.train.evaluate import macro
 from pelasr.train.fabric import make_fabric
 from pelasr.train.kept import BestBackbones, BestSnapshots
 from pelasr.train.loop import CHECKPOINT, Data, Fit, Objective
 from pelasr.train.monitor import HISTORY, read_history
 from pelasr.train.new_language import make_own
+from pelasr.train.pretrain import Pretraining
 from pelasr.train.runs import AdapterRun, BackboneRun
 from pelasr.train.schedule import MEAN, best_entry, decay_start, metric_of, rank
 
@@ -57,36 +60,65 @@ def fit(runs: Sequence[AdapterRun], ngpu: int) -> None:
 
 
 def _train(fabric: Any, run: BackboneRun) -> None:
-    first = fabric.global_rank == 0
     _claim(run.marker, fabric)
     folder, place, training = run.folder, run.place, run.config.training
-    tokenizer = Tokenizer.load(place.tokens)
-    tokenizers = dict.fromkeys(place.languages, tokenizer)
     torch.manual_seed(training.seed)
-    backbone = build_backbone(run.config.family, run.config.options, len(tokenizer.tokens), len(place.languages))
-    if run.init is not None:
-        load_encoder(backbone, run.init.folder)
-    mean, std = load_stats(place.stats, backbone.hears)
-    backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
+    backbone, tokenizer = _make(run)
     report = count_parameters(backbone)
+    if backbone.learns_from == NOTHING:
+        if fabric.global_rank == 0:
+            say(f"{folder}: {report['total']:,} parameters, taken as they are")
+            _finish(run, tokenizer, backbone.state_dict(), report, {})
+        fabric.barrier()
+        return
     best = BestBackbones(folder, backbone, training)
-    data = _read(place, tokenizers, Collate(place.languages), task_of(place.languages, run.task))
-    loop = Fit(Objective(backbone, specaug_conf=training.specaug_conf), data, training, folder, fabric, best)
+    data = _read(place, dict.fromkeys(place.languages, tokenizer), backbone.hears, Collate(place.languages), run.task)
+    if backbone.learns_from == AUDIO:
+        loop = Pretraining(backbone, data, training, folder, fabric, best, run.marker.sha256)
+    else:
+        loop = Fit(Objective(backbone, specaug_conf=training.specaug_conf), data, training, folder, fabric, best)
     loop.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
     loop.run()
     state, averaged = _average(loop, best)
-    if first:
-        save_weights(folder / "backbone.safetensors", state)
+    if fabric.global_rank == 0:
         facts = {"epochs": loop.place.epoch, "steps": loop.place.step, "skipped_steps": loop.place.skips}
-        facts |= _amount(data.train) | averaged
-        family, options, _ = run.config
-        found = {"training": facts, **said(run.task, place.languages)}
-        describe_backbone(folder, family, options, place.languages, place.tokens, found)
-        write_facts(run, report)
-        made = [folder / name for name in ("backbone.yaml", BACKBONE_FACTS, HISTORY)]
-        run.marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
+        _finish(run, tokenizer, state, report, facts | _amount(data.train) | averaged)
         loop.checkpoint.unlink()
     fabric.barrier()
+
+
+def _make(run: BackboneRun) -> tuple[Backbone, Tokenizer]:
+    """The backbone of a run before its training, and its tokens: of one that learns from no texts the special ones."""
+    folder, (family, options, _, model) = run.place.tokens, run.config
+    tokenizer = Tokenizer.load(folder)
+    count = len(run.place.languages)
+    with torch.device("meta"):
+        texts = build_backbone(family, options, len(tokenizer.tokens), count).learns_from == TEXTS
+    tokenizer = tokenizer if texts else Tokenizer(SPECIAL)
+    backbone = build_backbone(family, options, len(tokenizer.tokens), count)
+    if model is not None:
+        from pelasr.backbones.pretrained import load_pretrained, read_pretrained
+
+        load_pretrained(read_pretrained(model), backbone)
+    if run.init is not None:
+        load_encoder(backbone, run.init.folder)
+    if backbone.hears.has_stats:
+        mean, std = load_stats(run.place.stats, backbone.hears)
+        backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
+    return backbone, tokenizer
+
+
+def _finish(
+    run: BackboneRun, tokenizer: Tokenizer, state: dict[str, torch.Tensor], report: dict[str, int], facts: dict[str, Any]
+) -> None:
+    """Write a backbone, all that is known of it, and that it is done."""
+    folder, languages = run.folder, run.place.languages
+    save_weights(folder / "backbone.safetensors", state)
+    found = {"training": facts, **said(run.task, languages)}
+    describe_backbone(folder, run.config.family, run.config.options, languages, tokenizer, found)
+    write_facts(run, report)
+    made = [folder / name for name in ("backbone.yaml", BACKBONE_FACTS, HISTORY) if (folder / name).exists()]
+    run.marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
 
 
 def _average(loop: Fit, best: BestBackbones) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -120,7 +152,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     bank = make_bank(run.config.method, run.config.options, backbone.module)
     history = _earlier(run.marker, folder)
     for language in languages:
-        new = language not in backbone.languages
+        new = language not in backbone.languages or HEAD in backbone.module.own_sites().values()
         begins = first and not history and not (folder / CHECKPOINT).exists()
         bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", begins) if new else None)
     check_frozen(backbone.module)
@@ -130,8 +162,8 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     best.hashes = run.marker.made(best.part)
     if history:
         best.restore(history)
-    task = task_of(backbone.languages, backbone.description.task)
-    data = _read(place, tokenizers, Collate(backbone.languages, new=languages), task)
+    collate = Collate(backbone.languages, new=languages)
+    data = _read(place, tokenizers, backbone.module.hears, collate, backbone.description.task)
     objective = Objective(backbone.module, bank, training.specaug_conf)
     loop = Fit(objective, data, training, folder, fabric, best, history)
     if not run.marker.finished:
@@ -198,17 +230,19 @@ def _claim(marker: Marker, fabric: Any) -> None:
         raise PelasrError(error)
 
 
-def _read(place: Place, tokenizers: dict[str, Tokenizer], collate: Collate, task: Task) -> Data:
+def _read(
+    place: Place, tokenizers: dict[str, Tokenizer], hears: Hears, collate: Collate, task: str | None
+) -> Data:
     """The training and dev utterances of the tokenizers' languages."""
     train, dev = (
         [
             example
             for language, tokenizer in tokenizers.items()
-            for example in load_examples(place, name, language, tokenizer)
+            for example in load_examples(place, name, language, tokenizer, hears)
         ]
         for name in ("train", "dev")
     )
-    return Data(train, dev, collate, tokenizers, task)
+    return Data(train, dev, collate, tokenizers, task_of(list(tokenizers), task))
 
 
 def _amount(examples: list[Example]) -> dict[str, float]:

@@ -49,16 +49,17 @@ class Data:
 
 
 class Objective(nn.Module):
-    """What is minimised: the backbone's loss on a batch, through the adapters of its languages if there are any."""
+    """What is minimised: the backbone's loss on a batch, through the adapters of its languages if there are any.
+
+    `draw`: the number of the batch, the same for all processes: what is drawn for an utterance may follow from it.
+    """
+
+    draw: int = 0
 
     def __init__(self, backbone: Backbone, bank: Bank | None = None, specaug_conf: dict[str, Any] | None = None):
         super().__init__()
         self.backbone, self.bank = backbone, bank
-        self.augment = None
-        if specaug_conf:
-            from espnet2.asr.specaug.specaug import SpecAug
-
-            self.augment = construct(SpecAug, specaug_conf, "specaug_conf")
+        self.augment = backbone.make_augment(specaug_conf) if specaug_conf else None
 
     @property
     def trained(self) -> nn.Module:
@@ -215,6 +216,7 @@ class Fit:
         for batch in loader:
             batch = batch.to(self.fabric.device)
             # A step's randomness is its own, so a run that was interrupted draws what it would have drawn.
+            self.objective.draw = (options.seed << 40) + place.epoch * len(order) + place.batch
             torch.manual_seed(
                 (options.seed << 40)
                 + (place.epoch * len(order) + place.batch) * self.fabric.world_size

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from pelasr.adapters.own import VECTOR, OwnParts, routed
+from pelasr.adapters.own import HEAD, VECTOR, OwnParts, routed
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.data.batch import Batch, Collate, load_examples
 from pelasr.data.kaldi import read_data_dir, text_of
@@ -33,10 +33,15 @@ def make_own(backbone: LoadedBackbone, place: Place, language: str, tokens: str,
     """A new language's vector, and tokens of its own, with their starting values.
 
     `tokens`: `own`, what its training texts have beside the shared tokens; `keep`, none but the tag of a new target;
-    `auto`, own ones if more than OWN_FROM of the characters are unknown without. `report`: say so.
+    `auto`, own ones if more than OWN_FROM of the characters are unknown without; all of them where the backbone has no
+    output layer. `report`: say so.
     """
     texts = [text_of(u, language) for path in place.folders("train", language) for u in read_data_dir(path, language)]
     new = own_tokens(backbone.tokenizer, texts, language)
+    if HEAD in backbone.module.own_sites().values():
+        if report:
+            say(f"{language}: an output layer of its own, for {len(new)} tokens of its training text")
+        return OwnParts(backbone.module, new, vector=True)
     unknown, total, which = unknown_report(backbone.tokenizer, {language: texts})[language]
     rate = unknown / max(total, 1)
     if tokens == "keep" or (tokens == "auto" and rate <= OWN_FROM):

@@ -1,6 +1,7 @@
 """Options of a run, light enough to be read without the engine: how to train, and lists of words."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pelasr.errors import PelasrError
@@ -29,7 +30,8 @@ class TrainingOptions:
             so towards the last epoch.
         decay_epochs: of `wsd`: how many epochs the rate takes to zero, where a language's training ends; at most all.
         grad_clip: largest gradient norm (of the backbone, or of each language's adapters).
-        specaug_conf: arguments of ESPnet's SpecAug on normalised features; none: no augmentation.
+        specaug_conf: arguments of ESPnet's SpecAug on normalised features, or of `nn.speech_encoder.SpanMasks` in a
+            pretrained encoder; none: no augmentation.
         val_interval: epochs between validations.
         keep_nbest_models: backbones averaged at the end, those of the best macro-averaged dev WER or BLEU.
         keep_last_models: if not 0, the last so many validations are averaged instead.
@@ -99,11 +101,13 @@ class TrainingOptions:
 
 
 class BackboneConfig(NamedTuple):
-    """How a backbone is made: its family, the options of its constructor, and how it is trained."""
+    """How a backbone is made: its family, the options of its constructor, how it is trained, and the folder of the
+    pretrained model that its encoder comes from."""
 
     family: str
     options: dict[str, Any]
     training: TrainingOptions
+    model: Path | None = None
 
 
 class AdapterConfig(NamedTuple):

@@ -35,6 +35,10 @@ def plan_backbone(
     for what earlier stages should have made."""
     first = f"train it first: pelasr train --exp {init.folder.name}, without --init" if init else ""
     started = {"init": weights_sha256(*init, first)} if init else {}
+    if config.model is not None:
+        from pelasr.backbones.pretrained import pretrained_sha256
+
+        started["model"] = pretrained_sha256(config.model)
     inputs = {
         **{"backbone": config.family, **config.options},
         **said(task, place.languages),
