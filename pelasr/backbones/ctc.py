@@ -20,9 +20,9 @@ from pelasr.config import construct
 from pelasr.data.hears import Extracted, LogMel, Waveform
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
-from pelasr.nn.layers import Loss, ctc_loss, within
-from pelasr.nn.speech_encoder import ENCODERS, NO_SITES, PRETRAINED_SITES, SpanMasks, SpeechEncoder, time_mask
-from pelasr.nn.speech_encoder import make_encoder, make_frontend
+from pelasr.nn.layers import Loss, ctc_loss
+from pelasr.nn.span_masks import SpanMasks, time_mask
+from pelasr.nn.speech_encoder import ENCODERS, NO_SITES, PRETRAINED_SITES, encoder_sites, make_encoder, make_frontend
 from pelasr.search.ctc import ctc_beam_search, ctc_best_path
 from pelasr.search.hypothesis import Hypothesis
 
@@ -147,7 +147,7 @@ class CTC(Backbone):
             layers = {f"encoder.stack.encoder.encoders.{n}": width for n in range(len(self.encoder.stack.encoder.encoders))}
             inner = {"layer": layers, **attention_sites(self, "encoder")}
             return whole | inner | module_sites(self, ESPNET_SITES, [*left_out, SHARED_BY_ROWS])
-        inner = self.encoder.sites("encoder")
+        inner = encoder_sites(self.encoder, "encoder")
         return whole | inner | module_sites(self, PRETRAINED_SITES, [*left_out, *NO_SITES])
 
     def own_sites(self) -> dict[str, str]:

@@ -7,22 +7,24 @@ from torch.nn import functional as F
 from pelasr.errors import PelasrError
 
 
-def time_mask(lens: Tensor, prob: float, length: int, min_masks: int = 0) -> Tensor:
+def time_mask(
+    lens: Tensor, prob: float, length: int, min_masks: int = 0, drawn: torch.Generator | None = None
+) -> Tensor:
     """Which frames are masked: bool (B, T) on the CPU for frames (B,), T the most of them.
 
     Of an utterance of n frames `prob * n / length` spans of `length` frames are masked, rounded up or down at random
     and at least `min_masks` where as many fit side by side; their beginnings are all different, so that spans may
     overlap and fewer than `prob` of the frames be masked. One shorter than a span has no mask. Drawn by torch's
-    generator of the CPU.
+    generator of the CPU, or another one.
     """
     lens = lens.cpu()
     frames = int(lens.max())
-    rounding = torch.rand(len(lens), device="cpu")
+    rounding = torch.rand(len(lens), device="cpu", generator=drawn)
     spans = (prob * lens / length + rounding).long().clamp(min=min_masks).minimum(lens // length)
     if frames < length:
         return torch.zeros(len(lens), frames, dtype=torch.bool)
     starts = torch.arange(frames - length + 1)
-    order = torch.rand(len(lens), len(starts), device="cpu")
+    order = torch.rand(len(lens), len(starts), device="cpu", generator=drawn)
     order = order.masked_fill(starts > (lens - length)[:, None], 2.0).argsort(dim=1)
     begins = torch.zeros(order.shape).scatter_(1, order, (starts < spans[:, None]).float())
     return F.max_pool1d(F.pad(begins, (length - 1, length - 1)), length, stride=1) > 0

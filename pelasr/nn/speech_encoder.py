@@ -161,18 +161,11 @@ class SpeechEncoder(nn.Module):
 
 def _through(layer: nn.Module, x: Tensor, given: dict[str, Any], dropped: bool) -> Tensor:
     """A layer's output, or its input where the layer is dropped. What a layer puts out beside it is given to those that
-    follow."""
-    if dropped and not is_distributed():
-        return x
+    follow. One that is dropped is computed too: each process must have gradients of all parameters, here zeros."""
     out = layer(x, **given)
     if isinstance(out, tuple):
         out, given["position_bias"] = out
-    # Each process must have gradients of all parameters, here zeros.
     return torch.where(torch.tensor(True, device=x.device), x, out) if dropped else out
-
-
-def is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _first(value: Any) -> Tensor:
