@@ -15,7 +15,16 @@ from pelasr.nn.layers import Loss
 from pelasr.nn.parts import Parts
 from pelasr.search.hypothesis import Hypothesis
 
-OTHERS = ("__init__", "base", "format", "sites", "source", "store")  # files here that are no families
+OTHERS = (
+    "__init__",
+    "base",
+    "bounds",
+    "format",
+    "pretrained",
+    "sites",
+    "source",
+    "store",
+)  # files here that are no families
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # SpecAugment: features (B, T, C), frames (B,) to the same
 
