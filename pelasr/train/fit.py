@@ -238,7 +238,7 @@ def _read(
         [
             example
             for language, tokenizer in tokenizers.items()
-            for example in load_examples(place, name, language, tokenizer, hears)
+            for example in load_examples(place, name, language, tokenizer, hears=hears)
         ]
         for name in ("train", "dev")
     )
