@@ -15,7 +15,8 @@ from pelasr.backbones.base import build_backbone
 from pelasr.backbones.format import BACKBONE_FACTS
 from pelasr.backbones.store import describe_backbone, load_backbone, load_encoder
 from pelasr.data.batch import Collate, Example, load_examples
-from pelasr.data.features import FRAMES_PER_HOUR, load_stats
+from pelasr.data.features import load_stats
+from pelasr.data.hears import FRAMES_PER_HOUR, Hears
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.done import Marker
@@ -66,11 +67,13 @@ def _train(fabric: Any, run: BackboneRun) -> None:
     backbone = build_backbone(run.config.family, run.config.options, len(tokenizer.tokens), len(place.languages))
     if run.init is not None:
         load_encoder(backbone, run.init.folder)
-    mean, std = load_stats(place.stats, backbone.hears)
-    backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
+    if backbone.hears.has_stats:
+        mean, std = load_stats(place.stats, backbone.hears)
+        backbone.set_feature_stats(torch.from_numpy(mean), torch.from_numpy(std))
     report = count_parameters(backbone)
     best = BestBackbones(folder, backbone, training)
-    data = _read(place, tokenizers, Collate(place.languages), task_of(place.languages, run.task))
+    task = task_of(place.languages, run.task)
+    data = _read(place, tokenizers, Collate(place.languages), task, backbone.hears)
     loop = Fit(Objective(backbone, specaug_conf=training.specaug_conf), data, training, folder, fabric, best)
     loop.monitor.say(f"training {report['trainable']:,} parameters of {report['total']:,}")
     loop.run()
@@ -131,7 +134,8 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     if history:
         best.restore(history)
     task = task_of(backbone.languages, backbone.description.task)
-    data = _read(place, tokenizers, Collate(backbone.languages, new=languages), task)
+    collate = Collate(backbone.languages, new=languages)
+    data = _read(place, tokenizers, collate, task, backbone.module.hears)
     objective = Objective(backbone.module, bank, training.specaug_conf)
     loop = Fit(objective, data, training, folder, fabric, best, history)
     if not run.marker.finished:
@@ -198,13 +202,13 @@ def _claim(marker: Marker, fabric: Any) -> None:
         raise PelasrError(error)
 
 
-def _read(place: Place, tokenizers: dict[str, Tokenizer], collate: Collate, task: Task) -> Data:
+def _read(place: Place, tokenizers: dict[str, Tokenizer], collate: Collate, task: Task, hears: Hears) -> Data:
     """The training and dev utterances of the tokenizers' languages."""
     train, dev = (
         [
             example
             for language, tokenizer in tokenizers.items()
-            for example in load_examples(place, name, language, tokenizer)
+            for example in load_examples(place, name, language, tokenizer, hears=hears)
         ]
         for name in ("train", "dev")
     )
