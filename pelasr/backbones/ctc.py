@@ -97,7 +97,9 @@ class CTC(Backbone):
             self.units = nn.Linear(size, num_clusters)
         shared = objective == "ctc"
         if layers == "sum" and (shared or count == 1):
-            why = f"{encoder} shows its last layer alone" if count == 1 else "each language's weights go with own outputs"
+            why = (
+                f"{encoder} shows its last layer alone" if count == 1 else "each language's weights go with own outputs"
+            )
             raise PelasrError(f"layers: sum: {why}; use `layers: last`")
         self.layer_sum = LayerSum("layer_sum", count) if layers == "sum" else None
         self.ctc = nn.Linear(size, vocab_size) if shared else OwnOutput("ctc", vocab_size, size)
@@ -144,7 +146,9 @@ class CTC(Backbone):
         whole = {"encoder": {"encoder": width}}
         left_out = [*self.own_sites(), "units"]
         if isinstance(self.encoder, LogMelEncoder):
-            layers = {f"encoder.stack.encoder.encoders.{n}": width for n in range(len(self.encoder.stack.encoder.encoders))}
+            layers = {
+                f"encoder.stack.encoder.encoders.{n}": width for n in range(len(self.encoder.stack.encoder.encoders))
+            }
             inner = {"layer": layers, **attention_sites(self, "encoder")}
             return whole | inner | module_sites(self, ESPNET_SITES, [*left_out, SHARED_BY_ROWS])
         inner = encoder_sites(self.encoder, "encoder")

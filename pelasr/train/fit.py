@@ -16,8 +16,8 @@ from pelasr.backbones.base import AUDIO, NOTHING, TEXTS, Backbone, build_backbon
 from pelasr.backbones.format import BACKBONE_FACTS
 from pelasr.backbones.store import describe_backbone, load_backbone, load_encoder
 from pelasr.data.batch import Collate, Example, load_examples
-from pelasr.data.features import FRAMES_PER_HOUR, load_stats
-from pelasr.data.hears import Hears
+from pelasr.data.features import load_stats
+from pelasr.data.hears import FRAMES_PER_HOUR, Hears
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import SPECIAL, Tokenizer
 from pelasr.done import Marker
@@ -109,7 +109,11 @@ def _make(run: BackboneRun) -> tuple[Backbone, Tokenizer]:
 
 
 def _finish(
-    run: BackboneRun, tokenizer: Tokenizer, state: dict[str, torch.Tensor], report: dict[str, int], facts: dict[str, Any]
+    run: BackboneRun,
+    tokenizer: Tokenizer,
+    state: dict[str, torch.Tensor],
+    report: dict[str, int],
+    facts: dict[str, Any],
 ) -> None:
     """Write a backbone, all that is known of it, and that it is done."""
     folder, languages = run.folder, run.place.languages
@@ -230,9 +234,7 @@ def _claim(marker: Marker, fabric: Any) -> None:
         raise PelasrError(error)
 
 
-def _read(
-    place: Place, tokenizers: dict[str, Tokenizer], hears: Hears, collate: Collate, task: str | None
-) -> Data:
+def _read(place: Place, tokenizers: dict[str, Tokenizer], hears: Hears, collate: Collate, task: str | None) -> Data:
     """The training and dev utterances of the tokenizers' languages."""
     train, dev = (
         [
