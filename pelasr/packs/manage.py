@@ -157,7 +157,7 @@ def fold_pack(folder: Path, output: Path, model: Path) -> None:
         backbone.description.backbone,
         backbone.description.options,
         backbone.languages,
-        backbone.tokenizer,
+        source / "tokens",
         {
             "folded": {key: getattr(pack.description, key) for key in keys},
             **({"task": task} if (task := backbone.description.task) else {}),

@@ -119,7 +119,8 @@ def _finish(
     folder, languages = run.folder, run.place.languages
     save_weights(folder / "backbone.safetensors", state)
     found = {"training": facts, **said(run.task, languages)}
-    describe_backbone(folder, run.config.family, run.config.options, languages, tokenizer, found)
+    tokenizer.save(folder / "tokens")
+    describe_backbone(folder, run.config.family, run.config.options, languages, folder / "tokens", found)
     write_facts(run, report)
     made = [folder / name for name in ("backbone.yaml", BACKBONE_FACTS, HISTORY) if (folder / name).exists()]
     run.marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
