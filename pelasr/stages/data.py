@@ -36,7 +36,7 @@ def validate_data(
     dirs = [*train, *others]
     wanted = {"targets": place.targets(*sets), "sets": place.sets(*sets)}
     sources = sorted({split_pair(language)[0] for language in place.languages})
-    subsampling = configured_backbone(config).subsampling if config.get("ctc_weight") else None
+    subsampling = _subsampling(config)
     path, listing = place.exp / ".done" / f"{name}.json", place.exp / "problems.txt"
     listing.unlink(missing_ok=True)
     targets = {"targets": {str(path): names for path, names in wanted["targets"].items()}}
@@ -62,6 +62,12 @@ def validate_data(
     # Dropping has changed the directories.
     Marker(path, inputs | _data_inputs(dirs, subsampling)).write(done=True)
     return True
+
+
+def _subsampling(config: dict[str, Any]) -> int | None:
+    """Of a backbone that trains with CTC, otherwise None."""
+    backbone = configured_backbone(config)
+    return backbone.subsampling if config.get("ctc_weight") or backbone.trains_with_ctc else None
 
 
 def _refuse(reports: "Sequence[Report]", skip_bad: bool, listing: Path) -> None:
