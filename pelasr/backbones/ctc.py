@@ -120,7 +120,7 @@ class CTC(Backbone):
             raise PelasrError(f"encoder: {name!r}; {nearest(name, [*ENCODERS, *ESPNET_ENCODERS])}")
         self.frontend = make_frontend(name, conf)
         self.encoder = make_encoder(name, conf)
-        self.hears = Extracted("seamless") if self.frontend is None else Waveform(normalise)
+        self.hears = Extracted(kind="seamless", channels=160) if self.frontend is None else Waveform(normalise)
         self.mask_embedding = nn.Parameter(torch.rand(self.encoder.output_size), self.objective == "masked")
 
     def _check_maskable(self, name: str) -> None:
