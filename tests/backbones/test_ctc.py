@@ -22,7 +22,14 @@ from pelasr.stages.params import count
 BERT = {"feature_projection_input_dim": 160}
 KINDS = {kind: (name, conf | BERT if name == "wav2vec2_bert" else conf) for kind, (name, conf) in TINY.items()}
 OF_EACH = ["wav2vec2", "wav2vec2_stable", "hubert", "wavlm", "wavlm_stable", "bert_relative_key"]
-CONFORMER = {"output_size": 8, "attention_heads": 2, "linear_units": 8, "num_blocks": 2, "cnn_module_kernel": 3}
+CONFORMER = {
+    "output_size": 8,
+    "attention_heads": 2,
+    "linear_units": 8,
+    "num_blocks": 2,
+    "cnn_module_kernel": 3,
+    "input_layer": "conv2d2",
+}
 TOKENS = {"hi": ["<space>", "क", "ख"], "ta": ["க"]}
 LENS = [4000, 2500, 6000, 3300]
 LANGUAGES = ["hi", "ta", "ta", "hi"]
@@ -157,13 +164,9 @@ def test_every_method_trains(kind, method):
     with bank.route(languages):
         enc, frames = backbone.encode(x, lens, None)
         backbone.loss(enc, frames, torch.full((4, 2), 3), torch.tensor([2, 1, 2, 2])).total.sum().backward()
-    if method == "full" and kind != "bert_relative_key":
-        bank.adapters["hi/"]["encoder/"].get_submodule("layers.0")  # a copy of all but the convolutions
-    unused = {name for name, p in bank.named_parameters() if p.requires_grad and p.grad is None}
-    allowed = {name for name in unused if method == "full" and ("masked" in name or name.startswith("adapters.ta"))}
-    assert {name for name in unused if "ta/" not in name or bank.mixes_languages} == allowed
-    if method != "output":
-        bank.check_gradients(set(languages))
+    trained = [parameter for language in set(languages) for parameter in bank.tensors(language).values()]
+    assert all(parameter.grad is not None for parameter in trained if parameter.requires_grad)
+    bank.check_gradients(set(languages))
     assert all(parameter.grad is None for parameter in backbone.parameters())
 
 
@@ -202,11 +205,11 @@ def test_lora_on_wavlm_is_not_dead():
 
 
 def test_shared_tokens_and_espnets_encoders():
-    options = {"encoder": "conformer", "encoder_conf": CONFORMER, "num_mels": 5}
+    options = {"encoder": "conformer", "encoder_conf": CONFORMER, "num_mels": 20}
     backbone = build_backbone("ctc", options, 7, 2).eval()
     assert backbone.own_sites() == {"ctc": "output"}
-    backbone.set_feature_stats(torch.ones(5), 2 * torch.ones(5))
-    x, lens = torch.randn(2, 60, 5), torch.tensor([60, 41])
+    backbone.set_feature_stats(torch.ones(20), 2 * torch.ones(20))
+    x, lens = torch.randn(2, 60, 20), torch.tensor([60, 41])
     enc, frames = backbone.encode(x, lens, None)
     alone, _ = backbone.encode(x[1:, :41], lens[1:], None)
     torch.testing.assert_close(enc[1:, : frames[1]], alone, atol=1e-5, rtol=1e-4)
@@ -267,7 +270,7 @@ def test_what_it_learns_from():
     ("kind", "options", "message"),
     [
         ("hubert", {"objective": "maskd"}, "objective: 'maskd'; did you mean 'masked'"),
-        ("hubert", {"objective": "ctc", "layers": "sum"}, "layers: sum: its weights go with output layers"),
+        ("hubert", {"objective": "ctc", "layers": "sum"}, "layers: sum: each language's weights go with own outputs"),
         ("hubert", {"layers": "all"}, "layers: 'all'"),
         ("hubert", {"encoder": "huber"}, "encoder: 'huber'; did you mean 'hubert'"),
         ("hubert", {"objective": "masked", "mask_prob": 1.5}, "mask_prob, mask_length: want"),
