@@ -48,7 +48,7 @@ class Backbone(Parts, ABC):
     @property
     @abstractmethod
     def subsampling(self) -> int:
-        """Feature frames per encoder frame."""
+        """Frames of 10 ms per encoder frame, whatever it hears."""
 
     @abstractmethod
     def sites(self) -> dict[str, dict[str, int]]:
