@@ -47,6 +47,8 @@ setup(
         "corpora": ["babel", "espeakng-loader==0.2.4"],
         # uroman writes letters of any script in Latin ones: where the tokens of a new language start from.
         "translit": ["uroman"],
+        # kenlm is built when it is installed, which takes a C++ compiler and cmake. pyctcdecode wants a numpy below 2.
+        "lm": ["kenlm"],
         # peft is what LoRA is compared with, in tests and bench; basedpyright checks types.
         "test": ["basedpyright", "peft", "pytest", "pytest-xdist", "ruff", "uroman"],
     },
