@@ -1,7 +1,8 @@
 """Shallow fusion with an n-gram language model of words: what it adds to the score of a prefix of labels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,25 @@ from pelasr.data.tokenizer import PIECE_SPACE, SPACE
 from pelasr.errors import PelasrError, brief
 
 TEN = math.log(10.0)
+WIDE = 16  # of the beam with a language model, when nothing else is asked
+LANG = "{lang}"
+
+
+@dataclass(frozen=True)
+class LMOptions:
+    """What is asked for: a file, in whose path `{lang}` is the language, and how it counts, see `Fusion`."""
+
+    path: str
+    weight: float = 0.5
+    bonus: float = 1.5
+
+    def file(self, language: str) -> Path:
+        """The file of a language."""
+        return Path(self.path.replace(LANG, language))
+
+    def __str__(self) -> str:
+        """As results show it."""
+        return f"{Path(self.path).name} {self.weight:g} {self.bonus:g}"
 
 
 class LanguageModel:
@@ -25,7 +45,7 @@ class LanguageModel:
         except ModuleNotFoundError:
             raise PelasrError(f"{path}: a language model needs kenlm; cure: tools/install.sh lm") from None
         if not Path(path).is_file():
-            raise PelasrError(f"{path}: no such file; cure: name a language model, ARPA or KenLM's binary")
+            raise PelasrError(f"{path}: no such file; cure: name one of KenLM's with --lm, ARPA or binary")
         config = kenlm.Config()
         config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
         try:
@@ -53,7 +73,7 @@ class Fusion:
     end of the sentence adds `weight` times its own. Where no token has a space every token is a word.
     """
 
-    def __init__(self, model: LanguageModel, tokens: Sequence[str], weight: float = 0.5, bonus: float = 1.5):
+    def __init__(self, model: LanguageModel, tokens: Sequence[str], weight: float, bonus: float):
         self.model, self.weight, self.bonus = model, weight, bonus
         self.texts = [" " if token == SPACE else token.replace(PIECE_SPACE, " ") for token in tokens]
         if not any(text.startswith(" ") for text in self.texts):
@@ -67,6 +87,13 @@ class Fusion:
     def start(self) -> "Words":
         """Of no labels yet."""
         return Words(self, self.model.start(), "", 0.0, 0.0, None)
+
+
+def fusions_of(lm: LMOptions, tokens: Mapping[str, Sequence[str]]) -> dict[str, Fusion]:
+    """How language models count for the tokens of each language, {language: tokens}; a file is loaded once. Raises
+    PelasrError for a file that cannot be read."""
+    models = {path: LanguageModel(path) for path in {lm.file(language): None for language in tokens}}
+    return {language: Fusion(models[lm.file(language)], own, lm.weight, lm.bonus) for language, own in tokens.items()}
 
 
 class Words(NamedTuple):

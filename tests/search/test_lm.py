@@ -117,7 +117,12 @@ def test_as_the_plain_algorithm(kind, beam_size):
 def test_each_row_has_its_own():
     """Rows with models, with other tokens and without any find in a batch what they find alone."""
     logits, lens = random_logits(7, 4, 30, 4), torch.tensor([30, 12, 30, 29])
-    fusions = [Fusion(Bigrams(), WORDS), None, Fusion(Bigrams(), CHARACTERS), Fusion(Bigrams(), PIECES, 0.1, 0.0)]
+    fusions = [
+        Fusion(Bigrams(), WORDS, 0.5, 1.5),
+        None,
+        Fusion(Bigrams(), CHARACTERS, 0.5, 1.5),
+        Fusion(Bigrams(), PIECES, 0.1, 0.0),
+    ]
     together = ctc_beam_search(logits, lens, 6, fusions)
     for row, fusion in enumerate(fusions):
         assert [together[row]] == ctc_beam_search(logits[row : row + 1], lens[row : row + 1], 6, [fusion])
@@ -138,7 +143,7 @@ def test_a_model_decides_between_what_sounds_alike():
     logits[0, 2, 1], logits[0, 2, 2] = 0.2, 0.0
     lens = torch.tensor([3])
     assert ctc_beam_search(logits, lens, 4)[0].tokens == [1, 1]
-    assert ctc_beam_search(logits, lens, 4, [Fusion(Likes(), WORDS)])[0].tokens == [1, 2]
+    assert ctc_beam_search(logits, lens, 4, [Fusion(Likes(), WORDS, 0.5, 1.5)])[0].tokens == [1, 2]
 
 
 def test_without_kenlm(monkeypatch, tmp_path):
@@ -155,7 +160,7 @@ def test_files_that_are_no_models(monkeypatch, tmp_path):
     monkeypatch.setitem(
         sys.modules, "kenlm", SimpleNamespace(Config=config, ARPALoadComplain=complain, Model=refuse, State=object)
     )
-    with pytest.raises(PelasrError, match=r"x.arpa: no such file; cure: name a language model"):
+    with pytest.raises(PelasrError, match=r"x.arpa: no such file; cure: name one of KenLM's with --lm"):
         LanguageModel(tmp_path / "x.arpa")
     (tmp_path / "x.arpa").write_text("hello")
     with pytest.raises(PelasrError, match=r"x.arpa: no language model that KenLM can read: Cannot read.*not a model"):
