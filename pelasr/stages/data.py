@@ -66,8 +66,10 @@ def validate_data(
 
 def _subsampling(config: dict[str, Any]) -> int | None:
     """Of a backbone that trains with CTC, otherwise None."""
-    backbone = configured_backbone(config)
-    return backbone.subsampling if config.get("ctc_weight") or backbone.trains_with_ctc else None
+    from pelasr.backbones.base import find_backbone
+
+    with_ctc = config.get("ctc_weight") or ("backbone" in config and find_backbone(config["backbone"]).trains_with_ctc)
+    return configured_backbone(config).subsampling if with_ctc else None
 
 
 def _refuse(reports: "Sequence[Report]", skip_bad: bool, listing: Path) -> None:
