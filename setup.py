@@ -30,6 +30,7 @@ setup(
         "sentencepiece",
         "sacrebleu",
         "jiwer>=4",
+        "langcodes",
         "safetensors",
         "tabulate",
         "rich",

@@ -36,7 +36,22 @@ def is_language(value: Any) -> bool:
     return isinstance(value, str) and LANGUAGE.fullmatch(value) is not None
 
 
+REGION = re.compile(r"[A-Za-z]+-(?:[A-Z]{2}|[A-Z][a-z]{3})")  # sv-SE, zh-Hant: how others write a region or script
+
+
 def check_language(language: str, where: str) -> None:
-    """Raise PelasrError for what is no language key, or might be more than a name of a folder."""
+    """Raise PelasrError for what is no language key, or might be more than a name of a folder; and for a language with
+    its region or script after a hyphen, which would be a pair."""
     if not is_language(language):
         raise PelasrError(f"{where}: {brief(language)!r} is no language; write one such as hi, or a pair such as en-de")
+    if REGION.fullmatch(language) and (key := _key_of(language)):
+        raise PelasrError(f"{where}: {language!r} would be a pair; write {key}, or the pair in small letters")
+
+
+def _key_of(code: str) -> str | None:
+    from pelasr.data.codes import language_key
+
+    try:
+        return language_key(code)
+    except PelasrError:  # a pair after all
+        return None
