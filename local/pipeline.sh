@@ -26,6 +26,7 @@ tokens=auto
 continue=false
 forgetting=false
 skip_bad=false
+dump=true
 sets="test"
 data_dir=data
 dump_dir=dump
@@ -62,6 +63,7 @@ init: experiment whose encoder the backbones start from, or none
 token_type: char (graphemes) or unigram (sentencepiece)
 vocab_size: tokens, for unigram
 skip_bad: true: drop bad utterances and list them
+dump: false: features are computed while training, none are written
 sets: test sets
 beam_size: of the search; default: the backbone's
 decode_as: language of the backbone's as which new ones are decoded that have no pack; default: the mean of all vectors
@@ -190,7 +192,8 @@ if starts 2 "tokens"; then
     --vocab_size "$vocab_size"
 fi
 if starts 3 "features and statistics"; then
-  run pelasr stats "${place[@]}" --config "$config" --sets "train dev $sets" --nj "$nj" "${backbone_overrides[@]}"
+  run pelasr stats "${place[@]}" --config "$config" --sets "train dev $sets" --dump "$dump" --nj "$nj" \
+    "${backbone_overrides[@]}"
 fi
 train_one() { # train_one EXPERIMENT: the backbone that it owns
   local from=$first
@@ -213,7 +216,7 @@ fi
 if starts 5 "adapters"; then
   if [ -n "$new" ]; then
     run pelasr add "${place[@]}" --config "$config" --fit_langs "$new" --sets "train dev $sets" \
-      --skip_bad "$skip_bad" --nj "$nj" \
+      --skip_bad "$skip_bad" --dump "$dump" --nj "$nj" \
       ${train_dir:+--train_dir "$train_dir"} ${dev_dir:+--dev_dir "$dev_dir"} ${test_dir:+--test_dir "$test_dir"} \
       "${backbone_overrides[@]}"
   fi

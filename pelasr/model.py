@@ -109,7 +109,7 @@ class Model:
         routes = {language: self._route(language) for language in dict.fromkeys(languages)}
         longest = {language: self._longest(language) for language in languages}
         for window in windows(audio, languages, longest, self.backbone.module.hears):
-            for batch in _batches(window, routes):
+            for batch in _batches(window, routes, self.backbone.module.batch_frames):
                 start = time.monotonic()
                 frames = sum(piece.frames for piece in batch)
                 self._search(batch, routes, beam_size or self.backbone.module.beam_size)
@@ -286,7 +286,7 @@ class Model:
         self._routes[language] = bank, tokenizer
 
 
-def _batches(window: list[Piece], routes: dict[str, Routed]) -> Iterator[list[Piece]]:
+def _batches(window: list[Piece], routes: dict[str, Routed], most: int | None) -> Iterator[list[Piece]]:
     """A batch has one bank, and one language where that takes no more."""
     groups: dict[Any, list[Piece]] = defaultdict(list)
     for piece in window:
@@ -294,7 +294,7 @@ def _batches(window: list[Piece], routes: dict[str, Routed]) -> Iterator[list[Pi
             bank, _ = routes[piece.language]
             groups[id(bank) if bank.mixes_languages else piece.language].append(piece)
     for group in groups.values():
-        yield from batches(group)
+        yield from batches(group, most)
 
 
 def _find_packs(folder: Path, packs: Path | None) -> dict[str, Path]:

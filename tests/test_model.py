@@ -15,7 +15,7 @@ import pelasr
 from pelasr.adapters.hooks import _adapt
 from pelasr.backbones.source import Source, find_backbone_of
 from pelasr.backbones.store import load_backbone
-from pelasr.data.features import USUAL
+from pelasr.data.hears import USUAL
 from pelasr.data.place import Place
 from pelasr.decode.long_audio import cut, join
 from pelasr.decode.sets import Service, Wanted, decode_sets

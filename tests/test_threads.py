@@ -23,7 +23,7 @@ from tiny_speech import PAIRS, make_recogniser, make_translator, noise
 import pelasr
 from pelasr.adapters.bank import Bank
 from pelasr.backbones.store import load_backbone
-from pelasr.data.features import USUAL, _extract_batch
+from pelasr.data.hears import one_thread
 from pelasr.errors import PelasrError
 from pelasr.nn.espnet import ESPnetEncoder
 
@@ -339,12 +339,17 @@ def test_loading_leaves_standard_output(monkeypatch):
     assert sys.stdout is before
 
 
-def test_extraction_sets_the_number_of_threads_back(monkeypatch):
-    before, waits = torch.get_num_threads(), {0: 0.1, 1: 0.2}
+def test_the_number_of_threads_is_set_back():
+    before, waits = torch.get_num_threads(), [0.1, 0.2]
     torch.set_num_threads(2)
-    monkeypatch.setattr("pelasr.data.features._extract_one", lambda wait, hears: time.sleep(wait))
+
+    def work(n: int) -> None:
+        time.sleep(0.05 * n)
+        with one_thread():
+            time.sleep(waits[n])
+
     try:
-        in_threads(lambda n: (time.sleep(0.05 * n), _extract_batch(USUAL, [waits[n]])), 2)
+        in_threads(work, 2)
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(torch.get_num_threads).result() == 2
     finally:

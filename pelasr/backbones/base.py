@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from pelasr.adapters.own import install
 from pelasr.backbones.format import check_options
 from pelasr.config import arguments_of, construct, find_module
-from pelasr.data.features import LogMel
+from pelasr.data.hears import Hears
 from pelasr.errors import PelasrError
 from pelasr.nn.layers import Loss
 from pelasr.nn.parts import Parts
@@ -28,7 +29,8 @@ class Backbone(Parts, ABC):
     Token 0 is blank, the last one `<sos/eos>`. What an utterance gets must not depend on what it is batched with.
     """
 
-    hears: LogMel  # its input
+    hears: Hears  # its input
+    batch_frames: ClassVar[int | None] = None  # of 10 ms, padding included, of a batch that is searched; None: as usual
     beam_size: ClassVar[int]  # of decoding, when nothing else is asked
     learns_from: str = TEXTS  # or AUDIO, in pretraining (which has a `masked_loss`), or NOTHING: it is taken as it is
     encoder_side: ClassVar[tuple[str, ...]]  # paths of the modules that make the encoder's output, which --init copies
@@ -57,8 +59,8 @@ class Backbone(Parts, ABC):
 
     @abstractmethod
     def set_feature_stats(self, mean: Tensor, std: Tensor) -> None:
-        """Mean and standard deviation of each channel (C,) over the training data: to be kept in buffers, or not
-        used."""
+        """Mean and standard deviation of each channel (C,) over the training data, where there are any
+        (`hears.has_stats`): to be kept in buffers, or not used."""
 
     def make_augment(self, conf: dict[str, Any]) -> Any:
         """What `encode` takes as `augment`, by the options `specaug_conf`: ESPnet's SpecAugment."""
@@ -70,7 +72,7 @@ class Backbone(Parts, ABC):
     def encode(
         self, feats: Tensor, lens: Tensor, language_ids: Tensor | None, augment: Augment | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Features (B, T, C), frames (B,), index of the language (B,) to encoder output (B, T', D), frames (B,).
+        """What is heard (B, T, C), its rows (B,), index of the language (B,) to encoder output (B, T', D), frames (B,).
 
         `language_ids` may be None where `encodes_language` is False. `augment` is applied to normalised features, where
         zero is the mean. Raises TooShortError if an utterance has no frame left.
@@ -124,3 +126,9 @@ def build_backbone(name: str, options: dict[str, Any], vocab_size: int, num_lang
     module = construct(cls, options, f"backbone {name}", vocab_size=vocab_size, num_languages=num_languages)
     install(module)
     return module
+
+
+def heard_with(name: str, options: dict[str, Any]) -> Hears:
+    """What a backbone of these options hears."""
+    with torch.device("meta"):
+        return build_backbone(name, options, vocab_size=3, num_languages=1).hears

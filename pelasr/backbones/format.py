@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys
+from pelasr.data.hears import Hears, hearing
 from pelasr.data.language import is_language, of_one_kind
 from pelasr.errors import PelasrError, brief
 from pelasr.nn.defaults import settled
@@ -18,20 +19,27 @@ LARGEST = 1 << 14  # of sizes and counts among the options: layers are at most s
 @dataclass(frozen=True)
 class BackboneDescription:
     """What `backbone.yaml` says: the family and its options, hashes of the tokens and of each file of weights by name,
-    facts of the training, or of the pack that is `folded` in, and the task where the languages do not tell it."""
+    what it hears (nothing: log-mel), facts of the training, or of the pack that is `folded` in, and the task where the
+    languages do not tell it."""
 
     backbone: str
     options: dict[str, Any]
     languages: list[str]
     tokens_sha256: str
     weights: dict[str, str]
+    hears: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     folded: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
 
+    @property
+    def heard(self) -> Hears | None:
+        """What it hears, where that is known."""
+        return hearing(self.hears) if self.hears else None
+
 
 KINDS = {"backbone": str, "options": dict, "languages": list, "tokens_sha256": str, "weights": dict}
-KINDS |= {"training": dict, "folded": dict, "task": str}
+KINDS |= {"hears": dict, "training": dict, "folded": dict, "task": str}
 
 
 def _are_languages(value: list[Any]) -> bool:
@@ -41,8 +49,17 @@ def _are_languages(value: list[Any]) -> bool:
     return len(set(value)) == len(value) and of_one_kind(value)
 
 
+def _is_hearing(value: dict[str, Any]) -> bool:
+    try:
+        hearing(value)
+    except PelasrError:
+        return False
+    return True
+
+
 VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {  # what is expected, and whether it is
     "languages": ("languages such as hi, or pairs such as en-de, each once", _are_languages),
+    "hears": ("what a backbone can hear", _is_hearing),
     "tokens_sha256": ("a hash", is_hash),
     "weights": ("hashes by name", lambda value: has_names(value, is_hash)),
 }

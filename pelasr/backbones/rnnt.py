@@ -15,7 +15,7 @@ from pelasr.adapters.own import own_output
 from pelasr.backbones.base import Augment, Backbone
 from pelasr.backbones.sites import module_sites
 from pelasr.config import construct
-from pelasr.data.features import LogMel
+from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
 from pelasr.nn.layers import Loss, ctc_loss, within

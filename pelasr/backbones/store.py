@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from pelasr.backbones.base import Backbone, build_backbone
+from pelasr.backbones.base import Backbone, build_backbone, heard_with
 from pelasr.backbones.format import CURE, BackboneDescription, read_backbone
 from pelasr.config import LIMIT
-from pelasr.data.features import LogMel
+from pelasr.data.hears import RATE, Hears
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
 from pelasr.files import sha256_file
@@ -47,6 +47,7 @@ def describe_backbone(
         "options": settled(options),
         "languages": languages,
         "tokens_sha256": tokenizer.sha256,
+        "hears": heard_with(name, options).facts(),
         "weights": {path.stem: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))},
         **facts,
     }
@@ -77,7 +78,7 @@ def load_backbone(folder: str | Path, weights: str = "backbone") -> LoadedBackbo
     return LoadedBackbone(module, tokenizer, languages, state_sha256(state), description)
 
 
-def heard_by(folder: Path, weights: str = "backbone") -> LogMel:
+def heard_by(folder: Path, weights: str = "backbone") -> Hears:
     """What a trained backbone hears, whose weights are not read."""
     return _outline(folder / f"{weights}.safetensors", read_backbone(folder), 3).hears
 
@@ -95,7 +96,8 @@ def _outline(path: Path, description: BackboneDescription, tokens: int) -> Backb
 @torch.no_grad()
 def _try(module: Backbone, languages: int, where: str) -> None:
     """Raise PelasrError for a backbone that cannot be run: options may fit the weights and not each other."""
-    feats, frames, label = torch.zeros(1, 200, module.hears.channels), torch.tensor([200]), torch.tensor([1])
+    rows, label = module.hears.rows(2 * RATE), torch.tensor([1])
+    feats, frames = torch.zeros(1, rows, module.hears.channels), torch.tensor([rows])
     try:
         enc, enc_lens = module.encode(feats, frames, torch.tensor([languages - 1]))
         module.logits(enc, enc_lens, label[None], label)

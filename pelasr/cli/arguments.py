@@ -73,6 +73,12 @@ def add_skip_bad(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--skip_bad", type=boolean, default=False, help="true: drop bad utterances and list them")
 
 
+def add_dump(sub: argparse.ArgumentParser) -> None:
+    """`--dump false`."""
+    text = "false: features are computed while training, none are written"
+    sub.add_argument("--dump", type=boolean, default=True, help=text)
+
+
 def add_processes(sub: argparse.ArgumentParser) -> None:
     """`--nj`."""
     sub.add_argument("--nj", type=int, default=2, help="processes")

@@ -9,6 +9,7 @@ from pelasr.cli.arguments import (
     add_beam_size,
     add_config,
     add_definitions,
+    add_dump,
     add_experiment,
     add_experiments,
     add_fit_langs,
@@ -90,12 +91,13 @@ def _add_stats(verbs: Any) -> None:
     sub = add_stage(verbs, "stats", _stats, text, overridable=True)
     sub.add_argument("--config", type=Path, help="YAML file of the backbone that is to hear them; default: 80 channels")
     add_sets(sub, "train dev test")
+    add_dump(sub)
     add_processes(sub)
 
 
 def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.config import load_yaml, override, parse_overrides
-    from pelasr.data.features import USUAL
+    from pelasr.data.hears import USUAL
     from pelasr.stages.settings import configured_backbone
     from pelasr.stages.stats import make_stats
 
@@ -104,7 +106,7 @@ def _stats(known: argparse.Namespace, rest: list[str]) -> bool:
     hears = USUAL
     if known.config is not None:
         hears = configured_backbone(override(load_yaml(known.config), parse_overrides(rest))).hears
-    return make_stats(place_of(known), sets_of(known), known.nj, hears)
+    return make_stats(place_of(known), sets_of(known), known.nj, hears, known.dump)
 
 
 def _add_train(verbs: Any) -> None:
@@ -141,6 +143,7 @@ def _add_add(verbs: Any) -> None:
     for name in ("train", "dev", "test"):
         sub.add_argument(f"--{name}_dir", type=Path, help=f"of one language: data directory to copy as {name}")
     add_skip_bad(sub)
+    add_dump(sub)
     add_processes(sub)
 
 
@@ -159,7 +162,7 @@ def _add(known: argparse.Namespace, rest: list[str]) -> bool:
     for language in languages:
         if language in place.languages:
             raise PelasrError(f"{language}: the backbone was trained on it; a new language has a name of its own")
-        if add_language(place, language, folders, sets, config, known.skip_bad, known.nj):
+        if add_language(place, language, folders, sets, config, known.skip_bad, known.nj, known.dump):
             worked = True
     return worked
 

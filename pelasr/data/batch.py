@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from pelasr.data.features import Feats, read_feats
+from pelasr.data.hears import USUAL, Hears
 from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
+from pelasr.data.speech import Speech, read_speech
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, counted
 
@@ -21,13 +22,13 @@ from pelasr.errors import PelasrError, counted
 class Example:
     """An utterance and what it is to become in `language`, a language or a pair (`en-de`).
 
-    `source` is the set with the language (`test_en-de`), `feats` says where the features are, `prefix` are the tokens
+    `source` is the set with the language (`test_en-de`), `feats` gives what is heard, `prefix` are the tokens
     that every hypothesis begins with, `targets` those that follow.
     """
 
     id: str
     source: str
-    feats: Feats
+    feats: Speech
     targets: list[int]
     language: str
     text: str
@@ -35,13 +36,13 @@ class Example:
 
     @property
     def frames(self) -> int:
-        """Feature frames."""
+        """Of 10 ms, whatever is heard."""
         return self.feats.frames
 
 
 @dataclass
 class Batch:
-    """Features (S, T, C), frames (S,), labels (B, U), their number (B,), index of the language (B,).
+    """What is heard (S, T, C), its rows (S,), labels (B, U), their number (B,), index of the language (B,).
 
     Where an utterance has several targets its features come once (S < B) and `rows` (B,) says where; otherwise `rows`
     is None. `prefix` (B, P) are the forced first tokens, None for models without.
@@ -74,16 +75,16 @@ class Batch:
 
 
 def load_examples(
-    place: Place, name: str, language: str, tokenizer: Tokenizer, like: str | None = None
+    place: Place, name: str, language: str, tokenizer: Tokenizer, like: str | None = None, hears: Hears = USUAL
 ) -> list[Example]:
-    """The utterances of a set, as examples of a language or a pair; `like`: another one, as which they are processed.
-    Raises PelasrError where features are missing."""
+    """The utterances of a set, as examples of a language or a pair; `like`: another one, as which they are processed;
+    `hears`: what the backbone does. Raises PelasrError where stage 3 has not seen them."""
     prefix, source = tokenizer.prefix(like or language), f"{name}_{language}"
     examples = []
     for folder in place.folders(name, language):
         dump = place.dump / folder.name
-        feats = read_feats(dump)
         utterances = read_data_dir(folder, language)
+        feats = read_speech(utterances, dump, hears)
         missing = [utterance.id for utterance in utterances if utterance.id not in feats]
         if missing:
             what = f"no features of {counted(len(missing), 'utterance')}, as {missing[0]}"
@@ -111,7 +112,7 @@ class Collate:
                 known = ", ".join(self.slots)
                 raise PelasrError(f"utterance {example.id}: the backbone has no language {example.language!r}: {known}")
         # Audio is shared between languages; an utterance that was drawn twice is augmented twice.
-        times: Counter[tuple[Feats, str]] = Counter()
+        times: Counter[tuple[Speech, str]] = Counter()
         sources = []
         for example in examples:
             sources.append((example.feats, times[example.feats, example.language]))
@@ -137,7 +138,7 @@ class Collate:
 def speech_batch(
     feats: Sequence[np.ndarray], languages: Sequence[str], prefixes: Sequence[list[int]], collate: Collate
 ) -> Batch:
-    """Features (T, C) of each utterance, without references, as a batch; `prefixes`: their forced first tokens."""
+    """What is heard (T, C) of each utterance, without references, as a batch; `prefixes`: their forced first tokens."""
     nothing = torch.zeros(len(feats), dtype=torch.long)
     return Batch(
         ids=[""] * len(feats),

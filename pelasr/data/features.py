@@ -6,96 +6,33 @@ import re
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 
 from pelasr.data.archive import read_matrix
 from pelasr.data.audio import load_audio
+from pelasr.data.audio_index import hear
+from pelasr.data.hears import RATE, USUAL, Hears
 from pelasr.data.kaldi import AUDIO_FILES, Utterance, audio_sha256, data_sha256, read_data_dir
 from pelasr.done import Marker
 from pelasr.errors import PelasrError, brief
 from pelasr.files import atomic_write, read_bytes, text_bytes
 from pelasr.parallel import parallel_map
 
-RATE = 16000
-HOP = 160  # 10 ms
-FRAMES_PER_HOUR = 100 * 3600
-FFT = 512
 CHECKSUMS = "utt2checksum"
 INDEX = ("feats.scp", "utt2num_frames", CHECKSUMS)  # of an archive
 CURE = "cure: delete this folder and run stage 3 again"
-MIN_SAMPLES = FFT // 2 + 1  # the first window is centred on the first sample and mirrors what lies before it
 
 
-@dataclass(frozen=True)
-class LogMel:
-    """What a backbone hears: log-mel frames of 10 ms, of so many channels, of audio at 16 kHz."""
-
-    channels: int = 80
+def _extract_batch(hears: Hears, utterances: list[Utterance]) -> list[np.ndarray]:
+    return [_extract_one(utterance, hears) for utterance in utterances]
 
 
-USUAL = LogMel()
-
-
-def num_frames(samples: int) -> int:
-    """Feature frames of 10 ms of an audio of so many samples at 16 kHz."""
-    return 1 + samples // HOP
-
-
-_counted = Lock()  # torch has one number of threads for all: who sets it must be the one that sets it back
-
-
-@cache
-def _layers(channels: int):
-    from espnet2.layers.log_mel import LogMel as MelFilters
-    from espnet2.layers.stft import Stft
-
-    stft = Stft(n_fft=FFT, win_length=RATE * 25 // 1000, hop_length=HOP, window="hann", center=True)
-    return stft, MelFilters(fs=RATE, n_fft=FFT, n_mels=channels)
-
-
-def log_mel(audio: np.ndarray, hears: LogMel = USUAL) -> np.ndarray:
-    """Natural log of the mel power spectrum, float32 (T, C) with T = 1 + N // 160, of an audio (N,) at 16 kHz.
-
-    Windows of 25 ms every 10 ms, with ESPnet's layers and values. Raises PelasrError on audio of 16 ms or less.
-    """
-    import torch
-
-    if len(audio) < MIN_SAMPLES:
-        raise PelasrError(f"{len(audio)} samples are too short for features; cure: drop what is under 25 ms")
-    stft, mel = _layers(hears.channels)
-    with torch.inference_mode():
-        spectrum, _ = stft(torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32)).unsqueeze(0))
-        return mel(spectrum.square().sum(-1))[0].squeeze(0).numpy()
-
-
-def _extract_batch(hears: LogMel, utterances: list[Utterance]) -> list[np.ndarray]:
-    """Features of some utterances, in one thread: the bytes must not depend on how many there are."""
-    import torch
-
-    with _counted:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return [_extract_one(utterance, hears) for utterance in utterances]
-        finally:
-            torch.set_num_threads(threads)
-
-
-def _extract_one(utterance: Utterance, hears: LogMel) -> np.ndarray:
-    audio = load_audio(utterance, RATE)
-    try:
-        feats = log_mel(audio, hears)
-    except PelasrError as error:
-        raise PelasrError(f"utterance {utterance.id}: {utterance.audio}: {error}") from error
-    if not np.isfinite(feats).all():
-        cure = "cure: mend the audio, or drop the utterance with --skip_bad true"
-        raise PelasrError(f"utterance {utterance.id}: {utterance.audio}: features are not finite; {cure}")
-    return feats
+def _extract_one(utterance: Utterance, hears: Hears) -> np.ndarray:
+    return hear(utterance.id, utterance.audio, load_audio(utterance, RATE), hears)
 
 
 @dataclass(frozen=True)
@@ -127,7 +64,7 @@ def checksum(feats: np.ndarray) -> str:
     return hashlib.blake2b(np.ascontiguousarray(feats, dtype="<f4").data, digest_size=8).hexdigest()
 
 
-def marker_of(data_dir: Path, dump_dir: Path, hears: LogMel | None = USUAL) -> Marker:
+def marker_of(data_dir: Path, dump_dir: Path, hears: Hears | None = USUAL) -> Marker:
     """The done-file of a directory of features, for the data directory as it is now; `hears` None: of any kind.
 
     Audio that is gone cannot be compared: features that were made of it stay what they are.
@@ -153,7 +90,7 @@ def features_sha256(data_dir: Path, dump_dir: Path) -> str:
     return marker.found["outputs"][CHECKSUMS]
 
 
-def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1, hears: LogMel = USUAL) -> Iterator[Path]:
+def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1, hears: Hears = USUAL) -> Iterator[Path]:
     """Write the features of data directories: pairs (data directory, directory of its features); yields what is done.
 
     A directory of features holds `feats.ark`, `feats.scp`, `utt2num_frames` and `utt2checksum`, and last `done.json`.
@@ -166,12 +103,21 @@ def extract(pairs: Sequence[tuple[str | Path, str | Path]], nj: int = 1, hears: 
     feats = parallel_map(partial(_extract_batch, hears), utterances, nj, "features")
     for data_dir, content, dump_dir in contents:
         # An index must never point into another archive than its own, whenever the run is killed.
-        for file in ("done.json", *INDEX):
-            (dump_dir / file).unlink(missing_ok=True)
+        _delete(dump_dir, "done.json", *INDEX)
         marker = marker_of(data_dir, dump_dir, hears)
         write_archive(dump_dir, zip([u.id for u in content], islice(feats, len(content)), strict=True))
         marker.write(done=True, outputs=[dump_dir / file for file in ("feats.ark", *INDEX)])
         yield dump_dir
+
+
+def delete_features(dump_dir: Path) -> None:
+    """Delete what `extract` wrote."""
+    _delete(dump_dir, "done.json", *INDEX, "feats.ark")
+
+
+def _delete(folder: Path, *files: str) -> None:
+    for file in files:
+        (folder / file).unlink(missing_ok=True)
 
 
 def write_archive(dump_dir: Path, feats: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -222,18 +168,24 @@ def _read_pairs(path: Path) -> dict[str, str]:
         raise PelasrError(f"{path}: want lines of `utterance value` ({brief(error, 100)}); {CURE}") from None
 
 
-def feature_stats(dump_dirs: Iterable[str | Path], hears: LogMel = USUAL) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation (C,) float64 over all frames of the features in some directories."""
+def dumped(dump_dir: str | Path, hears: Hears = USUAL) -> Iterator[np.ndarray]:
+    """The features (T, C) in a directory. Raises PelasrError if they have other channels than what a backbone hears."""
+    for found in read_feats(dump_dir).values():
+        feats = found.load()
+        if feats.shape[1] != hears.channels:
+            what = f"features of {feats.shape[1]} channels, want {hears.channels}"
+            raise PelasrError(f"{found.archive}: {what}; {CURE}")
+        yield feats
+
+
+def feature_stats(features: Iterable[np.ndarray], hears: Hears = USUAL) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (C,) float64 over all frames of features (T, C)."""
     count, total, squares = 0, np.zeros(hears.channels), np.zeros(hears.channels)
-    for dump_dir in dump_dirs:
-        for found in read_feats(dump_dir).values():
-            feats = found.load().astype(np.float64)
-            if feats.shape[1] != hears.channels:
-                what = f"features of {feats.shape[1]} channels, want {hears.channels}"
-                raise PelasrError(f"{found.archive}: {what}; {CURE}")
-            count += len(feats)
-            total += feats.sum(0)
-            squares += np.square(feats).sum(0)
+    for each in features:
+        feats = each.astype(np.float64)
+        count += len(feats)
+        total += feats.sum(0)
+        squares += np.square(feats).sum(0)
     if not count:
         raise PelasrError("no features to take statistics of; cure: check that the data directories have utterances")
     mean = total / count
@@ -248,7 +200,7 @@ def save_stats(path: str | Path, mean: np.ndarray, std: np.ndarray) -> None:
         np.savez(stream, mean=mean, std=std)
 
 
-def load_stats(path: str | Path, hears: LogMel = USUAL) -> tuple[np.ndarray, np.ndarray]:
+def load_stats(path: str | Path, hears: Hears = USUAL) -> tuple[np.ndarray, np.ndarray]:
     """Mean and deviation (C,) of an npz file. Raises PelasrError if they are of another number of channels."""
     if not Path(path).exists():
         raise PelasrError(f"{path}: no statistics; cure: run the statistics stage, 3, first")

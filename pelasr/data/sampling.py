@@ -143,7 +143,12 @@ def _sorted(keys: np.ndarray) -> np.ndarray:
     return np.argsort(keys, kind="stable")
 
 
-def sorted_batches(lengths: list[int], batch_size: int) -> list[list[int]]:
-    """Every utterance once, in batches of like length, longest first (so that lack of memory shows at once)."""
-    order = sorted(range(len(lengths)), key=lambda n: -lengths[n])
-    return [order[n : n + batch_size] for n in range(0, len(order), batch_size)]
+def sorted_batches(lengths: list[int], batch_size: int, batch_frames: int | None = None) -> list[list[int]]:
+    """Every utterance once, in batches of like length, longest first (so that lack of memory shows at once). With
+    `batch_frames` none has more, padding included, where one utterance alone has not."""
+    order, batches, first = sorted(range(len(lengths)), key=lambda n: -lengths[n]), [], 0
+    while first < len(order):
+        most = batch_size if batch_frames is None else batch_frames // max(lengths[order[first]], 1)
+        batches.append(order[first : first + max(1, min(batch_size, most))])
+        first += len(batches[-1])
+    return batches

@@ -13,7 +13,7 @@ import numpy as np
 
 from pelasr.data.audio import read_audio
 from pelasr.data.characters import named, remover, strange
-from pelasr.data.features import RATE, num_frames
+from pelasr.data.hears import RATE, num_frames
 from pelasr.data.kaldi import EMPTY, DataDir, Utterance, add_skipped, parse, write_data_dir
 from pelasr.data.overlap import Heard
 from pelasr.data.problems import DROP, SHOWN, Problem, condense

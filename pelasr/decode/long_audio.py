@@ -7,19 +7,19 @@ from itertools import chain
 
 import numpy as np
 
-from pelasr.data.features import RATE, LogMel, log_mel
+from pelasr.data.hears import RATE, Hears, num_frames
 
 SHORTEST = RATE * 25 // 1000  # samples, a window of the features; what is shorter is not searched
 WINDOW = 60_000  # feature frames of the pieces that are gathered before they are searched
-BATCH = 30_000  # feature frames of a batch, padding included
+BATCH = 30_000  # feature frames of a batch, padding included, if the backbone says nothing else
 
 
 @dataclass
 class Piece:
     """A part of one audio, from `start` to `end` of its `duration`, in seconds; the `last` one ends the audio.
 
-    `feats`: log-mel (T, C), until it is searched; `score`: that of its text by the search, None if it was too short to
-    be searched; `seconds`: time spent on it.
+    `feats`: what is heard of it (T, C), until it is searched; `score`: that of its text by the search, None if it was
+    too short to be searched; `seconds`: time spent on it.
     """
 
     language: str
@@ -34,8 +34,8 @@ class Piece:
 
     @property
     def frames(self) -> int:
-        """Of its features, as long as it has any."""
-        return len(self.feats) if self.feats is not None else 0
+        """Of 10 ms, as long as it has features."""
+        return num_frames(round((self.end - self.start) * RATE)) if self.feats is not None else 0
 
     @property
     def share(self) -> float:
@@ -57,7 +57,7 @@ class Transcript:
 
 
 def windows(
-    audio: Iterable[np.ndarray], languages: Sequence[str], longest: Mapping[str, float], hears: LogMel
+    audio: Iterable[np.ndarray], languages: Sequence[str], longest: Mapping[str, float], hears: Hears
 ) -> Iterator[list[Piece]]:
     """The pieces of audios, samples (N,) at 16 kHz each, in order; as many at once as it takes to fill batches. Audios
     are asked for one by one, so that no more than one is held.
@@ -79,18 +79,19 @@ def windows(
         yield window
 
 
-def _pieces(samples: np.ndarray, language: str, longest: float, hears: LogMel) -> Iterator[Piece]:
+def _pieces(samples: np.ndarray, language: str, longest: float, hears: Hears) -> Iterator[Piece]:
+    shortest = max(SHORTEST, hears.shortest)
     for start, end in cut(samples, RATE, longest):
-        feats = log_mel(samples[start:end], hears) if end - start >= SHORTEST else None
+        feats = hears(samples[start:end]) if end - start >= shortest else None
         last = end == len(samples)
         yield Piece(language, start / RATE, end / RATE, len(samples) / RATE, last, feats)
 
 
-def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Pieces in batches of like length, longest first, of `BATCH` frames at most where one piece alone has not more."""
+def batches(pieces: Iterable[Piece], most: int | None = None) -> Iterator[list[Piece]]:
+    """Pieces in batches of like length, longest first, of `most` (BATCH) frames where one piece alone has not more."""
     batch: list[Piece] = []
     for piece in sorted(pieces, key=lambda piece: -piece.frames):
-        if batch and (len(batch) + 1) * batch[0].frames > BATCH:
+        if batch and (len(batch) + 1) * batch[0].frames > (most or BATCH):
             yield batch
             batch = []
         batch.append(piece)

@@ -100,7 +100,7 @@ def recognise(
     fabric: Any = None,
 ) -> Iterator[Recognised]:
     """Search batches of like length and mixed languages; of the processes of a `fabric` each takes its share."""
-    order = _batches(examples, bank is None or bank.mixes_languages)
+    order = _batches(examples, bank is None or bank.mixes_languages, backbone.batch_frames)
     if fabric is not None:
         order = order[fabric.global_rank :: fabric.world_size]
     for indices, batch in zip(order, batches(examples, order, collate), strict=True):
@@ -109,15 +109,15 @@ def recognise(
             yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss)
 
 
-def _batches(examples: list[Example], mixed: bool) -> list[list[int]]:
+def _batches(examples: list[Example], mixed: bool, batch_frames: int | None) -> list[list[int]]:
     """Batches of like length, longest first, of all languages together or of each by itself."""
     if mixed:
-        return sorted_batches([example.frames for example in examples], BATCH_SIZE)
+        return sorted_batches([example.frames for example in examples], BATCH_SIZE, batch_frames)
     members: dict[str, list[int]] = defaultdict(list)
     for index, example in enumerate(examples):
         members[example.language].append(index)
     return [
         [indices[n] for n in batch]
         for indices in members.values()
-        for batch in sorted_batches([examples[index].frames for index in indices], BATCH_SIZE)
+        for batch in sorted_batches([examples[index].frames for index in indices], BATCH_SIZE, batch_frames)
     ]

@@ -62,7 +62,9 @@ def decode_sets(
     examples = [
         example
         for each in wanted
-        for example in load_examples(place, each.set, each.language, tokenizers[each.served], each.served)
+        for example in load_examples(
+            place, each.set, each.language, tokenizers[each.served], each.served, backbone.module.hears
+        )
     ]
     beam_size = beam_size or backbone.module.beam_size
     found = recognise(backbone.module, bank, examples, Collate(backbone.languages, new=languages), beam_size)

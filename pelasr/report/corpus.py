@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pelasr.data.features import FRAMES_PER_HOUR, read_num_frames
+from pelasr.data.hears import FRAMES_PER_HOUR
 from pelasr.data.kaldi import read_data_dir
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
+from pelasr.data.speech import has_frames, read_num_frames
 from pelasr.files import atomic_write, read_json, read_text
 
 CURE = "delete it; stage 7 writes it again"
@@ -56,7 +57,7 @@ def _count(place: Place, name: str, language: str) -> dict[str, Any] | None:
     if not utterances:
         return None
     dumps = [place.dump / path.name for path in folders]
-    known = all((dump / "utt2num_frames").exists() for dump in dumps)
+    known = all(map(has_frames, dumps))
     frames = sum(sum(read_num_frames(dump).values()) for dump in dumps if known)
     # Where speakers are not known an utterance is its own (the cure for a missing utt2spk).
     speakers = {utterance.speaker for utterance in utterances if utterance.speaker != utterance.id}

@@ -24,10 +24,11 @@ def add_language(
     config: dict[str, Any],
     skip_bad: bool,
     nj: int,
+    dump: bool = True,
 ) -> bool:
     """Before stage 5, for a language that is new to the backbone: check its data directories `<set>_<language>` and
     extract their features. `folders`: data directories {set: path} from elsewhere, which are copied first. `config`:
-    of the backbone.
+    of the backbone. `dump`: as for `make_features`.
 
     Raises DataError where directories are missing or faulty, or others of their names are there already.
     """
@@ -56,7 +57,7 @@ def add_language(
         if name not in wanted:
             say(f"no {part.folder(name, language)}: {language} will not be decoded on {name}")
     checked = validate_data(part, wanted, config, skip_bad, nj, f"data_{language}")
-    return make_features(part, wanted, nj, configured_backbone(config).hears) or checked
+    return make_features(part, wanted, nj, configured_backbone(config).hears, dump) or checked
 
 
 def copy_data_dir(source: Path, target: Path, language: str) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pelasr.backbones.format import read_backbone
 from pelasr.backbones.source import Source
 from pelasr.data.kaldi import data_sha256
 from pelasr.data.language import split_pair
@@ -70,7 +71,7 @@ def _prepare_new(place: Place, experiment: Experiment, new: list[str], sets: lis
         there = [name for name in sets if part.folder(name, language).is_dir()]
         for name in set(sets) - set(there):
             say(f"stage 6: no {part.folder(name, language)}: {language} is not decoded on {name}")
-        make_features(part, there, 1, hears)
+        make_features(part, there, 1, hears, dump=None)
 
 
 def decoded(
@@ -81,7 +82,7 @@ def decoded(
     folder, markers = place.exp / experiment.name, {}
     new = [language for language in languages if language not in place.languages]
     for source, part in experiment.backbones(place).items():
-        backbone = weights_sha256(source, experiment.weights)
+        backbone, heard = weights_sha256(source, experiment.weights), read_backbone(source).heard
         if not experiment.adapted:
             new = [language for language in new if how.decode_as or _can_serve(experiment, source, language)]
         for language in [language for language in part.languages if language in languages] + new:
@@ -92,7 +93,7 @@ def decoded(
                 inputs["pack"] = required(folder / "packs" / (experiment.serve or served) / "pack.yaml", 5)
             for name in [name for name in sets if language in part.languages or place.folder(name, language).is_dir()]:
                 data = [place.folder(name, language)]
-                read = {"data": data_sha256(data), "features": features_of(place, data)}
+                read = {"data": data_sha256(data), "features": features_of(place, data, heard)}
                 output = folder / "decode" / f"{name}_{language}"
                 markers[name, language] = Marker(output / "done.json", inputs | read)
     return markers

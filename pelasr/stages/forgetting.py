@@ -53,12 +53,14 @@ def measure(
     examples = [
         example
         for language in [*old, new]
-        for example in load_examples(place, name, language, backbone.tokenizer.with_own(after.own_tokens(language)))
+        for example in load_examples(
+            place, name, language, backbone.tokenizer.with_own(after.own_tokens(language)), hears=backbone.module.hears
+        )
     ]
     collate = Collate(backbone.languages, new=[new])
     beam_size = beam_size or backbone.module.beam_size
     changes: dict[str, Change] = defaultdict(Change)
-    order = sorted_batches([example.frames for example in examples], BATCH_SIZE)
+    order = sorted_batches([example.frames for example in examples], BATCH_SIZE, backbone.module.batch_frames)
     found = batches(examples, order, collate)
     for batch in track(found, len(order), f"{name} before and after {new}"):
         taken = [language if language in old else old[0] for language in batch.languages]
@@ -108,7 +110,7 @@ def measure_forgetting(
             changes = measure(place, experiment, language, name, how.beam_size)
             facts = {"recipe": recipe, "experiment": experiment.name, "set": name, "scorer": f"pelasr {__version__}"}
             facts |= facts_of(place, experiment, place.languages, how) | {"commit": commit()}
-            facts |= {"data_sha256": data_of(place, name), "task": find_task_of(place, experiment).name}
+            facts |= {"data_sha256": data_of(place, experiment, name), "task": find_task_of(place, experiment).name}
             for old, change in changes.items():
                 words = sum(len(text_of(u, old).split()) for u in read_data_dir(place.folder(name, old), old))
                 facts |= {"language": old, "utterances": change.utterances, "reference_words": words}

@@ -57,7 +57,7 @@ def score(
                     say(f"{experiment.name}: {languages[0]} is left out: {stale} with --fit_langs {languages[0]}")
                     continue
                 facts = {"recipe": recipe, "experiment": experiment.name}
-                facts["data_sha256"] = data_of(replace(place, languages=languages), name)
+                facts["data_sha256"] = data_of(replace(place, languages=languages), experiment, name)
                 facts |= facts_of(place, experiment, languages, how)
                 folders = {language: place.folder(name, language) for language in languages}
                 hours = {language: _training_hours(place, language) for language in languages if task.detailed}
@@ -119,7 +119,8 @@ def find_task_of(place: Place, experiment: Experiment) -> Task:
 
 
 def _training_hours(place: Place, language: str) -> float:
-    from pelasr.data.features import FRAMES_PER_HOUR, read_num_frames
+    from pelasr.data.hears import FRAMES_PER_HOUR
+    from pelasr.data.speech import read_num_frames
 
     dumps = [place.dump / path.name for path in place.folders("train", language)]
     return sum(sum(read_num_frames(dump).values()) for dump in dumps) / FRAMES_PER_HOUR
@@ -152,10 +153,10 @@ def facts_of(place: Place, experiment: Experiment, languages: list[str], how: De
     }
 
 
-def data_of(place: Place, name: str) -> str:
+def data_of(place: Place, experiment: Experiment, name: str) -> str:
     """Hash of the texts and features of train, dev and a test set."""
-    dirs = place.dirs("train", "dev", name)
-    return sha256_json([data_sha256(dirs), features_of(place, dirs)])
+    dirs, backbone = place.dirs("train", "dev", name), next(iter(experiment.backbones(place)))
+    return sha256_json([data_sha256(dirs), features_of(place, dirs, read_backbone(backbone).heard)])
 
 
 def _read_facts(path: Path) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pelasr.backbones.base import AUDIO, NOTHING, TEXTS, Backbone, build_backbon
 from pelasr.backbones.format import BACKBONE_FACTS
 from pelasr.backbones.store import describe_backbone, load_backbone, load_encoder
 from pelasr.data.batch import Collate, Example, load_examples
-from pelasr.data.features import FRAMES_PER_HOUR, load_stats
-from pelasr.data.hears import Hears
+from pelasr.data.features import load_stats
+from pelasr.data.hears import FRAMES_PER_HOUR, Hears
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import SPECIAL, Tokenizer
 from pelasr.done import Marker
@@ -238,7 +238,7 @@ def _read(
         [
             example
             for language, tokenizer in tokenizers.items()
-            for example in load_examples(place, name, language, tokenizer, hears)
+            for example in load_examples(place, name, language, tokenizer, hears=hears)
         ]
         for name in ("train", "dev")
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.backbones.format import read_backbone
+from pelasr.data.hears import Hears
 from pelasr.data.kaldi import data_sha256
 from pelasr.data.place import Place
 from pelasr.done import Marker, required
@@ -34,21 +35,22 @@ def with_settings(training: TrainingOptions, found: dict[str, Any]) -> TrainingO
     return replace(training, **{key: value for key, value in found.items() if key in known})
 
 
-def consumed(place: Place) -> dict[str, Any]:
-    """What a training reads: languages, texts and features."""
+def consumed(place: Place, hears: Hears | None) -> dict[str, Any]:
+    """What a training reads: languages, texts and speech, as the backbone hears it."""
     dirs = place.dirs("train", "dev")
     return {
         "languages": place.languages,
         "data_sha256": data_sha256(dirs),
-        "features_sha256": features_of(place, dirs),
+        "features_sha256": features_of(place, dirs, hears),
     }
 
 
-def features_of(place: Place, dirs: list[Path]) -> str:
-    """Hash of the features of data directories. Raises PelasrError if there are none, or of other audio than now."""
-    from pelasr.data.features import features_sha256
+def features_of(place: Place, dirs: list[Path], hears: Hears | None) -> str:
+    """Hash of the features of data directories, or of the audio where a backbone `hears` that; None: of features of any
+    kind. Raises PelasrError if there are none, or of other audio than now."""
+    from pelasr.data.speech import speech_sha256
 
-    return sha256_json([features_sha256(path, place.dump / path.name) for path in dirs])
+    return sha256_json([speech_sha256(path, place.dump / path.name, hears) for path in dirs])
 
 
 def weights_sha256(folder: Path, weights: str, cure: str = "") -> str:

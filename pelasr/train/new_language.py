@@ -108,7 +108,8 @@ def _rows(
 
 def _sample(backbone: LoadedBackbone, own: OwnParts, place: Place, language: str) -> Batch:
     """Training utterances, evenly from the shortest to the longest."""
-    examples = load_examples(place, "train", language, backbone.tokenizer.with_own(own.tokens))
+    tokenizer = backbone.tokenizer.with_own(own.tokens)
+    examples = load_examples(place, "train", language, tokenizer, hears=backbone.module.hears)
     examples.sort(key=lambda example: (example.frames, example.id))
     step = max(1, len(examples) // SAMPLE)
     return Collate(backbone.languages, new=[language])(examples[::step][:SAMPLE])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pelasr.backbones.format import read_backbone
 from pelasr.backbones.source import Source
 from pelasr.data.place import Place
 from pelasr.done import Marker, required
@@ -33,6 +34,9 @@ def plan_backbone(
 ) -> BackboneRun:
     """The run that trains a backbone on a place's languages. Raises PelasrError where another one is in the folder, and
     for what earlier stages should have made."""
+    from pelasr.backbones.base import heard_with
+
+    hears = heard_with(config.family, config.options)
     first = f"train it first: pelasr train --exp {init.folder.name}, without --init" if init else ""
     started = {"init": weights_sha256(*init, first)} if init else {}
     if config.model is not None:
@@ -43,9 +47,9 @@ def plan_backbone(
         **{"backbone": config.family, **config.options},
         **said(task, place.languages),
         **training_settings(config.training),
-        **consumed(place),
+        **consumed(place, hears),
         "tokens": required(place.tokens / "tokens.txt", 2),
-        "stats": required(place.stats, 3),
+        **({"stats": required(place.stats, 3)} if hears.has_stats else {}),
         **started,
     }
     marker = Marker(folder / "train.json", inputs, strict=True)
@@ -93,11 +97,12 @@ def plan_adapters(
 ) -> AdapterRun:
     """The run that fits languages, with the data of a place. `go_on`: one that is done is trained further. Raises
     PelasrError where another fit is in the folder, and for what earlier stages should have made."""
+    backbone = weights_sha256(*source)
     inputs = {
         **{"adapter": config.method, "adapter_conf": config.options},
-        **consumed(place),
+        **consumed(place, read_backbone(source.folder).heard),
         **({"tokens": tokens} if tokens is not None else {}),
-        "backbone": weights_sha256(*source),
+        "backbone": backbone,
     }
     marker, training = _fit_marker(folder, inputs, config.training, go_on)
     return AdapterRun(folder, place, source, languages, config._replace(training=training), tokens, marker)

@@ -12,7 +12,8 @@ from pelasr.backbones.base import build_backbone
 from pelasr.backbones.store import load_backbone
 from pelasr.cli.main import main
 from pelasr.config import load_yaml
-from pelasr.data.features import Feats, LogMel, read_feats
+from pelasr.data.features import Feats, read_feats
+from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError
 
 ROOT = Path(__file__).parents[2]

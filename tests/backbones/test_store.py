@@ -311,7 +311,7 @@ def test_an_encoder_is_taken_from_another_backbone(tmp_path, make_st):
     recogniser = make_st(seed=1, vocab_size=9, ctc_weight=1.0)
     Tokenizer(train_graphemes(["abcd"])).save(tmp_path / "of_asr")
     save_weights(tmp_path / "backbone.safetensors", recogniser.state_dict())
-    describe_backbone(tmp_path, "st", {}, ["en"], tmp_path / "of_asr", {})
+    describe_backbone(tmp_path, "st", {"encoder_conf": {"output_size": 16}}, ["en"], tmp_path / "of_asr", {})
     model = make_st(seed=2)
     decoder = {name: tensor.clone() for name, tensor in model.decoder.state_dict().items()}
     load_encoder(model, tmp_path)

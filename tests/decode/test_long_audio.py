@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_speech import noise
 
-from pelasr.data.features import LogMel
+from pelasr.data.hears import LogMel
 from pelasr.decode.long_audio import Piece, batches, cut, join, windows
 
 RATE = 16000
@@ -16,9 +16,10 @@ def piece(start=0.0, end=1.0, duration=1.0, frames=100, text="a", score=-1.0):
 
 def test_batches_hold_no_more_than_their_frames_with_padding(monkeypatch):
     monkeypatch.setattr("pelasr.decode.long_audio.BATCH", 300)
-    pieces = [piece(frames=frames) for frames in (50, 100, 70, 400, 100, 60, 110)]
+    pieces = [piece(end=(frames - 1) / 100, frames=frames) for frames in (50, 100, 70, 400, 100, 60, 110)]
     found = [[len(one.feats) for one in batch] for batch in batches(pieces)]
     assert found == [[400], [110, 100], [100, 70, 60], [50]]
+    assert [len(batch) for batch in batches(pieces, most=150)] == [1, 1, 1, 1, 2, 1]
     assert list(batches([])) == []
 
 

@@ -10,7 +10,8 @@ from places import experiment, place, translated
 
 from pelasr.config import load_yaml
 from pelasr.data.batch import load_examples
-from pelasr.data.features import INDEX, USUAL
+from pelasr.data.features import INDEX
+from pelasr.data.hears import USUAL
 from pelasr.data.kaldi import read_data_dir, write_data_dir
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer

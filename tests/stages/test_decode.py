@@ -8,7 +8,7 @@ import pytest
 import soundfile
 from small_fits import ADAPTED, PLAIN, fit
 
-from pelasr.data.features import USUAL
+from pelasr.data.hears import USUAL
 from pelasr.data.kaldi import read_data_dir
 from pelasr.errors import PelasrError
 from pelasr.stages.decode import decode, decoded
