@@ -47,8 +47,10 @@ setup(
         "corpora": ["babel", "espeakng-loader==0.2.4"],
         # uroman writes letters of any script in Latin ones: where the tokens of a new language start from.
         "translit": ["uroman"],
+        # transformers has the layers of pretrained encoders (wav2vec 2.0, HuBERT, WavLM, Wav2Vec2-BERT).
+        "hf": ["transformers"],
         # peft is what LoRA is compared with, in tests and bench; basedpyright checks types.
-        "test": ["basedpyright", "peft", "pytest", "pytest-xdist", "ruff", "uroman"],
+        "test": ["basedpyright", "peft", "pytest", "pytest-xdist", "ruff", "transformers", "uroman"],
     },
     entry_points={"console_scripts": ["pelasr = pelasr.cli.main:main"]},
 )

@@ -16,7 +16,8 @@ from pelasr.nn.layers import Loss
 from pelasr.nn.parts import Parts
 from pelasr.search.hypothesis import Hypothesis
 
-OTHERS = ("__init__", "base", "format", "pretrained", "sites", "source", "store")  # files here that are no families
+# Files here that are no families.
+OTHERS = ("__init__", "base", "bounds", "format", "pretrained", "sites", "source", "store")
 TEXTS, AUDIO, NOTHING = "texts", "audio", "nothing"  # what a backbone learns from in stage 4
 GIVEN = ("vocab_size", "num_languages")  # what the data decide, not the configuration
 Augment = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # SpecAugment: features (B, T, C), frames (B,) to the same

@@ -5,21 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from pelasr.adapters.own import HEAD
 from pelasr.backbones.base import Backbone, build_backbone, heard_with
+from pelasr.backbones.bounds import Bounds
 from pelasr.backbones.format import CURE, BackboneDescription, read_backbone
-from pelasr.config import LIMIT
 from pelasr.data.hears import RATE, Hears
 from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
 from pelasr.files import sha256_file
 from pelasr.nn.defaults import settled
-from pelasr.storage import check_size, check_tensors, load_weights, sizes, state_sha256, write_description
-
-TENSOR = 50  # bytes of a tensor in the header of a file of weights, at least
-STEPS = 10  # calls of torch to make a tensor and its first values, at most
+from pelasr.storage import check_size, check_tensors, load_weights, state_sha256, write_description
 
 
 @dataclass
@@ -86,7 +82,7 @@ def heard_by(folder: Path, weights: str = "backbone") -> Hears:
 
 def _outline(path: Path, description: BackboneDescription, tokens: int) -> Backbone:
     """A backbone without its weights, which is no larger than their file can be."""
-    bounds = Bounds(path)
+    bounds = Bounds([path])
     try:
         with bounds, torch.device("meta"):
             return build_backbone(description.backbone, description.options, tokens, len(description.languages))
@@ -107,26 +103,6 @@ def _try(module: Backbone, languages: int, where: str) -> None:
         return
     except Exception as error:  # whatever torch says of it, the options are at fault
         raise PelasrError(f"{where}: options: no model can be run with them ({brief(error, 200)}); {CURE}") from None
-
-
-class Bounds(TorchFunctionMode):
-    """Inside the block a PelasrError ends what makes more tensors, or larger ones, than a file of weights can hold:
-    options from anywhere may ask for any number of layers of any size. To be used on torch's `meta` device."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        header, size = sizes(path)
-        self.steps = 1000 + STEPS * (min(header, size, LIMIT) // TENSOR)
-        self.elements = (1 << 26) + 4 * size  # tables of positions are in no file
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **(kwargs or {}))
-        self.steps -= 1
-        if isinstance(made, torch.Tensor):
-            self.elements -= made.numel()
-        if self.steps < 0 or self.elements < 0:
-            raise PelasrError("its options ask for more or larger tensors than its file of weights has")
-        return made
 
 
 def _read_weights(path: Path, description: BackboneDescription) -> dict[str, Any]:

@@ -206,6 +206,14 @@ def _config(name: str, conf: dict[str, Any]) -> Any:
     for key, least in (("num_hidden_layers", 1), ("hidden_size", 1), ("num_attention_heads", 1), ("layerdrop", 0)):
         if getattr(config, key) < least:
             raise PelasrError(f"encoder_conf: {key}: {getattr(config, key)} is below {least}")
+    from transformers.activations import ACT2FN
+
+    for key in ("hidden_act", "feat_extract_activation"):
+        if (act := getattr(config, key, "gelu")) not in ACT2FN:
+            raise PelasrError(f"encoder_conf: {key}: {brief(act)!r}; {nearest(act, ACT2FN)}")
+    size, heads = config.hidden_size, config.num_attention_heads
+    if size % heads:
+        raise PelasrError(f"encoder_conf: hidden_size {size} is no multiple of num_attention_heads {heads}")
     return config
 
 

@@ -24,8 +24,6 @@ class GatedAttention(nn.Module):
 
     def __init__(self, size: int, heads: int, dropout: float, num_buckets: int, max_distance: int, has_embedding: bool):
         super().__init__()
-        if size % heads:
-            raise ValueError(f"hidden_size {size} is no multiple of num_attention_heads {heads}")
         self.heads, self.dropout = heads, dropout
         self.num_buckets, self.max_distance = num_buckets, max_distance
         self.k_proj = nn.Linear(size, size)
