@@ -20,7 +20,7 @@ from pelasr.config import construct
 from pelasr.data.hears import Extracted, LogMel, Waveform
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
-from pelasr.nn.layers import Loss, ctc_loss
+from pelasr.nn.layers import Loss, ctc_loss, within
 from pelasr.nn.span_masks import SpanMasks, time_mask
 from pelasr.nn.speech_encoder import ENCODERS, NO_SITES, PRETRAINED_SITES, encoder_sites, make_encoder, make_frontend
 from pelasr.search.ctc import ctc_beam_search, ctc_best_path
@@ -60,6 +60,7 @@ class CTC(Backbone):
         normalise: whether every utterance's waveform gets mean 0 and variance 1.
         num_clusters: of `masked`.
         mask_prob, mask_length: of `masked`: share of frames that begin a span times its length, and that length.
+        unmasked_weight: of `masked`: weight of the loss of frames that are not.
         num_mels: log-mel channels that ESPnet's encoders hear.
     """
 
@@ -80,6 +81,7 @@ class CTC(Backbone):
         num_clusters: int = 100,
         mask_prob: float = 0.65,
         mask_length: int = 10,
+        unmasked_weight: float = 0.0,
         num_mels: int = 80,
     ):
         super().__init__()
@@ -87,6 +89,7 @@ class CTC(Backbone):
             if value not in known:
                 raise PelasrError(f"{key}: {value!r}; {nearest(value, known)}")
         self.objective, self.mask_prob, self.mask_length = objective, mask_prob, mask_length
+        self.unmasked_weight = unmasked_weight
         self._make_encoder(encoder, dict(encoder_conf or {}), normalise, num_mels)
         if self.frontend is not None:
             self.frontend.requires_grad_(train_frontend)
@@ -97,7 +100,9 @@ class CTC(Backbone):
             self.units = nn.Linear(size, num_clusters)
         shared = objective == "ctc"
         if layers == "sum" and (shared or count == 1):
-            why = f"{encoder} shows its last layer alone" if count == 1 else "each language's weights go with own outputs"
+            why = (
+                f"{encoder} shows its last layer alone" if count == 1 else "each language's weights go with own outputs"
+            )
             raise PelasrError(f"layers: sum: {why}; use `layers: last`")
         self.layer_sum = LayerSum("layer_sum", count) if layers == "sum" else None
         self.ctc = nn.Linear(size, vocab_size) if shared else OwnOutput("ctc", vocab_size, size)
@@ -115,7 +120,7 @@ class CTC(Backbone):
             raise PelasrError(f"encoder: {name!r}; {nearest(name, [*ENCODERS, *ESPNET_ENCODERS])}")
         self.frontend = make_frontend(name, conf)
         self.encoder = make_encoder(name, conf)
-        self.hears = Extracted("seamless") if self.frontend is None else Waveform(normalise)
+        self.hears = Extracted(kind="seamless", channels=160) if self.frontend is None else Waveform(normalise)
         self.mask_embedding = nn.Parameter(torch.rand(self.encoder.output_size), self.objective == "masked")
 
     def _check_maskable(self, name: str) -> None:
@@ -137,14 +142,16 @@ class CTC(Backbone):
         return 2 if self.frontend is None else self.frontend.subsampling // SAMPLES_PER_FRAME
 
     def sites(self) -> dict[str, dict[str, int]]:
-        """Beside those of `module_sites`: `layer`, the encoder's layers, `ffn`, its feed-forward sub-layers before their
-        residual is added, `attention`; `embed`, the projection that the layers begin with; `input` and `encoder`, the
-        whole encoder without the convolutions over samples."""
+        """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers
+        before their residual is added; `attention`; `embed`, the projection before the layers; `input` and `encoder`,
+        all but the convolutions over samples."""
         width = self.encoder.output_size
         whole = {"encoder": {"encoder": width}}
         left_out = [*self.own_sites(), "units"]
         if isinstance(self.encoder, LogMelEncoder):
-            layers = {f"encoder.stack.encoder.encoders.{n}": width for n in range(len(self.encoder.stack.encoder.encoders))}
+            layers = {
+                f"encoder.stack.encoder.encoders.{n}": width for n in range(len(self.encoder.stack.encoder.encoders))
+            }
             inner = {"layer": layers, **attention_sites(self, "encoder")}
             return whole | inner | module_sites(self, ESPNET_SITES, [*left_out, SHARED_BY_ROWS])
         inner = encoder_sites(self.encoder, "encoder")
@@ -187,7 +194,8 @@ class CTC(Backbone):
         """Cross entropy of the clusters of masked frames; which are masked follows from each utterance's seed.
 
         Samples (B, N, 1), (B,), the cluster of every encoder frame (B, T) to the mean loss in nats of each utterance's
-        masked frames, how many of these are recognised wrongly, and how many there are, (B,) each.
+        masked frames, with that of the others by their weight, how many masked frames are recognised wrongly, and how
+        many there are, (B,) each.
         """
         assert self.frontend is not None and self.mask_embedding is not None
         x, lens = self.frontend(feats, lens)
@@ -195,10 +203,12 @@ class CTC(Backbone):
         hidden = self.mask_embedding
         enc = self.encoder(x, lens, lambda x, lens: torch.where(mask[..., None], hidden.to(x.dtype), x))[-1]
         logits = self.units(enc).float().transpose(1, 2)
-        losses = F.cross_entropy(logits, units, reduction="none") * mask
-        count = mask.sum(1)
+        losses = F.cross_entropy(logits, units, reduction="none")
         wrong = (logits.argmax(1).ne(units) & mask).sum(1)
-        return losses.sum(1) / count.clamp(min=1), wrong, count
+        loss = _mean(losses, mask)
+        if self.unmasked_weight:
+            loss = loss + self.unmasked_weight * _mean(losses, ~mask & within(lens, mask.shape[1]))
+        return loss, wrong, mask.sum(1)
 
     def _mask(self, lens: Sequence[int], seeds: Sequence[int]) -> Tensor:
         """Which frames are masked (B, T)."""
@@ -228,6 +238,11 @@ class CTC(Backbone):
         """Best path with a `beam_size` of 1, otherwise the best label sequence of a prefix beam search."""
         logits = self.ctc(enc)
         return ctc_best_path(logits, enc_lens) if beam_size == 1 else ctc_beam_search(logits, enc_lens, beam_size)
+
+
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Of the values (B, T) that are chosen, row by row: (B,), 0 where none is."""
+    return (values * chosen).sum(1) / chosen.sum(1).clamp(min=1)
 
 
 BACKBONE: type[Backbone] = CTC

@@ -36,7 +36,7 @@ HEADS += ("projector", "layer_weights", "tdnn", "objective")
 LANGUAGE_ADAPTERS = "adapter_layer"  # of MMS, within the layers: a language's, not the encoder's
 CONVERT = (
     "import sys, torch; from safetensors.torch import save_file; weights = torch.load(sys.argv[1], weights_only=True);"
-    " save_file({name: tensor.clone() for name, tensor in weights.items()}, sys.argv[2])"
+    " save_file({name: tensor.contiguous().clone() for name, tensor in weights.items()}, sys.argv[2])"
 )
 NAMES = (  # beginnings and ends of names of our tensors and of transformers'
     ("frontend.", "feature_extractor."),

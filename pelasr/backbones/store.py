@@ -30,14 +30,10 @@ class LoadedBackbone:
 
 
 def describe_backbone(
-    folder: Path,
-    name: str,
-    options: dict[str, Any],
-    languages: list[str],
-    tokenizer: Tokenizer,
-    facts: dict[str, Any],
+    folder: Path, name: str, options: dict[str, Any], languages: list[str], tokens: Path, facts: dict[str, Any]
 ) -> None:
-    """Write `backbone.yaml`, which has the hash of each file of weights in the folder, and the tokens."""
+    """Write `backbone.yaml`, which has the hash of each file of weights in the folder, and a copy of the tokens."""
+    tokenizer = Tokenizer.load(tokens)
     tokenizer.save(folder / "tokens")
     description = {
         "backbone": name,

@@ -94,6 +94,11 @@ class LogMel(Hears):
     has_stats = True
     channels: int = 80
 
+    def __post_init__(self):
+        """Raises PelasrError for a number of channels that cannot be."""
+        if self.channels < 1:
+            raise PelasrError(f"{self.name}: {self.channels} channels; want 1 or more")
+
     @property
     def shortest(self) -> int:
         return FFT // 2 + 1  # the first window is centred on the first sample and mirrors what lies before it
@@ -143,7 +148,65 @@ class Waveform(Hears):
         return audio[:, None]
 
 
-KINDS: dict[str, type[Hears]] = {each.name: each for each in (LogMel, Waveform)}
+WINDOW = 30 * RATE  # samples that Whisper hears: silence is added to what is shorter
+EXTRACTORS = {"whisper": (80, 128), "seamless": (160,)}  # and the channels that they can have
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extracted(Hears):
+    """What transformers' extractors make of one utterance: `whisper`, (3000, 80 or 128), 30 s of log-mel; `seamless`,
+    of Wav2Vec2-BERT, (T, 160), two frames of log-mel a row, each channel with mean zero and variance one.
+
+    Of an odd number of frames Seamless' last one has no partner; transformers' mask leaves that row out, so it is not
+    there.
+    """
+
+    name = "extracted"
+    kind: str = "whisper"
+    channels: int = 80
+
+    def __post_init__(self):
+        """Raises PelasrError for an extractor that there is not, or not of so many channels."""
+        if self.kind not in EXTRACTORS:
+            raise PelasrError(f"no extractor {self.kind!r}; {nearest(self.kind, EXTRACTORS)}")
+        if self.channels not in EXTRACTORS[self.kind]:
+            known = " or ".join(map(str, EXTRACTORS[self.kind]))
+            raise PelasrError(f"extractor {self.kind}: {self.channels} channels; want {known}")
+
+    @property
+    def shortest(self) -> int:
+        return 1 if self.kind == "whisper" else 400 + HOP  # two windows
+
+    @property
+    def longest(self) -> float:
+        return WINDOW if self.kind == "whisper" else float("inf")
+
+    def rows(self, samples: int) -> int:
+        return WINDOW // HOP if self.kind == "whisper" else (1 + (samples - 400) // HOP) // 2
+
+    def __call__(self, audio: np.ndarray) -> np.ndarray:
+        self.check(len(audio))
+        audio, extractor = np.asarray(audio, dtype=np.float32), _extractor(self.kind, self.channels)
+        if self.kind == "whisper":
+            # Not by torch, as the extractor itself does it: that takes twice as long, and depends on torch's threads.
+            padded = np.pad(audio, (0, WINDOW - len(audio)))[None]
+            return np.ascontiguousarray(extractor._np_extract_fbank_features(padded, "cpu")[0].T, dtype=np.float32)
+        found = extractor(audio, sampling_rate=RATE, return_tensors="np")["input_features"][0]
+        return found[: self.rows(len(audio))].astype(np.float32, copy=False)
+
+
+@cache
+def _extractor(kind: str, channels: int) -> Any:
+    try:
+        from transformers import SeamlessM4TFeatureExtractor, WhisperFeatureExtractor
+    except ImportError:
+        raise PelasrError("transformers is not installed; cure: tools/install.sh hf") from None
+    if kind == "whisper":
+        return WhisperFeatureExtractor(feature_size=channels)
+    return SeamlessM4TFeatureExtractor()
+
+
+KINDS: dict[str, type[Hears]] = {each.name: each for each in (LogMel, Waveform, Extracted)}
 
 
 def hearing(facts: dict[str, Any]) -> Hears:

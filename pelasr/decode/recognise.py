@@ -98,18 +98,20 @@ def recognise(
     collate: Collate,
     beam_size: int = 1,
     fabric: Any = None,
+    workers: int = 0,
 ) -> Iterator[Recognised]:
-    """Search batches of like length and mixed languages; of the processes of a `fabric` each takes its share."""
-    order = _batches(examples, bank is None or bank.mixes_languages, backbone.batch_frames)
+    """Search batches of like length and mixed languages; of the processes of a `fabric` each takes its share. `workers`
+    processes read ahead."""
+    order = search_batches(examples, bank is None or bank.mixes_languages, backbone.batch_frames)
     if fabric is not None:
         order = order[fabric.global_rank :: fabric.world_size]
-    for indices, batch in zip(order, batches(examples, order, collate), strict=True):
+    for indices, batch in zip(order, batches(examples, order, collate, workers), strict=True):
         found = zip(*search(backbone, bank, batch, beam_size, losses=True), strict=True)
         for index, (hypothesis, loss) in zip(indices, found, strict=True):
             yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss)
 
 
-def _batches(examples: list[Example], mixed: bool, batch_frames: int | None) -> list[list[int]]:
+def search_batches(examples: list[Example], mixed: bool, batch_frames: int | None) -> list[list[int]]:
     """Batches of like length, longest first, of all languages together or of each by itself."""
     if mixed:
         return sorted_batches([example.frames for example in examples], BATCH_SIZE, batch_frames)

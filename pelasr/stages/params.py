@@ -14,9 +14,9 @@ def count(
     import torch
 
     from pelasr.adapters.bank import count_parameters
-    from pelasr.adapters.own import HEAD, OwnParts
     from pelasr.adapters.finetune import make_bank
     from pelasr.adapters.freeze import freeze
+    from pelasr.adapters.own import HEAD, OwnParts
     from pelasr.backbones.base import build_backbone
     from pelasr.data.tokenizer import SPECIAL
 

@@ -32,7 +32,7 @@ def make_stats(place: Place, sets: list[str], nj: int, hears: "Hears", dump: boo
         marker.write(done=True, outputs=[place.stats])
         return True
     if not made:
-        say(f"stage 3: {'features and statistics' if train else 'the index of the audio'} are made already")
+        say(f"stage 3: {'features and statistics are' if train else 'the index of the audio is'} made already")
     return made
 
 

@@ -47,13 +47,14 @@ def evaluate(
     tokenizers: Mapping[str, Tokenizer],
     task: Task,
     fabric: Any,
+    workers: int = 0,
 ) -> dict[str, LanguageScores]:
     """Loss, and the task's dev figure, of each language by greedy search, over all processes.
 
-    `tokenizers`: of each language.
+    `tokenizers`: of each language. `workers` processes read ahead.
     """
     found: dict[str, list[Recognised]] = defaultdict(list)
-    for item in recognise(backbone, bank, examples, collate, fabric=fabric):
+    for item in recognise(backbone, bank, examples, collate, fabric=fabric, workers=workers):
         found[item.example.language].append(item)
     references: dict[str, list[str]] = defaultdict(list)
     for example in examples:

@@ -109,13 +109,18 @@ def _make(run: BackboneRun) -> tuple[Backbone, Tokenizer]:
 
 
 def _finish(
-    run: BackboneRun, tokenizer: Tokenizer, state: dict[str, torch.Tensor], report: dict[str, int], facts: dict[str, Any]
+    run: BackboneRun,
+    tokenizer: Tokenizer,
+    state: dict[str, torch.Tensor],
+    report: dict[str, int],
+    facts: dict[str, Any],
 ) -> None:
     """Write a backbone, all that is known of it, and that it is done."""
     folder, languages = run.folder, run.place.languages
     save_weights(folder / "backbone.safetensors", state)
     found = {"training": facts, **said(run.task, languages)}
-    describe_backbone(folder, run.config.family, run.config.options, languages, tokenizer, found)
+    tokenizer.save(folder / "tokens")
+    describe_backbone(folder, run.config.family, run.config.options, languages, folder / "tokens", found)
     write_facts(run, report)
     made = [folder / name for name in ("backbone.yaml", BACKBONE_FACTS, HISTORY) if (folder / name).exists()]
     run.marker.write(done=True, outputs=made + sorted(folder.glob("*.safetensors")))
@@ -230,9 +235,7 @@ def _claim(marker: Marker, fabric: Any) -> None:
         raise PelasrError(error)
 
 
-def _read(
-    place: Place, tokenizers: dict[str, Tokenizer], hears: Hears, collate: Collate, task: str | None
-) -> Data:
+def _read(place: Place, tokenizers: dict[str, Tokenizer], hears: Hears, collate: Collate, task: str | None) -> Data:
     """The training and dev utterances of the tokenizers' languages."""
     train, dev = (
         [

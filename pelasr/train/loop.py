@@ -315,7 +315,7 @@ class Fit:
     def evaluate(self, dev: list[Example]) -> dict[str, LanguageScores]:
         """Scores of each language that there are utterances of."""
         self.wrapped.eval()
-        how = self.data.collate, self.data.tokenizers, self.data.task, self.fabric
+        how = self.data.collate, self.data.tokenizers, self.data.task, self.fabric, self.options.num_workers
         return evaluate(self.objective.backbone, self.objective.bank, dev, *how)
 
     def _sum(self, value: float) -> float:

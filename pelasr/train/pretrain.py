@@ -69,7 +69,8 @@ class Pretraining(Fit):
         objective: Any = self.objective
         languages = sorted({example.language for example in dev})
         sums = dict.fromkeys(languages, torch.zeros(4, dtype=torch.double))
-        order = search_batches(objective.backbone, dev, mixed=True)[self.fabric.global_rank :: self.fabric.world_size]
+        order = search_batches(dev, True, objective.backbone.batch_frames)
+        order = order[self.fabric.global_rank :: self.fabric.world_size]
         for batch in batches(dev, order, self.data.collate):
             loss, wrong, masked = objective.predict(batch.to(self.fabric.device), 0)
             rows = torch.stack([loss, wrong, masked, torch.ones_like(loss)], dim=1).double().cpu()

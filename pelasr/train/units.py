@@ -22,7 +22,7 @@ def mfcc(samples: np.ndarray, frames: int) -> np.ndarray:
     (`frames`, 39) of samples (N,) at 16 kHz: of each encoder frame of 20 ms the feature frame in its middle."""
     from scipy.fft import dct
 
-    cepstra = dct(MELS(samples), type=2, norm="ortho", axis=1)[:, :CEPSTRA]
+    cepstra = np.asarray(dct(MELS(samples), type=2, norm="ortho", axis=1))[:, :CEPSTRA]
     slopes = np.gradient(cepstra, axis=0)
     found = np.concatenate([cepstra, slopes, np.gradient(slopes, axis=0)], axis=1)[1::2][:frames]
     return ((found - found.mean(0)) / np.maximum(found.std(0), 1e-3)).astype(np.float32)
@@ -66,7 +66,7 @@ def _clusters(found: Sequence[np.ndarray], clusters: int, seed: int) -> np.ndarr
     if len(everything) < clusters:
         raise PelasrError(f"num_clusters: {clusters} are more than the {len(everything)} frames of the training data")
     chosen = rng.permutation(len(everything))[:SAMPLE]
-    return kmeans2(everything[np.sort(chosen)], clusters, iter=ROUNDS, minit="++", seed=rng)[0]
+    return kmeans2(everything[np.sort(chosen)], clusters, iter=ROUNDS, minit="++", rng=rng)[0]
 
 
 def _nearest(frames: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -41,6 +41,8 @@ def make_model(kind: str, head: str = "Model", **more: Any) -> Any:
 
     encoder, conf = TINY[kind]
     name = CLASSES[encoder]
+    if head == "ForCTC":
+        more.setdefault("vocab_size", 8)
     torch.manual_seed(0)
     config = getattr(transformers, f"{name}Config")(**conf, **more)
     model = getattr(transformers, f"{name}{head}")(config)
@@ -123,6 +125,7 @@ def states_of(module: Any, x: Tensor, lens: Tensor) -> tuple[list[Tensor], Tenso
     return module.encoder(frames, number), number
 
 
+@torch.no_grad()
 def their_states(kind: str, x: Tensor, mask: Tensor | None = None) -> list[Tensor]:
     """Hidden states of transformers' model; the last one is the model's output."""
     heard = x if TINY[kind][0] == "wav2vec2_bert" else x[..., 0]
