@@ -48,7 +48,8 @@ def import_mms(folder: Path, wanted: list[str] | None, exp: Path) -> None:
     with aside(exp) as made:
         save_weights(made / "backbone.safetensors", module.state_dict())
         facts = {"training": {"imported": {"from": _name(folder)}}}
-        describe_backbone(made, "ctc", _options(source.pretrained), list(codes), Tokenizer(SPECIAL), facts)
+        Tokenizer(SPECIAL).save(made / "tokens")
+        describe_backbone(made, "ctc", _options(source.pretrained), list(codes), made / "tokens", facts)
         with atomic_write(made / BACKBONE_FACTS) as stream:
             count = sum(parameter.numel() for parameter in module.parameters())
             found = {"total_parameters": count, "seed": 0, "config_sha256": pretrained_sha256(folder)}
