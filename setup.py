@@ -49,6 +49,8 @@ setup(
         "translit": ["uroman"],
         # transformers has the layers of pretrained encoders (wav2vec 2.0, HuBERT, WavLM, Wav2Vec2-BERT).
         "hf": ["transformers"],
+        # kenlm is built when it is installed, which takes a C++ compiler and cmake. pyctcdecode wants a numpy below 2.
+        "lm": ["kenlm"],
         # peft is what LoRA is compared with, in tests and bench; basedpyright checks types.
         "test": ["basedpyright", "peft", "pytest", "pytest-xdist", "ruff", "transformers", "uroman"],
     },

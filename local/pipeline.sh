@@ -15,6 +15,9 @@ vocab_size=${vocab_size:-1000}
 init=${init:-none}
 beam_size=${beam_size:-}
 decode_as=
+lm=
+lm_weight=
+word_bonus=
 rows=$exps
 unlisted=${unlisted:-rows}
 fit_langs=
@@ -44,7 +47,7 @@ seed=
 dry_run=false
 recipe_langs=$langs
 recipe_options=${options:-}
-paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapter experiments model ${paths:-}"
+paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapter experiments model lm ${paths:-}"
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
 stop_stage: last stage
 exps: experiments of the file, or all
@@ -66,6 +69,9 @@ skip_bad: true: drop bad utterances and list them
 dump: false: features are computed while training, none are written
 sets: test sets
 beam_size: of the search; default: the backbone's
+lm: n-gram language model of words for the search, ARPA or KenLM's binary; {lang} in it is the language; default: none
+lm_weight: of its log probabilities; default: 0.5
+word_bonus: of every word, with a language model; default: 1.5
 decode_as: language of the backbone's as which new ones are decoded that have no pack; default: the mean of all vectors
 data_dir: data directories
 dump_dir: features
@@ -205,9 +211,10 @@ adapt_one() {
   run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$1" --adapter "$adapter" \
     --fit_langs "$fit_langs" --ngpu "$ngpu" --tokens "$tokens" --continue "$continue" "${adapter_overrides[@]}"
 }
+with_lm=(${lm:+--lm "$lm"} ${lm_weight:+--lm_weight "$lm_weight"} ${word_bonus:+--word_bonus "$word_bonus"})
 decode_one() {
   run $decode_cmd pelasr decode "${place[@]}" "${what[@]}" --exp "$1" --sets "$sets" --fit_langs "$fit_langs" \
-    --ngpu "$((ngpu > 0))" ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"}
+    --ngpu "$((ngpu > 0))" ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"} "${with_lm[@]}"
 }
 if starts 4 "backbone"; then
   [ -z "$first" ] || train_one "$first"
@@ -231,7 +238,7 @@ if starts 7 "scores and table"; then
       --recipe "$recipe" ${beam_size:+--beam_size "$beam_size"}
   fi
   run pelasr score "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
-    ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"}
+    ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"} "${with_lm[@]}"
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
     page=$results
     [ "$name" = test ] || page=${results%.md}_$name.md

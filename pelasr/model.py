@@ -28,6 +28,7 @@ from pelasr.errors import PelasrError, TooShortError, nearest
 from pelasr.packs.format import PackDescription
 from pelasr.packs.pack import bank_for, load_pack, open_pack, read_pack, save_pack
 from pelasr.progress import say
+from pelasr.search.lm import WIDE, Fusion, LMOptions, fusions_of
 from pelasr.stages.add import add_language
 from pelasr.tasks.base import Task, task_of
 from pelasr.train.options import TOKENS, AdapterConfig, TrainingOptions
@@ -84,22 +85,31 @@ class Model:
         return {"backbone": size, "languages": languages, "total": size + sum(languages.values())}
 
     def decode(
-        self, audio: Sequence[str | Path | np.ndarray], language: str | Sequence[str], beam_size: int | None = None
+        self,
+        audio: Sequence[str | Path | np.ndarray],
+        language: str | Sequence[str],
+        beam_size: int | None = None,
+        lm: LMOptions | None = None,
     ) -> list[str]:
         """The text of each audio: a file, or 16 kHz samples, float (N,) in [-1, 1]; of any length.
 
-        `language`: one for all, or one for each. `beam_size`: of the search; default: the backbone's. Audio shorter
-        than 25 ms has no text. Raises PelasrError for what cannot be read, and for languages that there are not.
+        `language`: one for all, or one for each. `beam_size`: of the search; default: the backbone's. `lm`: language
+        models that count in it. Audio shorter than 25 ms has no text. Raises PelasrError for what cannot be read, and
+        for languages that there are not.
         """
         if isinstance(audio, str | Path | np.ndarray):
             raise PelasrError("decode: audio: want a list of files or arrays; put this one in brackets")
         languages = [language] * len(audio) if isinstance(language, str) else list(language)
         if len(languages) != len(audio):
             raise PelasrError(f"decode: {len(audio)} audios, but {len(languages)} languages; want one for all or each")
-        return [found.text for found in join(self.recognise(map(_samples, audio), languages, beam_size))]
+        return [found.text for found in join(self.recognise(map(_samples, audio), languages, beam_size, lm))]
 
     def recognise(
-        self, audio: Iterable[np.ndarray], languages: Sequence[str], beam_size: int | None = None
+        self,
+        audio: Iterable[np.ndarray],
+        languages: Sequence[str],
+        beam_size: int | None = None,
+        lm: LMOptions | None = None,
     ) -> Iterator[list[Piece]]:
         """The pieces of audios, 16 kHz samples (N,) each, in order, with text, score and times, as many at once as are
         searched together; for `long_audio.join`.
@@ -108,11 +118,14 @@ class Model:
         """
         routes = {language: self._route(language) for language in dict.fromkeys(languages)}
         longest = {language: self._longest(language) for language in languages}
+        tokens = {language: tokenizer.everything for language, (_, tokenizer) in routes.items()}
+        fusions = fusions_of(lm, tokens) if lm else None
+        beam_size = beam_size or (WIDE if lm else self.backbone.module.beam_size)
         for window in windows(audio, languages, longest, self.backbone.module.hears):
             for batch in _batches(window, routes, self.backbone.module.batch_frames):
                 start = time.monotonic()
                 frames = sum(piece.frames for piece in batch)
-                self._search(batch, routes, beam_size or self.backbone.module.beam_size)
+                self._search(batch, routes, beam_size, fusions)
                 for piece in batch:
                     piece.seconds += (time.monotonic() - start) * piece.frames / frames
                     piece.feats = None
@@ -127,7 +140,9 @@ class Model:
                 return min(max(2 * mean, SHORTEST_PIECE), LONGEST_PIECE)
         return LONGEST_PIECE
 
-    def _search(self, pieces: list[Piece], routes: dict[str, Routed], beam_size: int) -> None:
+    def _search(
+        self, pieces: list[Piece], routes: dict[str, Routed], beam_size: int, fusions: dict[str, Fusion] | None
+    ) -> None:
         """Give the pieces their texts and scores."""
         languages = [piece.language for piece in pieces]
         bank, tokenizers = routes[languages[0]][0], [routes[language][1] for language in languages]
@@ -135,10 +150,11 @@ class Model:
         collate = Collate(self.backbone.languages, new=languages)
         batch = speech_batch([piece.feats for piece in pieces if piece.feats is not None], languages, prefixes, collate)
         try:
-            found, _ = search(self.backbone.module, bank, batch, beam_size)
+            models = [fusions[language] for language in languages] if fusions is not None else None
+            found, _ = search(self.backbone.module, bank, batch, beam_size, fusions=models)
         except TooShortError:  # one of them, which has no text; the others are searched by themselves
             for piece in pieces if len(pieces) > 1 else ():
-                self._search([piece], routes, beam_size)
+                self._search([piece], routes, beam_size, fusions)
             return
         for piece, tokenizer, hypothesis in zip(pieces, tokenizers, found, strict=True):
             piece.text, piece.score = " ".join(tokenizer.decode(hypothesis.tokens).split()), hypothesis.score

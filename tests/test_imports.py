@@ -28,7 +28,7 @@ LAYERS = """
 # What is imported with torch, or to be run; all else answers at once.
 HEAVY_ROOMS = {"model", "train", "decode", "backbones", "adapters", "search", "nn", "importers"}
 LIGHT_FILES = {"train.options", "train.schedule", "train.events", "train.alike", "backbones.format", "nn.defaults"}
-LIGHT_FILES |= {"decode.long_audio", "search.hypothesis"}
+LIGHT_FILES |= {"decode.long_audio", "search.hypothesis", "search.lm"}
 HEAVY_FILES = {"packs.pack", "packs.manage", "data.batch", "stages.forgetting"}
 HEAVY = {"torch", "espnet", "espnet2", "lightning", "torchaudio", "transformers"}
 SLOW = {"jiwer", "librosa", "matplotlib", "sacrebleu", "scipy"}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv in the repository and install into it what is missing. Usage: tools/install.sh [extra,extra]
 # Extras (setup.py): corpora (the built-in corpora's texts and espeak-ng), translit (starting values of new scripts),
-# hf (pretrained encoders), test. Run twice it does nothing.
+# hf (pretrained encoders), lm (n-gram language models), test. Run twice it does nothing.
 # PYTHON=python3.12 tools/install.sh chooses the interpreter; TORCH=cuda or TORCH=cpu the build of torch, by default the
 # one that fits the machine.
 set -euo pipefail

@@ -1,7 +1,7 @@
 """What a backbone is; a family is one file beside this one."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +15,7 @@ from pelasr.errors import PelasrError
 from pelasr.nn.layers import Loss
 from pelasr.nn.parts import Parts
 from pelasr.search.hypothesis import Hypothesis
+from pelasr.search.lm import Fusion
 
 # Files here that are no families.
 OTHERS = ("__init__", "base", "bounds", "format", "pretrained", "sites", "source", "store")
@@ -48,7 +49,7 @@ class Backbone(Parts, ABC):
     @property
     @abstractmethod
     def subsampling(self) -> int:
-        """Feature frames per encoder frame."""
+        """Frames of 10 ms per encoder frame, whatever it hears."""
 
     @abstractmethod
     def sites(self) -> dict[str, dict[str, int]]:
@@ -98,6 +99,13 @@ class Backbone(Parts, ABC):
     ) -> list[Hypothesis]:
         """The best label sequence of each encoder output (B, T, D), without the prefix (B, P) that it starts from.
         Raises PelasrError for a `beam_size` that it cannot search with; 1, which validations use, it always can."""
+
+    def fused_search(
+        self, enc: Tensor, enc_lens: Tensor, fusions: Sequence[Fusion | None], beam_size: int
+    ) -> list[Hypothesis]:
+        """As `search`, with what a language model adds in each row. Raises PelasrError for a family that has no way to
+        count it."""
+        raise PelasrError("--lm: this backbone is not searched with a language model; one of the family ctc is")
 
 
 def side_of(path: str, encoder_side: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ from pelasr.nn.span_masks import SpanMasks, time_mask
 from pelasr.nn.speech_encoder import ENCODERS, NO_SITES, PRETRAINED_SITES, encoder_sites, make_encoder, make_frontend
 from pelasr.search.ctc import ctc_beam_search, ctc_best_path
 from pelasr.search.hypothesis import Hypothesis
+from pelasr.search.lm import Fusion
 
 LEARNS_FROM = {"ctc": TEXTS, "masked": AUDIO, "none": NOTHING}  # by objective
 SAMPLES_PER_FRAME = 160  # of a feature frame of 10 ms
@@ -238,6 +239,13 @@ class CTC(Backbone):
         """Best path with a `beam_size` of 1, otherwise the best label sequence of a prefix beam search."""
         logits = self.ctc(enc)
         return ctc_best_path(logits, enc_lens) if beam_size == 1 else ctc_beam_search(logits, enc_lens, beam_size)
+
+    @torch.no_grad()
+    def fused_search(
+        self, enc: Tensor, enc_lens: Tensor, fusions: Sequence[Fusion | None], beam_size: int
+    ) -> list[Hypothesis]:
+        """Prefix beam search with language models."""
+        return ctc_beam_search(self.ctc(enc), enc_lens, beam_size, fusions)
 
 
 def _mean(values: Tensor, chosen: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from pelasr.terminal import split_words
 
 if TYPE_CHECKING:
     from pelasr.data.place import Place
+    from pelasr.search.lm import LMOptions
     from pelasr.stages.experiment import Experiment
 
 OVERRIDES = "Every key of the YAML file is an option too: `--max_epoch 3`, `--optim_conf lr=0.001`."
@@ -92,6 +93,28 @@ def add_gpus(sub: argparse.ArgumentParser) -> None:
 def add_beam_size(sub: argparse.ArgumentParser) -> None:
     """`--beam_size`."""
     sub.add_argument("--beam_size", type=_positive, help="of the search; default: the backbone's")
+
+
+def add_search(sub: argparse.ArgumentParser) -> None:
+    """`--beam_size`, and language models."""
+    add_beam_size(sub)
+    lm = (
+        "n-gram language model of words that counts in the search, ARPA or KenLM's binary; {lang} in it is the language"
+    )
+    sub.add_argument("--lm", metavar="FILE", help=lm)
+    sub.add_argument("--lm_weight", type=float, help="of the language model's log probabilities; default: 0.5")
+    sub.add_argument("--word_bonus", type=float, help="of every word, with a language model; default: 1.5")
+
+
+def lm_of(known: argparse.Namespace) -> "LMOptions | None":
+    """The language model that is asked for, if any. Raises PelasrError for its options without it."""
+    from pelasr.search.lm import LMOptions
+
+    given = {"weight": known.lm_weight, "bonus": known.word_bonus}
+    given = {key: value for key, value in given.items() if value is not None}
+    if known.lm is None and given:
+        raise PelasrError("--lm_weight, --word_bonus: of which language model? Name it with --lm FILE")
+    return LMOptions(known.lm, **given) if known.lm is not None else None
 
 
 def add_recipe(sub: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from pelasr.cli.arguments import (
     add_gpus,
     add_processes,
     add_recipe,
+    add_search,
     add_sets,
     add_skip_bad,
     add_stage,
@@ -24,6 +25,7 @@ from pelasr.cli.arguments import (
     experiment_of,
     experiments_of,
     fit_langs_of,
+    lm_of,
     place_of,
     sets_of,
 )
@@ -199,14 +201,14 @@ def _add_decode_as(sub: argparse.ArgumentParser) -> None:
 def _decoding(known: argparse.Namespace) -> "Decoding":
     from pelasr.stages.experiment import Decoding
 
-    return Decoding(known.beam_size, getattr(known, "decode_as", None))
+    return Decoding(known.beam_size, known.decode_as, lm_of(known))
 
 
 def _add_decode(verbs: Any) -> None:
     sub = add_stage(verbs, "decode", _decode, "Stage 6: recognise or translate test sets.")
     add_experiment(sub)
     add_sets(sub, "test")
-    add_beam_size(sub)
+    add_search(sub)
     add_fit_langs(sub, "languages to decode, also new ones; default: all of --langs")
     _add_decode_as(sub)
     sub.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
@@ -224,7 +226,7 @@ def _add_score(verbs: Any) -> None:
     sub = add_stage(verbs, "score", _score, text)
     add_experiments(sub, required=True)
     add_sets(sub, "test")
-    add_beam_size(sub)
+    add_search(sub)
     _add_decode_as(sub)
     add_recipe(sub)
 
@@ -247,13 +249,14 @@ def _add_forgetting(verbs: Any) -> None:
 
 
 def _forgetting(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages.experiment import Decoding
     from pelasr.stages.forgetting import measure_forgetting
 
     place, sets = place_of(known), sets_of(known)
     new = [language for language in fit_langs_of(known, place, sets) if language not in place.languages]
     if not new:
         raise PelasrError(f"--fit_langs {known.fit_langs!r}: the backbone was trained on them; name new languages")
-    return measure_forgetting(place, chosen_of(known), new, sets, known.recipe, _decoding(known))
+    return measure_forgetting(place, chosen_of(known), new, sets, known.recipe, Decoding(known.beam_size))
 
 
 def _add_table(verbs: Any) -> None:

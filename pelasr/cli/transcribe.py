@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelasr.cli.arguments import add_beam_size, add_verb
+from pelasr.cli.arguments import add_search, add_verb, lm_of
 from pelasr.data.tables import encoding_of, iconv
 from pelasr.errors import DataError, PelasrError, printable
 from pelasr.files import text_bytes
@@ -43,7 +43,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no_adapter", action="store_true", help="the backbone alone, for comparison")
     parser.add_argument("--json", action="store_true", help="print scores and times too, a JSON object a line")
     parser.add_argument("--ngpu", type=int, default=0, help="1: on a GPU")
-    add_beam_size(parser)
+    add_search(parser)
 
 
 def transcribe(known: argparse.Namespace, rest: list[str]) -> None:
@@ -61,7 +61,7 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
     from pelasr.decode.long_audio import join
     from pelasr.model import Model
 
-    names = find_audio(known.audio)
+    names, lm = find_audio(known.audio), lm_of(known)
     languages = read_languages(known.lang_file, names) if known.lang_file else [known.lang] * len(names)
     _check_kind(languages, pairs)
     model = Model(known.model, known.packs, not known.no_adapter, "cuda" if known.ngpu else "cpu")
@@ -69,7 +69,7 @@ def _run(known: argparse.Namespace, pairs: bool) -> None:
         if model.alone and model.translates == pairs and language not in model.languages:
             warn(f"{language}: the backbone was trained on {' '.join(model.languages)}, not on it")
     faults: dict[int, str] = {}
-    windows = model.recognise(_read(names, faults), languages, known.beam_size)
+    windows = model.recognise(_read(names, faults), languages, known.beam_size, lm)
     found = join(track(windows, len(names), known.verb, lambda window: sum(piece.share for piece in window)))
     number = -1
     try:

@@ -54,7 +54,8 @@ def language_key(code: str) -> str:
 
 def _parse(code: str) -> "Language | None":
     """A tag of BCP 47, if it is a valid one."""
-    from langcodes import Language, LanguageTagError
+    from langcodes import Language
+    from langcodes.tag_parser import LanguageTagError
 
     try:
         language = Language.get(code)

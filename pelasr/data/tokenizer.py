@@ -56,7 +56,7 @@ class Tokenizer:
     def __init__(self, tokens: Sequence[str], model: bytes | None = None, own: Sequence[str] = ()):
         self.tokens, self.own = list(tokens), list(own)
         self.model = model
-        everything = self.tokens + self.own
+        everything = self.everything
         self._ids = {(" " if token == SPACE else token): index for index, token in enumerate(everything)}
         shown = {BLANK: "", SOS_EOS: "", UNKNOWN: UNKNOWN_SHOWN, SPACE: " "}
         self._shown = ["" if TAG.fullmatch(token) else shown.get(token, token) for token in self.tokens]
@@ -77,6 +77,11 @@ class Tokenizer:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def everything(self) -> list[str]:
+        """All tokens by their numbers, a language's own ones last."""
+        return self.tokens + self.own
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, normalised first; what the list lacks becomes `<unk>` (1)."""

@@ -1,7 +1,7 @@
 """Encoding and searching batches of utterances."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from pelasr.data.batch import Batch, Collate, Example, batches
 from pelasr.data.sampling import sorted_batches
 from pelasr.errors import PelasrError, TooShortError
 from pelasr.search.hypothesis import Hypothesis
+from pelasr.search.lm import Fusion
 
 BATCH_SIZE = 64
 
@@ -75,10 +76,16 @@ def _encode(
 
 @torch.no_grad()
 def search(
-    backbone: Backbone, bank: Routes | None, batch: Batch, beam_size: int = 1, losses: bool = False
+    backbone: Backbone,
+    bank: Routes | None,
+    batch: Batch,
+    beam_size: int = 1,
+    losses: bool = False,
+    fusions: Sequence[Fusion | None] | None = None,
 ) -> tuple[list[Hypothesis], list[float]]:
-    """The best label sequence of each utterance of a batch, on the backbone's device; and with `losses` those of the
-    references, in nats. Raises TooShortError naming the shortest utterance if it is too short.
+    """The best label sequence of each utterance of a batch, on the backbone's device, with language models if there are
+    `fusions` of the rows; and with `losses` those of the references, in nats. Raises TooShortError naming the shortest
+    utterance if it is too short.
 
     All recognition comes here: validation, stage 6, transcription.
     """
@@ -88,6 +95,8 @@ def search(
         found = []
         if losses:
             found = backbone.loss(enc, lens, batch.targets, batch.target_lens, batch.prefix).total.tolist()
+        if fusions is not None:
+            return backbone.fused_search(enc, lens, fusions, beam_size), found
         return backbone.search(enc, lens, batch.prefix, beam_size), found
 
 
@@ -99,14 +108,16 @@ def recognise(
     beam_size: int = 1,
     fabric: Any = None,
     workers: int = 0,
+    fusions: Mapping[str, Fusion] | None = None,
 ) -> Iterator[Recognised]:
     """Search batches of like length and mixed languages; of the processes of a `fabric` each takes its share. `workers`
-    processes read ahead."""
+    processes read ahead. `fusions`: language models, by the source of the examples."""
     order = search_batches(examples, bank is None or bank.mixes_languages, backbone.batch_frames)
     if fabric is not None:
         order = order[fabric.global_rank :: fabric.world_size]
     for indices, batch in zip(order, batches(examples, order, collate, workers), strict=True):
-        found = zip(*search(backbone, bank, batch, beam_size, losses=True), strict=True)
+        models = [fusions[examples[index].source] for index in indices] if fusions is not None else None
+        found = zip(*search(backbone, bank, batch, beam_size, losses=True, fusions=models), strict=True)
         for index, (hypothesis, loss) in zip(indices, found, strict=True):
             yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss)
 

@@ -18,6 +18,7 @@ from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.packs.pack import load_bank
 from pelasr.progress import say, track
+from pelasr.search.lm import WIDE, Fusion, LMOptions, fusions_of
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,18 @@ class Wanted:
 
 
 def decode_sets(
-    place: Place, service: Service, wanted: list[Wanted], output: Path, ngpu: int, beam_size: int | None = None
+    place: Place,
+    service: Service,
+    wanted: list[Wanted],
+    output: Path,
+    ngpu: int,
+    beam_size: int | None = None,
+    lm: LMOptions | None = None,
 ) -> None:
     """Write `<output>/<set>_<language>/{text,scores,limited}` of what is wanted, in batches that mix languages.
 
-    `beam_size`: of the search; default: the backbone's. `limited` names the utterances whose hypothesis was ended by
-    the length limit.
+    `beam_size`: of the search; default: the backbone's, or that for a language model, `lm`. `limited` names the
+    utterances whose hypothesis was ended by the length limit.
     """
     if ngpu and not torch.cuda.is_available():
         raise PelasrError(f"--ngpu {ngpu}: torch {torch.__version__} sees no GPU; use --ngpu 0")
@@ -66,8 +73,10 @@ def decode_sets(
             place, each.set, each.language, tokenizers[each.served], each.served, backbone.module.hears
         )
     ]
-    beam_size = beam_size or backbone.module.beam_size
-    found = recognise(backbone.module, bank, examples, Collate(backbone.languages, new=languages), beam_size)
+    beam_size = beam_size or (WIDE if lm else backbone.module.beam_size)
+    collate = Collate(backbone.languages, new=languages)
+    fusions = _fusions(lm, wanted, tokenizers) if lm else None
+    found = recognise(backbone.module, bank, examples, collate, beam_size, fusions=fusions)
     written: dict[str, list[Recognised]] = {f"{each.set}_{each.language}": [] for each in wanted}
     for item in track(found, len(examples), f"decoding {output.parent.name}"):
         written[item.example.source].append(item)
@@ -93,6 +102,12 @@ def _routes(backbone: LoadedBackbone, service: Service, languages: list[str]) ->
     own = {language: bank.own_tokens(language) for language in bank.languages}
     tokenizers = {language: backbone.tokenizer.with_own(own.get(language, [])) for language in languages}
     return Served(bank, serve) if serve else bank, tokenizers
+
+
+def _fusions(lm: LMOptions, wanted: list[Wanted], tokenizers: dict[str, Tokenizer]) -> dict[str, Fusion]:
+    """The language models of what is wanted, by the source of its examples."""
+    found = fusions_of(lm, {each.language: tokenizers[each.served].everything for each in wanted})
+    return {f"{each.set}_{each.language}": found[each.language] for each in wanted}
 
 
 def _write(folder: Path, items: list[Recognised], tokenizers: dict[str, Tokenizer]) -> None:

@@ -11,7 +11,7 @@ from pelasr.errors import PelasrError
 from pelasr.files import ABSENT, naming, no_file, read_json_lines
 
 # What a line says of a method beside its name, None where that has no such thing, and the word for it in older lines.
-SETTINGS = {"dict": "dict", "width": "D", "enc": "enc", "dec": "dec", "beam": "beam", "decode_as": "as"}
+SETTINGS = {"dict": "dict", "width": "D", "enc": "enc", "dec": "dec", "beam": "beam", "decode_as": "as", "lm": "lm"}
 KEYS = [
     "recipe",
     "experiment",
@@ -49,6 +49,8 @@ def read_results(path: str | Path) -> list[dict[str, Any]]:
     for number, result in read_json_lines(path):
         if isinstance(result, dict) and set(result) == OLD_KEYS:
             result = renewed(result)
+        if isinstance(result, dict) and set(result) == set(KEYS) - {"lm"}:  # of a time before language models
+            result = {key: result.get(key) for key in KEYS}
         if not isinstance(result, dict) or set(result) != set(KEYS):
             raise PelasrError(f"{path}:{number}: not a result with the keys {' '.join(KEYS)}; remove the line")
         results.append(result)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pelasr.backbones.format import read_backbone
 from pelasr.backbones.source import Source
@@ -11,6 +12,7 @@ from pelasr.data.place import Place
 from pelasr.done import Marker, required
 from pelasr.errors import PelasrError, nearest
 from pelasr.progress import say
+from pelasr.search.lm import LMOptions
 from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
 from pelasr.train.inputs import features_of, weights_sha256
 
@@ -42,7 +44,7 @@ def decode(
         ]
         if wanted:
             service = Service(Source(source, experiment.weights), packs, experiment.serve)
-            decode_sets(part, service, wanted, folder / "decode", ngpu, how.beam_size)
+            decode_sets(part, service, wanted, folder / "decode", ngpu, how.beam_size, how.lm)
             for each in wanted:
                 output = folder / "decode" / f"{each.set}_{each.language}"
                 made = [output / file for file in ("text", "scores", "limited")]
@@ -87,6 +89,7 @@ def decoded(
             new = [language for language in new if how.decode_as or _can_serve(experiment, source, language)]
         for language in [language for language in part.languages if language in languages] + new:
             inputs = {"backbone": backbone} | ({"beam_size": how.beam_size} if how.beam_size else {})
+            inputs |= {"lm": _lm_inputs(how.lm, language)} if how.lm else {}
             served = served_by(place, experiment, language, how)
             inputs |= {"decode_as": served} if served != language else {}
             if experiment.adapted:
@@ -97,6 +100,11 @@ def decoded(
                 output = folder / "decode" / f"{name}_{language}"
                 markers[name, language] = Marker(output / "done.json", inputs | read)
     return markers
+
+
+def _lm_inputs(lm: LMOptions, language: str) -> dict[str, Any]:
+    file = lm.file(language)
+    return {"sha256": required(file, 6, "name a language model with --lm"), "weight": lm.weight, "bonus": lm.bonus}
 
 
 def _can_serve(experiment: Experiment, source: Path, language: str) -> bool:

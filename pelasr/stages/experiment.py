@@ -9,16 +9,18 @@ from pelasr.config import check_keys, load_yaml, override
 from pelasr.data.language import check_language
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError, brief, nearest
+from pelasr.search.lm import LMOptions
 from pelasr.terminal import split_words
 
 
 @dataclass(frozen=True)
 class Decoding:
     """How sets are decoded, where it is not as usual. `beam_size`: of the search. `decode_as`: the language of the
-    backbone's as which new languages are decoded that have no pack."""
+    backbone's as which new languages are decoded that have no pack. `lm`: language models that count."""
 
     beam_size: int | None = None
     decode_as: str | None = None
+    lm: LMOptions | None = None
 
 
 AS_USUAL = Decoding()

@@ -178,6 +178,8 @@ def _method(
     """The method's name and its settings, None where they are as usual or the task does not show them."""
     found: dict[str, Any] = dict.fromkeys(SETTINGS)
     found |= {"method": packs[0].adapter if packs else "backbone", "beam": how.beam_size}
+    if how.lm:
+        found["lm"] = str(how.lm)
     if any(served_by(place, experiment, language, how) != language for language in languages):
         found["decode_as"] = how.decode_as
     if find_task_of(place, experiment).detailed:

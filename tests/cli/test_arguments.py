@@ -93,6 +93,12 @@ def test_a_wrong_option_is_one_line(capsys, arguments, message):
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_weights_of_no_language_model():
+    for option in ("--lm_weight", "--word_bonus"):
+        said = ended("transcribe", "--lang", "hi", "--model", "exp", option, "1", "one.wav")
+        assert "of which language model? Name it with --lm" in said
+
+
 def test_a_new_language_is_none_of_the_recipes():
     assert "the backbone was trained on it" in ended("add", "--langs", "hi", "--fit_langs", "hi", "--config", "e.yaml")
 

@@ -156,6 +156,8 @@ def test_a_list_of_languages_in_utf16_is_called_so(tmp_path):
         (["transcribe", "--lang-file", "none", "one.wav"], "none: cannot be read"),
         (["transcribe", "--lang", "hi", "--packs", "dir", "one.wav"], "dir: no packs here"),
         (["transcribe", "--lang", "hi", "--beam_size", "3", "one.wav"], "--beam_size 3: an RNN-T is searched greedily"),
+        (["transcribe", "--lang", "hi", "--lm", "{lang}.arpa", "one.wav"], "hi.arpa: "),
+        (["transcribe", "--lang", "hi", "--word_bonus", "1", "one.wav"], "of which language model? Name it with --lm"),
         (["transcribe", "--lang", "hi", "exp"], "exp: no audio files in this folder"),
     ],
 )

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 LATER = ["matplotlib.pyplot", "sentencepiece", "tensorboardX", "espnet2.layers.log_mel", "espnet2.asr.specaug.specaug"]
 LATER += [f"espnet2.asr.{name}" for name in ("encoder.conformer_encoder", "decoder.transformer_decoder")]
 LATER += ["espnet2.asr.decoder.transducer_decoder", "espnet2.asr_transducer.joint_network"]
+LATER += ["transformers.models.hubert.modeling_hubert", "scipy.cluster.vq", "scipy.fft"]
 fork = get_context("fork")
 
 

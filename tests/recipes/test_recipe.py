@@ -164,6 +164,11 @@ def test_dry_run_prints_the_commands_and_does_nothing(tmp_path, run):
     assert sum("'train'" in line for line in lines) == sum("'decode'" in line for line in lines) == 6
     done = run(tmp_path, "--dry_run", "true", "--exps", "A5", "--stage", "5", "--langs", "hi pa")
     assert [line for line in done.stdout.splitlines() if "'add'" in line and "'--fit_langs' 'pa'" in line]
+    done = run(
+        tmp_path, "--dry_run", "true", "--dump", "false", "--langs", "hi", "--fit_langs", "hi pa", "--exps", "A5"
+    )
+    undumped = [line.split()[1] for line in done.stdout.splitlines() if "'--dump' 'false'" in line]
+    assert undumped == ["'stats'", "'add'"]
 
 
 def printed(folder: Path, recipe: str, *options: str) -> list[list[str]]:

@@ -36,11 +36,11 @@ def test_bad_result_line_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("method", "name", "settings"),
     [
-        ("houlsby dict=multi D=256 enc=0 dec=64 beam=5 as=hi", "houlsby", ["multi", 256, 0, 64, 5, "hi"]),
-        ("backbone dict=mono D=96", "backbone", ["mono", 96, None, None, None, None]),
-        ("backbone beam=2", "backbone", [None, None, None, None, 2, None]),
-        ("houlsby", "houlsby", [None] * 6),
-        ("a method of ours", "a method of ours", [None] * 6),
+        ("houlsby dict=multi D=256 enc=0 dec=64 beam=5 as=hi", "houlsby", ["multi", 256, 0, 64, 5, "hi", None]),
+        ("backbone dict=mono D=96", "backbone", ["mono", 96, None, None, None, None, None]),
+        ("backbone beam=2", "backbone", [None, None, None, None, 2, None, None]),
+        ("houlsby", "houlsby", [None] * 7),
+        ("a method of ours", "a method of ours", [None] * 7),
     ],
 )
 def test_older_lines_have_settings_in_words(tmp_path, method, name, settings):
@@ -55,3 +55,14 @@ def test_older_lines_have_settings_in_words(tmp_path, method, name, settings):
         assert method_of(line) == method and before.items() - {("method", method)} <= line.items()
     append_results(path, found)  # they are known
     assert len(read_results(path)) == len(old)
+
+
+def test_lines_before_language_models(tmp_path):
+    path = tmp_path / "results.jsonl"
+    old = dict.fromkeys(KEYS, 1)
+    del old["lm"]
+    path.write_text(json.dumps(old) + "\n")
+    (line,) = read_results(path)
+    assert list(line) == KEYS and line == old | {"lm": None}
+    append_results(path, [line])  # it is known
+    assert len(read_results(path)) == 1

@@ -2,15 +2,23 @@
 
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from small_fits import ADAPTED, PLAIN, fit
 
+from pelasr.backbones.rnnt import RNNT
 from pelasr.data.hears import USUAL
 from pelasr.data.kaldi import read_data_dir
+from pelasr.data.tokenizer import Tokenizer
 from pelasr.errors import PelasrError
+from pelasr.search import lm
+from pelasr.search.ctc import ctc_beam_search
+from pelasr.search.lm import LMOptions
 from pelasr.stages.decode import decode, decoded
 from pelasr.stages.experiment import Decoding
 from pelasr.stages.stats import make_features
@@ -77,3 +85,51 @@ def test_a_language_with_a_pack_is_itself(place):
         decode(place, ADAPTED, ["test"], ["ur"], 0, Decoding(decode_as=like))
         marker = json.loads((place.exp / "A5/decode/test_ur/done.json").read_text())
         assert "decode_as" not in marker["inputs"]
+
+
+class Prefers:
+    """A language model of one word, of any file."""
+
+    def __init__(self, path):
+        self.likes = path.read_text()
+
+    def start(self):
+        return None
+
+    def score(self, state, word):
+        return (0.0 if word == self.likes else -2.0), None
+
+
+def fused(backbone, enc, lens, fusions, beam_size):
+    """As a family with CTC searches, on made-up logits: a space or one of two characters, all alike."""
+    logits = torch.full((len(enc), enc.shape[1], len(fusions[0].texts)), -torch.inf)
+    logits[..., [0, fusions[0].texts.index(" "), 5, 6]] = 0.0
+    return ctc_beam_search(logits, lens, beam_size, fusions)
+
+
+def test_language_models(fitted, monkeypatch):
+    """Each language has its own, which counts, and is looked at when it is asked whether a set is decoded."""
+    one, other = Tokenizer.load(fitted.exp / f"{ADAPTED.backbone}/tokens").tokens[5:7]
+    how = Decoding(beam_size=32, lm=LMOptions("lm/{lang}.arpa", 3.0, 0.0))
+    with pytest.raises(PelasrError, match="lm/hi.arpa: no such file; name a language model with --lm"):
+        decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0, how)
+    for language in ("hi", "ta"):
+        Path("lm").mkdir(exist_ok=True)
+        Path(f"lm/{language}.arpa").write_text(one)
+    monkeypatch.setattr(lm, "LanguageModel", Prefers)
+    with pytest.raises(PelasrError, match="--lm: this backbone is not searched with a language model"):
+        decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0, how)
+    monkeypatch.setattr(RNNT, "fused_search", fused)
+    assert decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0, how)
+    assert not decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0, how)
+    before = hypotheses(fitted, ADAPTED, "hi"), hypotheses(fitted, ADAPTED, "ta")
+    Path("lm/hi.arpa").write_text(other)
+    markers = decoded(fitted, ADAPTED, ["test"], ["hi", "ta"], how)
+    assert {key: marker.done for key, marker in markers.items()} == {("test", "hi"): False, ("test", "ta"): True}
+    assert decode(fitted, ADAPTED, ["test"], ["hi", "ta"], 0, how)
+    assert hypotheses(fitted, ADAPTED, "hi") != before[0] and hypotheses(fitted, ADAPTED, "ta") == before[1]
+    assert all(one in text.split() and other not in text.split() for text in before)
+    assert other in hypotheses(fitted, ADAPTED, "hi").split()
+    for model in (replace(how.lm, weight=1.0), replace(how.lm, bonus=1.0), None):
+        markers = decoded(fitted, ADAPTED, ["test"], ["hi"], replace(how, lm=model))
+        assert not any(marker.done for marker in markers.values())

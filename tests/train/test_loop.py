@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_runs import SMALL
+from small_runs import SMALL, as_torchrun_does
 
 from pelasr.data.features import INDEX, marker_of, read_feats, write_archive
 from pelasr.done import Marker
@@ -68,16 +67,6 @@ def run(start) -> Callable[..., tuple[str, str]]:
         return printed[0]
 
     return run
-
-
-def as_torchrun_does() -> list[dict[str, str]]:
-    """The environments of two processes that train together (`tests/test_docs.py` types torchrun itself)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    both = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": "0"}
-    both |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    return [{**both, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
 
 
 def weights(recipe: Path, exp: str) -> dict[str, torch.Tensor]:
