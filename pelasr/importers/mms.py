@@ -22,7 +22,7 @@ from pelasr.importers.aside import aside, check_free
 from pelasr.importers.mms_folder import MMS, Language, read_mms
 from pelasr.nn.defaults import settled
 from pelasr.packs.format import PackDescription
-from pelasr.packs.pack import open_pack, read_bound, save_pack
+from pelasr.packs.pack import Pack, open_pack, read_bound, save_pack
 from pelasr.progress import say
 from pelasr.storage import check_tensors, save_weights, state_sha256
 
@@ -73,7 +73,7 @@ def _add(source: MMS, codes: dict[str, str], module: Backbone, exp: Path) -> Non
         pack, language = exp / "packs" / key, source.read(code)
         if not os.path.lexists(pack):
             missing[key] = code
-        elif open_pack(pack, backbone, key).description.training.get("imported") != _origin(source, language):
+        elif not _is_of(open_pack(pack, backbone, key), language):
             raise PelasrError(f"{pack}: there is another pack of {key!r}; delete it first, or leave {code} out")
     (exp / "packs").mkdir(exist_ok=True)
     for key, code in missing.items():
@@ -115,6 +115,13 @@ def _write(folder: Path, key: str, language: Language, source: MMS, backbone: Lo
     tensors = {name: language.tensors[name] for name in bank.tensors(key)}
     facts = {"code": language.code, "imported": _origin(source, language)}
     save_pack(folder, bank, key, tensors, backbone, facts)
+
+
+def _is_of(pack: Pack, language: Language) -> bool:
+    """Whether a pack holds a language as the model has it."""
+    if pack.description.own_tokens != language.own_tokens or pack.tensors.keys() != language.tensors.keys():
+        return False
+    return all(torch.equal(tensor, language.tensors[name]) for name, tensor in pack.tensors.items())
 
 
 def _origin(source: MMS, language: Language) -> dict[str, str]:

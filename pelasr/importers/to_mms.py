@@ -124,15 +124,15 @@ def _code(pack: Pack) -> str:
 
 def vocabulary(pack: Pack) -> dict[str, int]:
     """A language's ids by token. Raises PelasrError for two tokens that MMS would call the same."""
+    delimiter = NAMES["word_delimiter_token"]
     tokens = [NAMES[key] for key in ORDER]
     for token in pack.description.own_tokens:
         if token == BOS:
             continue
-        hidden = HIDDEN.fullmatch(token)
-        name = NAMES["word_delimiter_token"] if token == SPACE else chr(int(token[3:-1], 16)) if hidden else token
-        if name in tokens:
-            raise PelasrError(f"{pack.folder}: its token {brief(token)!r} would be {name!r}, which MMS has as another")
-        tokens.append(name)
+        name = chr(int(token[3:-1], 16)) if HIDDEN.fullmatch(token) else token
+        if name in (*tokens, delimiter):
+            raise PelasrError(f"{pack.folder}: its token {brief(token)!r} is what MMS calls another one")
+        tokens.append(delimiter if token == SPACE else name)
     return {token: number for number, token in enumerate(tokens)}
 
 
