@@ -22,6 +22,7 @@ rows=$exps
 unlisted=${unlisted:-rows}
 fit_langs=
 experiments=conf/experiments.yaml
+note=conf/results.yaml
 train_dir=
 dev_dir=
 test_dir=
@@ -94,6 +95,7 @@ done
 own_experiments=$(dirname "$config")/experiments/$(basename "$config")
 if [ -f "$own_experiments" ] && [[ "$given" != *" experiments "* ]]; then
   experiments=$own_experiments
+  note=${own_experiments%.yaml}_note.yaml
   all_exps=$(awk '/^[^ #]/ { sub(":.*", ""); name = $0 } /^ +adapt:/ { print name }' "$experiments" | tr '\n' ' ')
   case "$given" in *" exps "* | *" rows "*) ;; *) exps=$all_exps rows=$all_exps ;; esac
   case "$given" in *" exp_dir "*) ;; *) exp_dir=exp/$(basename "$config" .yaml) ;; esac
@@ -242,6 +244,6 @@ if starts 7 "scores and table"; then
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
     page=$results
     [ "$name" = test ] || page=${results%.md}_$name.md
-    run pelasr table "${place[@]}" "${what[@]}" --set "$name" --recipe "$recipe" --output "$page"
+    run pelasr table "${place[@]}" "${what[@]}" --set "$name" --recipe "$recipe" --page "$note" --output "$page"
   done
 fi

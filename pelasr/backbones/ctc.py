@@ -59,6 +59,7 @@ class CTC(Backbone):
         layers: what the output layer sees: the `last` one, or the `sum` of all, see `LayerSum`.
         train_frontend: whether the convolutions are trained too; those of pretrained encoders usually are not.
         normalise: whether every utterance's waveform gets mean 0 and variance 1.
+        masks: arguments of `SpanMasks` that the encoder was trained with; those of `specaug_conf` count first.
         num_clusters: of `masked`.
         mask_prob, mask_length: of `masked`: share of frames that begin a span times its length, and that length.
         unmasked_weight: of `masked`: weight of the loss of frames that are not.
@@ -80,6 +81,7 @@ class CTC(Backbone):
         layers: str = "last",
         train_frontend: bool = False,
         normalise: bool = True,
+        masks: dict[str, Any] | None = None,
         num_clusters: int = 100,
         mask_prob: float = 0.65,
         mask_length: int = 10,
@@ -91,7 +93,7 @@ class CTC(Backbone):
             if value not in known:
                 raise PelasrError(f"{key}: {value!r}; {nearest(value, known)}")
         self.objective, self.mask_prob, self.mask_length = objective, mask_prob, mask_length
-        self.unmasked_weight = unmasked_weight
+        self.unmasked_weight, self.masks = unmasked_weight, dict(masks or {})
         self._make_encoder(encoder, dict(encoder_conf or {}), normalise, num_mels)
         if self.frontend is not None:
             self.frontend.requires_grad_(train_frontend)
@@ -175,7 +177,7 @@ class CTC(Backbone):
         """Of pretrained encoders the masks of their own, see `SpanMasks`; otherwise as of every backbone."""
         if self.mask_embedding is None:
             return super().make_augment(conf)
-        return construct(SpanMasks, conf, "specaug_conf", embedding=self.mask_embedding)
+        return construct(SpanMasks, self.masks | conf, "specaug_conf", embedding=self.mask_embedding)
 
     def encode(
         self, feats: Tensor, lens: Tensor, language_ids: Tensor | None = None, augment: Augment | None = None

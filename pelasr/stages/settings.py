@@ -46,7 +46,8 @@ def _options_of(model: Path, options: dict[str, Any], where: str) -> dict[str, A
     if options.get("encoder", found.encoder) != found.encoder:
         raise PelasrError(f"{where}: {model} is a {found.encoder}, the configuration says {options['encoder']!r}")
     conf = {**found.encoder_conf, **(options.get("encoder_conf") or {})}
-    return {"normalise": found.normalise, **options, "encoder": found.encoder, "encoder_conf": conf}
+    masks = {"masks": found.mask_conf} if found.mask_conf else {}
+    return {"normalise": found.normalise, **masks, **options, "encoder": found.encoder, "encoder_conf": conf}
 
 
 def configured_backbone(config: dict[str, Any]) -> "Backbone":

@@ -281,3 +281,14 @@ def test_what_it_learns_from():
 def test_options_that_cannot_be(kind, options, message):
     with pytest.raises(PelasrError, match=message):
         make(kind, **options)
+
+
+def test_masks_of_its_own():
+    backbone = make("hubert", masks={"mask_time_prob": 0.3, "mask_time_length": 4})
+    assert backbone.make_augment({"mask_time_length": 2}).time == (0.3, 2, 2)
+    with pytest.raises(PelasrError, match="specaug_conf: unknown key 'num_time_mask'"):
+        backbone.make_augment({"num_time_mask": 2})
+    x, lens = speech("hubert")
+    torch.manual_seed(0)
+    masked, _ = backbone.encode(x, lens, None, backbone.make_augment({}))
+    assert not torch.allclose(masked, backbone.encode(x, lens, None)[0], atol=1e-2)
