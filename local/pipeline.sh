@@ -60,7 +60,7 @@ train_dir: of one new language in fit_langs: its data directory, if it is not da
 dev_dir: the same for dev
 test_dir: the same for test
 tokens: of a new language: own, keep (the shared ones), or auto: own if many of its characters are unknown
-continue: true: stage 5 trains further what is fitted already, by the options of this call
+continue: true: stage 5 trains further what is fitted already, or was imported, by the options of this call
 config: YAML file of the backbone
 adapter: YAML file of the adapters, or a name in conf/adapter; experiments that name one have their own
 init: experiment whose encoder the backbones start from, or none

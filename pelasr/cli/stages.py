@@ -179,7 +179,7 @@ def _add_adapt(verbs: Any) -> None:
     add_fit_langs(sub, "languages to fit, also new ones; default: all of --langs")
     tokens = "of a new language: its own where the shared ones lack, keep the shared, or auto: own if many are unknown"
     sub.add_argument("--tokens", choices=TOKENS, default="auto", help=tokens)
-    more = "true: train further what is fitted already, by the options of this call"
+    more = "true: train further what is fitted already, or was imported, by the options of this call"
     sub.add_argument("--continue", dest="go_on", type=boolean, default=False, help=more)
     add_gpus(sub)
 

@@ -2,6 +2,7 @@
 
 import io
 import re
+import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,8 @@ SPECIAL = (BLANK, UNKNOWN, SOS_EOS)  # which every token list has
 UNKNOWN_ID = 1
 UNKNOWN_SHOWN = "⁇"
 TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins with
-HIDDEN = re.compile(r"<s>|<U\+[0-9A-F]{4,6}>")  # own tokens of models from elsewhere that no text shows
+BOS = "<s>"  # of models from elsewhere
+HIDDEN = re.compile(rf"{BOS}|<U\+([0-9A-F]{{4,6}})>")  # own tokens that no text shows: this, and code points
 LONGEST = 16  # code points of an own token at most
 # Scripts without spaces between words, as the names of their letters begin.
 UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI SYLLABLE", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
@@ -247,11 +249,26 @@ def can_be_token(character: str) -> bool:
 
 def can_be_own(token: str) -> bool:
     """Whether a string may be a language's own token, its tag aside: code points as `can_be_token` says, a space, or
-    what is hidden."""
-    if token == SPACE or HIDDEN.fullmatch(token):
+    what is hidden, see `hide`."""
+    if token in (SPACE, BOS):
         return True
+    if HIDDEN.fullmatch(token):
+        character = hidden_in(token)
+        return character is not None and hide(character) == token and not can_be_own(character)
     plain = len(token) == 1 or (token[:1] != "<" and 0 < len(token) <= LONGEST)
     return plain and not any(character.isspace() or not can_be_token(character) for character in token)
+
+
+def hide(character: str) -> str:
+    """What a code point that may be no token is called where a model has it as one: `<U+200B>`."""
+    return f"<U+{ord(character):04X}>"
+
+
+def hidden_in(token: str) -> str | None:
+    """The code point that was hidden in a token, if it is one."""
+    found = HIDDEN.fullmatch(token)
+    number = int(found[1], 16) if found and found[1] else None
+    return None if number is None or number > sys.maxunicode or 0xD800 <= number <= 0xDFFF else chr(number)
 
 
 def unknown_report(

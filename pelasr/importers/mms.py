@@ -47,11 +47,12 @@ def import_mms(folder: Path, wanted: list[str] | None, exp: Path) -> None:
         source.read(code)
     with aside(exp) as made:
         save_weights(made / "backbone.safetensors", module.state_dict())
+        count = sum(parameter.numel() for parameter in module.parameters())
+        del module  # it is read again
         facts = {"training": {"imported": {"from": _name(folder)}}}
         Tokenizer(SPECIAL).save(made / "tokens")
         describe_backbone(made, "ctc", _options(source.pretrained), list(codes), made / "tokens", facts)
         with atomic_write(made / BACKBONE_FACTS) as stream:
-            count = sum(parameter.numel() for parameter in module.parameters())
             found = {"total_parameters": count, "seed": 0, "config_sha256": pretrained_sha256(folder)}
             json.dump(found, stream, indent=1)
         write_model(made, Source(made))

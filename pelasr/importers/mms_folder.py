@@ -12,7 +12,7 @@ from torch import Tensor
 from pelasr.backbones.format import LARGEST
 from pelasr.backbones.pretrained import CONFIG, Pretrained, pickle_error, read_pretrained
 from pelasr.data.codes import is_code, language_key
-from pelasr.data.tokenizer import SPACE, can_be_own
+from pelasr.data.tokenizer import BOS, SPACE, can_be_own, hide
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import no_file, read_json, sha256_file, sha256_json
 from pelasr.nn.speech_encoder import default_conf
@@ -23,7 +23,6 @@ ADAPTER, VOCAB, TOKENIZER = "adapter", "vocab.json", "tokenizer_config.json"
 # Names of special tokens by those of transformers' tokenizer; the first is CTC's blank.
 NAMES = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>", "bos_token": "<s>"}
 NAMES |= {"word_delimiter_token": "|"}
-BOS = "<s>"  # as an own token: hidden
 OFF = -1e4  # bias of a token that a model does not have
 PREFIX = "wav2vec2."
 PARTS = {"norm": "norm", "linear_1": "down", "linear_2": "up"}  # of an adapter: MMS's names and houlsby's
@@ -150,7 +149,7 @@ class MMS:
         if token == self.names["bos_token"]:
             return BOS
         if len(token) == 1 and not can_be_own(token):
-            return f"<U+{ord(token):04X}>"
+            token = hide(token)
         if token == SPACE or not can_be_own(token):
             raise PelasrError(f"{self.folder / VOCAB}: {code}: {brief(token)!r} is no token of text")
         return token

@@ -12,14 +12,13 @@ from pelasr.backbones.source import find_backbone_of
 from pelasr.backbones.store import LoadedBackbone, load_backbone
 from pelasr.data.codes import language_key
 from pelasr.data.hears import Waveform
-from pelasr.data.tokenizer import HIDDEN, SPACE
+from pelasr.data.tokenizer import BOS, SPACE, hidden_in
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import atomic_write
 from pelasr.importers.aside import aside, check_free
 from pelasr.importers.mms import METHOD
 from pelasr.importers.mms_folder import (
     ADAPTER,
-    BOS,
     NAMES,
     OFF,
     PARTS,
@@ -129,7 +128,7 @@ def vocabulary(pack: Pack) -> dict[str, int]:
     for token in pack.description.own_tokens:
         if token == BOS:
             continue
-        name = chr(int(token[3:-1], 16)) if HIDDEN.fullmatch(token) else token
+        name = hidden_in(token) or token
         if name in (*tokens, delimiter):
             raise PelasrError(f"{pack.folder}: its token {brief(token)!r} is what MMS calls another one")
         tokens.append(delimiter if token == SPACE else name)

@@ -36,6 +36,7 @@ HOSTILE = [
     *(("language", name) for name in NAMES),
     *(("own_tokens", tokens) for tokens in ("abc", [5], ["ab"], ["<lang:de>"], ["\x1b"], ["\u00a0"], [""], ["я", "я"])),
     ("own_tokens", ["a"]),
+    *(("own_tokens", [token]) for token in ("</s>", "<pad>", "я я", "я" * 17, "<U+0041>", "<U+D800>", "<U+FFFFFF>")),
     ("own_vector", 1),
     ("backbone_sha256", "0" * 63),
     ("tokens_sha256", 5),
@@ -77,6 +78,16 @@ def test_hostile_descriptions(exp, key, value):
     backbone = load_backbone(exp / "A1")
     with pytest.raises(PelasrError, match="hi/pack.yaml: |hi: holds "):
         open_pack(exp / HI, backbone, "hi")
+
+
+def test_several_letters_and_hidden_ones_may_be_own_tokens(exp):
+    backbone, own = load_backbone(exp / "A1"), ["дж", "<U+200B>"]
+    rewrite(exp / "A5/packs/uk", own_tokens=own)
+    assert load_bank(exp / "A5/packs", ["uk"], backbone).own_tokens("uk") == own
+    tokenizer = backbone.tokenizer.with_own(own)
+    first = len(tokenizer)
+    assert tokenizer.encode("джa") == [first, *backbone.tokenizer.encode("a")]
+    assert tokenizer.decode([first + 1, first]) == "дж" and tokenizer.unknown("джж") == ["ж"]
 
 
 def test_joiners_may_be_own_tokens(exp):
