@@ -35,7 +35,7 @@ def kannan(vocabulary, languages, vector=True):
 
 
 def meta_backbone(**overrides):
-    family, options, _ = split_options(override(load_yaml(KANNAN), overrides), "test")
+    family, options, *_ = split_options(override(load_yaml(KANNAN), overrides), "test")
     with torch.device("meta"):
         return build_backbone(family, options, vocab_size=500, num_languages=9)
 
@@ -85,7 +85,7 @@ def test_count_without_adapters():
 
 def test_one_step_of_the_full_model():
     """122 M parameters on a CPU: the loss falls after a step of the backbone, and after one of the adapters alone."""
-    family, options, _ = split_options(load_yaml(KANNAN), "test")
+    family, options, *_ = split_options(load_yaml(KANNAN), "test")
     torch.manual_seed(0)
     model = build_backbone(family, options, vocab_size=500, num_languages=9)
     feats, lens, ids, losses = torch.randn(2, 40, 80), torch.tensor([40, 35]), torch.tensor([0, 8]), []

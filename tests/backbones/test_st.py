@@ -23,7 +23,7 @@ JOINT = {"ctc_weight": 0.3}
 
 
 def paper(vocabulary, name="st_le2021", device="meta"):
-    family, options, _ = split_options(load_yaml(CONF / f"{name}.yaml"), name)
+    family, options, *_ = split_options(load_yaml(CONF / f"{name}.yaml"), name)
     with torch.device(device):
         return build_backbone(family, options, vocab_size=vocabulary, num_languages=9)
 

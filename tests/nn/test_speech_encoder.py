@@ -179,9 +179,9 @@ def test_too_short(kind):
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "wavlm", "bert_relative_key"])
-def test_layerdrop(kind, monkeypatch):
-    """Layers are left out in training, by torch's generator; where there are other processes they are computed, so that
-    each parameter has a gradient, and not used."""
+def test_layerdrop(kind):
+    """Layers are left out in training, by torch's generator; they are computed, so that each parameter has a gradient,
+    and not used."""
     known = CONF_KEYS[TINY[kind][0]]
     still = {key: value for key, value in DROPPED.items() if key in known}
     module = make_ours(kind, layerdrop=0.6, **still).train()
@@ -197,13 +197,8 @@ def test_layerdrop(kind, monkeypatch):
         assert all(torch.equal(*pair) for pair in zip(alone, drawn(seed), strict=True))
         left_out = [layer for layer, (a, b) in enumerate(zip(alone, alone[1:], strict=False)) if torch.equal(a, b)]
         dropped |= set(left_out)
-        monkeypatch.setattr(speech_encoder, "is_distributed", lambda: True)
-        together = drawn(seed)
-        monkeypatch.undo()
-        for ours, wanted in zip(together, alone, strict=True):
-            torch.testing.assert_close(ours, wanted)
         module.zero_grad()
-        together[-1].square().sum().backward()
+        alone[-1].square().sum().backward()
         for layer in range(3):
             gradients = [parameter.grad for parameter in module.encoder.layers[layer].parameters()]
             assert all(gradient is not None for gradient in gradients)

@@ -188,16 +188,16 @@ def test_units_tell_sounds_apart_and_are_kept(tmp_path):
     train = [Spoken(tones(300, 2500)), Spoken(tones(2500, 300))]
     dev = [Spoken(tones(300, 2500, 300))]
     path = tmp_path / "units.npz"
-    units = make_units(path, train, dev, frames_of, 2, 0, "a")
+    units = make_units(path, train, dev, frames_of, 6, 0, "a")
     assert [len(each) for each in units] == [frames_of(16000), frames_of(16000), frames_of(24000)]
     low, high = units[0][5], units[0][-5]
     assert low != high
     assert units[1][5] == high and units[1][-5] == low
     assert [units[2][n] for n in (5, 37, -5)] == [low, high, low]
     before = path.stat().st_mtime_ns
-    assert make_units(path, train, dev, frames_of, 2, 0, "a") == units
+    assert make_units(path, train, dev, frames_of, 6, 0, "a") == units
     assert path.stat().st_mtime_ns == before
-    make_units(path, train, dev, frames_of, 2, 0, "another run")
+    make_units(path, train, dev, frames_of, 6, 0, "another run")
     assert path.stat().st_mtime_ns != before
 
 
