@@ -81,12 +81,12 @@ def state_sha256(state: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def save_weights(path: Path, state: dict[str, Any]) -> None:
-    """Write tensors as safetensors, atomically."""
+def save_weights(path: Path, state: dict[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically. `metadata`: to be in the file's header."""
     from safetensors.torch import save
 
     with atomic_write(path, "wb") as stream:
-        stream.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+        stream.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, metadata))
 
 
 def load_weights(

@@ -13,6 +13,7 @@ import pytest
 
 from pelasr.cli.transcribe import read_languages
 from pelasr.config import load_yaml
+from pelasr.data.audio_index import read_index
 from pelasr.data.features import INDEX, load_stats, read_feats
 from pelasr.data.kaldi import data_sha256, parse, read_data_dir
 from pelasr.data.tokenizer import Tokenizer, train_graphemes
@@ -52,6 +53,7 @@ READERS = {  # the name of a file, and what reads it from a path
     "tokens.txt": lambda path: Tokenizer.load(path.parent),
     "spm.model": lambda path: Tokenizer.load(path.parent),
     **{name: lambda path: read_feats(path.parent) for name in INDEX},
+    "utt2audio": lambda path: read_index(path.parent),
     "stats.npz": load_stats,
     "last.ckpt": load_checkpoint,
     "done.json": lambda path: Marker(path, {}, strict=True),

@@ -26,7 +26,7 @@ LAYERS = """
     errors version
 """
 # What is imported with torch, or to be run; all else answers at once.
-HEAVY_ROOMS = {"model", "train", "decode", "backbones", "adapters", "search", "nn"}
+HEAVY_ROOMS = {"model", "train", "decode", "backbones", "adapters", "search", "nn", "importers"}
 LIGHT_FILES = {"train.options", "train.schedule", "train.events", "train.alike", "backbones.format", "nn.defaults"}
 LIGHT_FILES |= {"decode.long_audio", "search.hypothesis", "search.lm"}
 HEAVY_FILES = {"packs.pack", "packs.manage", "data.batch", "stages.forgetting"}

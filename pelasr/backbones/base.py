@@ -34,6 +34,7 @@ class Backbone(Parts, ABC):
     hears: Hears  # its input
     batch_frames: ClassVar[int | None] = None  # of 10 ms, padding included, of a batch that is searched; None: as usual
     beam_size: ClassVar[int]  # of decoding, when nothing else is asked
+    trains_with_ctc: ClassVar[bool] = False  # always; of a family with the option `ctc_weight` that tells
     learns_from: str = TEXTS  # or AUDIO, in pretraining (which has a `masked_loss`), or NOTHING: it is taken as it is
     encoder_side: ClassVar[tuple[str, ...]]  # paths of the modules that make the encoder's output, which --init copies
 

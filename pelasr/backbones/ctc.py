@@ -66,6 +66,7 @@ class CTC(Backbone):
     """
 
     beam_size = 1
+    trains_with_ctc = True
     batch_frames = 6000  # convolutions over samples take much memory
     encoder_side = ("frontend", "encoder", "mask_embedding")
 

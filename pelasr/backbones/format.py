@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pelasr.config import check_keys
+from pelasr.data.codes import is_code
 from pelasr.data.hears import Hears, hearing
 from pelasr.data.language import is_language, of_one_kind
 from pelasr.errors import PelasrError, brief
@@ -124,6 +125,8 @@ FACTS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of `training`, as far
     "dev": ("numbers by name", lambda value: has_names(value, is_number)),
     "config_sha256": ("a hash", lambda value: isinstance(value, str)),
     "fitted_with": ("languages", lambda value: isinstance(value, list) and all(map(is_language, value))),
+    "code": ("a model's code of a language", is_code),
+    "imported": ("values by name", lambda value: has_names(value, lambda each: isinstance(each, str))),
     "merged": ("languages and weights", lambda value: isinstance(value, list) and all(map(_is_share, value))),
 }
 BACKBONE_FACTS = "facts.json"  # beside a backbone: what the results say of it

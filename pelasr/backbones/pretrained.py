@@ -131,8 +131,15 @@ def weight_files(folder: Path) -> list[Path]:
         raise PelasrError(f"{index}: weight_map: names no file; {CURE}")
     if no_file(pickle):
         raise PelasrError(f"{whole}: {no_file(whole)}; {CURE}")
-    command = shlex.join([sys.executable, "-c", CONVERT, str(pickle), str(whole)])
-    raise PelasrError(f"{pickle}: a pickle, which can run anything, is not read; convert it if you trust it: {command}")
+    raise pickle_error(pickle, whole)
+
+
+def pickle_error(pickle: Path, converted: Path) -> PelasrError:
+    """What is said of weights in a pickle: the command that makes safetensors of it."""
+    command = shlex.join([sys.executable, "-c", CONVERT, str(pickle), str(converted)])
+    return PelasrError(
+        f"{pickle}: a pickle, which can run anything, is not read; convert it if you trust it: {command}"
+    )
 
 
 def pretrained_sha256(folder: Path) -> str:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
+from pelasr.cli.exchange import add_exchange
 from pelasr.cli.packs import add_packs
 from pelasr.cli.settings import add_settings
 from pelasr.cli.stages import add_stages
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for add in (add_stages, add_settings, add_speech, add_packs):
+    for add in (add_stages, add_settings, add_speech, add_packs, add_exchange):
         add(verbs)
     return parser
 

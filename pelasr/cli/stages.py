@@ -69,7 +69,7 @@ def _with_ctc(known: argparse.Namespace, rest: list[str]) -> dict[str, Any]:
 
     given, overrides = load_yaml(known.config), parse_overrides(rest)
     config = override(given, overrides)
-    own = [experiment for experiment in chosen_of(known) if experiment.backbone == experiment.name]
+    own = [experiment for experiment in chosen_of(known) if experiment.trains]
     resolved = [resolve(given, experiment, overrides) for experiment in own]
     return next((found for found in [config, *resolved] if trains_with_ctc(found)), config)
 
@@ -123,11 +123,13 @@ def _add_train(verbs: Any) -> None:
 def _train(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.config import load_yaml, parse_overrides
     from pelasr.stages.experiment import find_experiment, resolve
-    from pelasr.stages.train import train_backbone
+    from pelasr.stages.train import check_imported, train_backbone
 
     experiments = experiments_of(known)
     experiment = find_experiment(experiments, known.exp)
     owner = find_experiment(experiments, experiment.backbone)
+    if owner.adapted:
+        return check_imported(place_of(known), owner)
     if known.init:
         source = find_experiment(experiments, known.init)
         if source.each or source.backbone != source.name:

@@ -20,7 +20,7 @@ from pelasr.parallel import parallel_map
 
 INDEX = "utt2audio"
 DONE = "audio.json"
-LOUDEST = 1 << 30
+LOUDEST = 1 << 15  # of the samples in a digest, which are floats: some files hold numbers beyond 1
 LINE = re.compile("([0-9]{1,12}) ([0-9a-f]{16})")
 
 
@@ -92,7 +92,7 @@ def _decode(utterance: str, audio: str, start: float | None, end: float | None) 
     if not np.isfinite(native).all():
         cure = "cure: mend the audio, or drop the utterance with --skip_bad true"
         raise PelasrError(_at_fault(utterance, audio, f"samples that are no finite numbers; {cure}"))
-    rounded = np.clip(np.rint(native * 32768), -LOUDEST, LOUDEST).astype("<i4")  # floats may be beyond 1
+    rounded = np.rint(32768 * np.clip(native, -LOUDEST, LOUDEST)).astype("<i4")
     samples = resample(native, rate, RATE)
     return samples, Known(len(samples), hashlib.blake2b(rounded.data, digest_size=8).hexdigest())
 

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
 # Fairseq's way to say what a code alone does not: azj-script_latin, cak-dialect_western.
 SUFFIXED = re.compile(r"(?P<code>[^-_]+)-(?:script_(?P<script>.+)|dialect_(?P<dialect>.+))")
 LANGUAGE = re.compile("[a-z]{2,3}")
+CODE = re.compile("[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 # Names that the registry of subtags does not have.
 NAMES = {"greek": "el", "mandarin": "zh", "myanmar": "my", "nynorsk": "nn"}
 SCRIPTS = {"syllabics": "Cans", "simplified": "Hans", "traditional": "Hant"}
 # Standard forms of languages that have a code of two letters.
 STANDARD = {"fil": "tl", "zlm": "ms"}
+
+
+def is_code(value: Any) -> bool:
+    """Whether a value may be what a model calls a language, and part of the name of a file."""
+    return isinstance(value, str) and len(value) <= 80 and CODE.fullmatch(value) is not None
 
 
 def language_key(code: str) -> str:

@@ -4,7 +4,7 @@ import io
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ SPECIAL = (BLANK, UNKNOWN, SOS_EOS)  # which every token list has
 UNKNOWN_ID = 1
 UNKNOWN_SHOWN = "⁇"
 TAG = re.compile(r"<lang:(\S+)>")  # what a translation into a language begins with
+HIDDEN = re.compile(r"<s>|<U\+[0-9A-F]{4,6}>")  # own tokens of models from elsewhere that no text shows
+LONGEST = 16  # code points of an own token at most
 # Scripts without spaces between words, as the names of their letters begin.
 UNSPACED = ("CJK ", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI SYLLABLE", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 UNSPACED += ("JAVANESE", "BALINESE", "TAI ", "NEW TAI ")
@@ -47,7 +49,8 @@ class Tokenizer:
 
     `tokens` starts with `<blank>`, `<unk>` and ends with the tags `<lang:de>` of target languages, if there are any,
     and `<sos/eos>`; `model` is the serialised sentencepiece model whose pieces are the other tokens. `own` are further
-    tokens, of one language alone: code points, or its tag, numbered after the others.
+    tokens, of one language alone, numbered after the others: code points, some of which may be one token together, its
+    tag, or what `HIDDEN` says.
     """
 
     def __init__(self, tokens: Sequence[str], model: bytes | None = None, own: Sequence[str] = ()):
@@ -56,14 +59,19 @@ class Tokenizer:
         everything = self.everything
         self._ids = {(" " if token == SPACE else token): index for index, token in enumerate(everything)}
         shown = {BLANK: "", SOS_EOS: "", UNKNOWN: UNKNOWN_SHOWN, SPACE: " "}
-        self._shown = ["" if TAG.fullmatch(token) else shown.get(token, token) for token in everything]
+        self._shown = ["" if TAG.fullmatch(token) else shown.get(token, token) for token in self.tokens]
+        for token in self.own:
+            unseen = TAG.fullmatch(token) or HIDDEN.fullmatch(token)
+            self._shown.append("" if unseen else shown.get(token, token))
         self._pieces = None
         if model is not None:
             from sentencepiece import SentencePieceProcessor
 
             self._pieces = SentencePieceProcessor(model_proto=model)
             self._shown = [text.replace(PIECE_SPACE, " ") for text in self._shown]
-        self._characters = {token for token in everything if len(token) == 1}
+        long = [token for token in self.own if len(token) > 1 and token[0] != "<"]
+        self._long = re.compile("|".join(map(re.escape, sorted(long, key=len, reverse=True)))) if long else None
+        self._characters = {token for token in everything if len(token) == 1} | set(long)
         if model is not None or SPACE in everything:
             self._characters.add(" ")
 
@@ -80,7 +88,16 @@ class Tokenizer:
         text = normalise(text)
         if self._pieces is not None:
             return self._encode_pieces(self._pieces, text)
-        return [self._ids.get(character, UNKNOWN_ID) for character in text]
+        return [self._ids.get(unit, UNKNOWN_ID) for unit in self._units(text)]
+
+    def _units(self, text: str) -> Iterator[str]:
+        """Code points, those together that are one own token: the longest that begins first."""
+        start = 0
+        for found in self._long.finditer(text) if self._long is not None else ():
+            yield from text[start : found.start()]
+            yield found[0]
+            start = found.end()
+        yield from text[start:]
 
     def _encode_pieces(self, pieces: Any, text: str) -> list[int]:
         if not self.own:
@@ -90,7 +107,7 @@ class Tokenizer:
             if index + 1 != UNKNOWN_ID:
                 found.append(index + 1)
             else:  # a run of characters that no piece has
-                found += [self._ids.get(character, UNKNOWN_ID) for character in piece]
+                found += [self._ids.get(unit, UNKNOWN_ID) for unit in self._units(piece)]
         return found
 
     def with_own(self, own: Sequence[str]) -> "Tokenizer":
@@ -118,7 +135,7 @@ class Tokenizer:
 
     def unknown(self, text: str) -> list[str]:
         """The code points of a text that the token list cannot write, in order, with repeats."""
-        return [character for character in normalise(text) if character not in self._characters]
+        return [unit for unit in self._units(normalise(text)) if unit not in self._characters]
 
     @property
     def sha256(self) -> str:
@@ -226,6 +243,15 @@ def can_be_token(character: str) -> bool:
     """Whether a code point may be a language's own token: one that is seen, or joins letters; no control, mark of
     direction, byte-order mark, separator of lines, and none that Unicode gives no meaning."""
     return character in JOINERS or unicodedata.category(character) not in ("Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp")
+
+
+def can_be_own(token: str) -> bool:
+    """Whether a string may be a language's own token, its tag aside: code points as `can_be_token` says, a space, or
+    what is hidden."""
+    if token == SPACE or HIDDEN.fullmatch(token):
+        return True
+    plain = len(token) == 1 or (token[:1] != "<" and 0 < len(token) <= LONGEST)
+    return plain and not any(character.isspace() or not can_be_token(character) for character in token)
 
 
 def unknown_report(

@@ -8,7 +8,7 @@ from typing import Any
 from pelasr.backbones.format import FACTS
 from pelasr.config import check_keys, require_keys
 from pelasr.data.language import is_language, split_pair
-from pelasr.data.tokenizer import SPACE, can_be_token
+from pelasr.data.tokenizer import can_be_own
 from pelasr.errors import PelasrError, brief
 from pelasr.storage import has_names, is_count, is_finite, is_hash, read_description
 
@@ -100,13 +100,12 @@ def again(description: PackDescription) -> str:
 
 
 def _check_own(tokens: list[Any], language: str, where: str) -> None:
-    """Raise PelasrError for an own token that is neither a character nor the tag of the language's target, or twice."""
+    """Raise PelasrError for an own token that cannot be one and is not the tag of the language's target, or twice."""
     (_, target), seen = split_pair(language), set()
     for token in tokens:
-        character = isinstance(token, str) and len(token) == 1 and not token.isspace() and can_be_token(token)
-        wanted = [SPACE, f"<lang:{target}>"] if target else [SPACE]
-        if not character and token not in wanted:
-            raise PelasrError(f"{where}: {brief(token)!r} is no character and not the tag of {language}; {CURE}")
+        tag = target is not None and token == f"<lang:{target}>"
+        if not tag and not (isinstance(token, str) and can_be_own(token)):
+            raise PelasrError(f"{where}: {brief(token)!r} is no token of text and not the tag of {language}; {CURE}")
         if token in seen:
             raise PelasrError(f"{where}: {brief(token)!r} is listed twice; {CURE}")
         seen.add(token)

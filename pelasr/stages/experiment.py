@@ -42,7 +42,8 @@ class Experiment:
 
     An experiment trains a backbone of its own with `overrides` (with `each: true` one for every language); or, with
     `read_early: X`, reads the backbone of X at its early epoch; or, with `adapt: X`, fits adapters on the frozen
-    backbone of X, by the adapter's file `adapter` (beside the one that the command line names) and `overrides`.
+    backbone of X, by the adapter's file `adapter` (beside the one that the command line names) and `overrides`. With
+    `adapt` and its own name the backbone in its folder was imported; others may adapt it too.
     `backbone` names the experiment that trains, `weights` which of its weights are used, `compare` an experiment to
     test against, utterance by utterance, `serve` the language whose pack alone is fitted and serves all of them (to see
     what it does to the others), `languages` those of an experiment that is not about the recipe's, and
@@ -61,6 +62,11 @@ class Experiment:
     adapter: str | None = None
     serve: str | None = None
     tokens: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains the backbone in its folder."""
+        return self.backbone == self.name and not self.adapted
 
     def backbones(self, place: Place) -> dict[Path, Place]:
         """Folders of the backbones, and what each is about."""
@@ -81,7 +87,8 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
                 if entry[key] not in entries:
                     raise PelasrError(f"{path}: {name} refers to {brief(entry[key])!r}; {nearest(entry[key], entries)}")
         source = entry.get(ADAPT) or entry.get(READ_EARLY)
-        if source and {ADAPT, READ_EARLY, EACH} & set(entries[source]):
+        imported = ADAPT in entry and str(entries[entry[ADAPT]].get(ADAPT)) == entry[ADAPT]
+        if source and not imported and {ADAPT, READ_EARLY, EACH} & set(entries[source]):
             raise PelasrError(f"{path}: {name} refers to {source!r}, which trains no backbone of its own for all")
         if READ_EARLY in entry:
             allowed = [READ_EARLY, DESCRIPTION, COMPARE]

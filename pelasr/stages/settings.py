@@ -62,7 +62,11 @@ def configured_backbone(config: dict[str, Any]) -> "Backbone":
 
 def trains_with_ctc(config: dict[str, Any]) -> bool:
     """Whether a flat configuration's utterances must be as long as CTC needs for their labels."""
-    return bool(config.get("ctc_weight")) or config.get("backbone") == "ctc"
+    from pelasr.backbones.base import find_backbone
+
+    if config.get("ctc_weight"):
+        return True
+    return "backbone" in config and find_backbone(config["backbone"]).trains_with_ctc
 
 
 def split_adapter_options(config: dict[str, Any], where: str) -> AdapterConfig:

@@ -37,6 +37,18 @@ def train_backbone(
     return True
 
 
+def check_imported(place: Place, experiment: Experiment) -> bool:
+    """Stage 4 of an experiment whose backbone was imported: nothing to do. Raises PelasrError if there is none."""
+    folder = place.exp / experiment.name
+    if not (folder / "backbone.yaml").exists():
+        raise PelasrError(
+            f"{folder}: no backbone.yaml, and {experiment.name} adapts itself: import a backbone to this folder, as by"
+            f" pelasr import mms DIR --langs all {folder}"
+        )
+    say(f"stage 4: the backbone {folder} was imported")
+    return False
+
+
 def _check_backbone(run: BackboneRun) -> None:
     """Raise PelasrError where a finished backbone is not as it was made. Its facts are made again; a history cannot be,
     but is no reason to lose a good backbone."""

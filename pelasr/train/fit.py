@@ -23,7 +23,7 @@ from pelasr.data.tokenizer import SPECIAL, Tokenizer
 from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
-from pelasr.packs.pack import identical, save_pack
+from pelasr.packs.pack import identical, load_pack, save_pack
 from pelasr.progress import say, warn
 from pelasr.storage import save_weights
 from pelasr.tasks.base import said, task_of
@@ -36,6 +36,7 @@ from pelasr.train.new_language import make_own
 from pelasr.train.pretrain import Pretraining
 from pelasr.train.runs import AdapterRun, BackboneRun
 from pelasr.train.schedule import MEAN, best_entry, decay_start, metric_of, rank
+from pelasr.train.started import keep_started, open_started, report_started
 
 
 def train(runs: Sequence[BackboneRun], ngpu: int) -> None:
@@ -148,17 +149,26 @@ def _average(loop: Fit, best: BestBackbones) -> tuple[dict[str, torch.Tensor], d
 
 def _fit(fabric: Any, run: AdapterRun) -> None:
     first = fabric.global_rank == 0
+    backbone = load_backbone(*run.source)
+    started = open_started(run, backbone)
     if not run.marker.finished:
         _claim(run.marker, fabric)
     folder, place, languages, training = run.folder, run.place, run.languages, run.config.training
-    backbone = load_backbone(*run.source)
     freeze(backbone.module)
     torch.manual_seed(training.seed)
     bank = make_bank(run.config.method, run.config.options, backbone.module)
     history = _earlier(run.marker, folder)
+    if first:
+        keep_started(run)
+    fabric.barrier()
     for language in languages:
         new = language not in backbone.languages or HEAD in backbone.module.own_sites().values()
         begins = first and not history and not (folder / CHECKPOINT).exists()
+        if language in started:
+            load_pack(started[language], bank, backbone)
+            if begins:
+                report_started(run, language, backbone.tokenizer.with_own(bank.own_tokens(language)))
+            continue
         bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", begins) if new else None)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}

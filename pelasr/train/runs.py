@@ -9,7 +9,7 @@ from pelasr.backbones.source import Source
 from pelasr.data.place import Place
 from pelasr.done import Marker, required
 from pelasr.errors import PelasrError
-from pelasr.files import sha256_file
+from pelasr.files import sha256_file, sha256_json
 from pelasr.packs.format import read_checked
 from pelasr.tasks.base import said
 from pelasr.train.inputs import consumed, other_run, training_settings, weights_sha256, with_settings
@@ -80,6 +80,11 @@ class AdapterRun:
         return [self.folder.parent / "packs" / language for language in self.languages]
 
     @property
+    def started(self) -> dict[str, str]:
+        """Hashes of the packs that it starts from, by language; the other languages begin with fresh adapters."""
+        return self.marker.inputs.get("started", {})
+
+    @property
     def done(self) -> bool:
         """Whether it came to its end, and the packs that are there are its own."""
         made = self.marker.sha256, self.languages
@@ -95,8 +100,9 @@ def plan_adapters(
     tokens: str | None = None,
     go_on: bool = False,
 ) -> AdapterRun:
-    """The run that fits languages, with the data of a place. `go_on`: one that is done is trained further. Raises
-    PelasrError where another fit is in the folder, and for what earlier stages should have made."""
+    """The run that fits languages, with the data of a place. `go_on`: one that is done is trained further, and packs
+    that no fit of the experiment has made. Raises PelasrError where another fit is in the folder, and for what earlier
+    stages should have made."""
     backbone = weights_sha256(*source)
     inputs = {
         **{"adapter": config.method, "adapter_conf": config.options},
@@ -104,8 +110,28 @@ def plan_adapters(
         **({"tokens": tokens} if tokens is not None else {}),
         "backbone": backbone,
     }
+    inputs |= _started(folder, languages, go_on)
     marker, training = _fit_marker(folder, inputs, config.training, go_on)
     return AdapterRun(folder, place, source, languages, config._replace(training=training), tokens, marker)
+
+
+def _started(folder: Path, languages: list[str], go_on: bool) -> dict[str, Any]:
+    """What a fit starts from, as `started: {language: hash of its pack}`: packs that were there before it, imported or
+    made elsewhere. Raises PelasrError for one that it would overwrite."""
+    path = folder / "adapt.json"
+    begun = Marker(path, {}, strict=True).found
+    if begun is None and (folder / "snapshots").exists():
+        return {}  # it is refused anyway
+    found = begun["inputs"].get("started", {}) if begun else {}
+    for language in languages:
+        pack = folder.parent / "packs" / language
+        if found.get(language) == _hash_of(pack) or not _is_from_elsewhere(pack):
+            continue
+        if begun or not go_on:
+            cure = f"delete {folder}" if begun else "train it further with --continue true"
+            raise PelasrError(f"{pack}: no fit here has made it, and this one would overwrite it: {cure}, or delete it")
+        found[language] = _hash_of(pack)
+    return {"started": found} if found else {}
 
 
 def _fit_marker(
@@ -141,8 +167,9 @@ def _check_fit(folder: Path, marker: Marker) -> None:
     """Raise PelasrError if another fit is in the folder."""
     if marker.changed:
         raise PelasrError(
-            f"{other_run(folder, marker)}: delete the folder to fit anew, or give this one an experiment of its own; to"
-            " train the finished fit further, whatever the training's options, say --continue true"
+            f"{other_run(folder, marker)}: delete the folder and its packs to fit anew, or give this one an"
+            " experiment of its own; to train the finished fit further, whatever the training's options, say --continue"
+            " true"
         )
 
 
@@ -156,3 +183,27 @@ def _fit_of(pack: Path) -> tuple[str, list[str]] | None:
     except (PelasrError, OSError):  # it is made again
         return None
     return training.get("config_sha256", ""), training.get("fitted_with", [])
+
+
+def _hash_of(pack: Path) -> str:
+    """Of a pack's description; empty if there is none."""
+    path = pack / "pack.yaml"
+    return sha256_file(path) if path.is_file() else ""
+
+
+def _is_from_elsewhere(pack: Path) -> bool:
+    """Whether a whole pack was made by no fit of its experiment."""
+    made = _fit_of(pack)
+    paths = pack.parents[1].glob("fit_*/adapt.json")
+    return made is not None and not any(made[0] in _hashes(path) for path in paths)
+
+
+def _hashes(path: Path) -> list[str]:
+    """Those by which packs name the fit of a done-file, before and after each continuation."""
+    found = Marker(path, {}).found
+    if found is None:
+        return []
+    continued = found["inputs"].get("continued", [])
+    first = {key: value for key, value in found["inputs"].items() if key != "continued"}
+    more = [sha256_json(first | {"continued": continued[:number]}) for number in range(1, len(continued) + 1)]
+    return [sha256_json(first), *more]

@@ -12,7 +12,7 @@ import soundfile
 
 from pelasr.data.archive import read_matrix
 from pelasr.data.audio import read_audio
-from pelasr.data.features import INDEX, extract, feature_stats, read_feats, write_archive
+from pelasr.data.features import INDEX, dumped, extract, feature_stats, read_feats, write_archive
 from pelasr.data.kaldi import Utterance, parse, write_data_dir
 from pelasr.errors import DataError, PelasrError
 
@@ -220,4 +220,4 @@ def test_features_of_a_foreign_folder(tmp_path):
     index.write_text("u2 feats.ark:3\n")
     refused(read_feats, tmp_path / "dump", f"{' and '.join(INDEX)} name different utterances")
     write_archive(tmp_path / "dump", [("u", np.zeros((3, 5), np.float32))])
-    refused(feature_stats, [tmp_path / "dump"], "feats.ark: features of 5 channels, want 80")
+    refused(lambda dump: feature_stats(dumped(dump)), tmp_path / "dump", "feats.ark: features of 5 channels, want 80")

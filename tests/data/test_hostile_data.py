@@ -16,7 +16,8 @@ from hostile import refusal
 from pelasr.cli.transcribe import find_audio, read_languages
 from pelasr.data.archive import read_matrix
 from pelasr.data.audio import read_audio, read_file
-from pelasr.data.features import extract, feature_stats, read_feats, read_num_frames
+from pelasr.data.audio_index import index_audio
+from pelasr.data.features import dumped, extract, feature_stats, read_feats, read_num_frames
 from pelasr.data.kaldi import audio_sha256, data_sha256, parse, read_data_dir
 from pelasr.data.tokenizer import train_graphemes
 from pelasr.data.validate import drop, validate
@@ -68,8 +69,9 @@ def everything():
         "drop": lambda: drop("d", validate([Path("d")]).bad_in("d")),
         "tokens": lambda: train_graphemes([utterance.text for utterance in parse("d").utterances]),
         "extract": lambda: list(extract([("d", Path("new"))])),
+        "index": lambda: list(index_audio([(Path("d"), Path("index"))])),
         "frames": lambda: read_num_frames("dump"),
-        "statistics": lambda: feature_stats(["dump"]),
+        "statistics": lambda: feature_stats(dumped("dump")),
         "languages": lambda: read_languages(Path("d/utt2lang"), ["u1.wav"]),
         "folder": lambda: find_audio(["."]),
         **{f"audio {n}": lambda value=value: read_audio(value) for n, value in enumerate(wav)},

@@ -259,3 +259,11 @@ def test_many_batches_of_an_utterance_for_each_process(world_size):
     ]
     assert all(len(part) == 400 // world_size and all(part) for part in parts)
     assert sorted(index for part in parts for batch in part for index in batch) == list(range(400))
+
+
+def test_batches_to_search_hold_no_more_frames_than_allowed():
+    """Padding included; without a limit they are what they are."""
+    lengths = [50, 100, 70, 400, 100, 60, 110]
+    assert sorted_batches(lengths, 3) == [[3, 6, 1], [4, 2, 5], [0]] == sorted_batches(lengths, 3, 10_000)
+    assert sorted_batches(lengths, 3, 300) == [[3], [6, 1], [4, 2, 5], [0]]
+    assert sorted_batches(lengths, 64, 1) == [[3], [6], [1], [4], [2], [5], [0]]

@@ -21,6 +21,7 @@ class Wave(Backbone):
 
     beam_size = 1
     batch_frames = 600
+    trains_with_ctc = True
     encoder_side = ("encoder", "project")
 
     def __init__(self, vocab_size: int, num_languages: int, width: int = 8, normalise: bool = True):

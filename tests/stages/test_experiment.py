@@ -79,13 +79,21 @@ def test_bad_references(tmp_path, content, message):
     [
         "A4:\nA3:\n  read_early: A4\nA6:\n  adapt: A3\n",
         "A1:\nA5:\n  adapt: A1\nA6:\n  adapt: A5\n",
-        "A6:\n  adapt: A6\n",
+        "A4:\n  adapt: A4\nA6:\n  read_early: A4\n",
     ],
 )
 def test_a_source_must_train_a_backbone_of_its_own(tmp_path, content):
     """Otherwise a backbone of the source's name would be trained, without the settings of whom it reads."""
     with pytest.raises(PelasrError, match="A6.*backbone"):
         load_experiments(put(tmp_path, content))
+
+
+def test_a_backbone_that_was_imported(tmp_path):
+    """The experiment adapts itself, and another one adapts it too; stage 4 trains neither's."""
+    found = load_experiments(put(tmp_path, "3:\n  adapt: 3\nB:\n  adapt: 3\nA1:\n"))
+    assert [found[name].backbone for name in found] == ["3", "3", "A1"]
+    assert [found[name].adapted for name in found] == [True, True, False]
+    assert [found[name].trains for name in found] == [False, False, True]
 
 
 @pytest.mark.parametrize("entry", ["A1: 5\n", "A1: words\n", "A1: [alpha, 1]\n"])

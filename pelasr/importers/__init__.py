@@ -1,0 +1,1 @@
+"""Models of other toolkits: read from their folders, and written as they read them."""
