@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Throughput and memory of pretrained encoders beside a loop as transformers' Trainer has it, on the same encoder.
 
-    OMP_NUM_THREADS=1 .venv/bin/python bench/pretrained.py                               ssl_mini.yaml's, on the CPU
-    .venv/bin/python bench/pretrained.py --config conf/hubert_base.yaml --device cuda    on a GPU
+    OMP_NUM_THREADS=1 .venv/bin/python bench/pretrained.py               the encoder of conf/ssl_mini.yaml, on the CPU
+    .venv/bin/python bench/pretrained.py --config conf/hubert_base.yaml --device cuda --utterances 32 --seconds 15
 
 prints a markdown table. Both sides have the same encoder of random weights, and the script asserts that both put out
 the same for an utterance. The audio is noise, an utterance half of `--seconds` to all of it, with 5 labels a second of
@@ -179,8 +179,8 @@ def main() -> None:
     parser.add_argument("--config", default="conf/ssl_mini.yaml", help="of an encoder that hears the waveform")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", nargs="+", choices=["fp32", "bf16"], default=["fp32", "bf16"])
-    parser.add_argument("--utterances", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of the longest utterance")
+    parser.add_argument("--utterances", type=int, default=8)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of the longest utterance")
     parser.add_argument("--repeats", type=int, default=7, help="timed calls of each way")
     arguments = parser.parse_args()
     found = load_yaml(arguments.config)
