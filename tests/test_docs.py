@@ -68,7 +68,12 @@ def test_commands(clone, monkeypatch, request, block):
 
 
 @pytest.mark.parametrize(
-    "config, counts", {"rnnt_kannan2019": (122294388, 2638848), "st_le2021": (604800, 36934656)}.items()
+    "config, counts",
+    {
+        "rnnt_kannan2019": (122294388, 2638848),
+        "st_le2021": (604800, 36934656),
+        "hubert_base": (94371712,),
+    }.items(),
 )
 def test_parameters_are_those_of_the_text(clone, capsys, monkeypatch, config, counts):
     monkeypatch.chdir(clone)

@@ -9,7 +9,7 @@ import tiny_exp
 from documents import ROOT, blocks
 from result_lines import line as result
 from tiny_exp import make_packs
-from tiny_pretrained import save_mms
+from tiny_pretrained import save_mms, save_model
 from tiny_speech import RATE, make_recogniser, make_translator, noise
 
 from pelasr.backbones.store import load_backbone
@@ -36,6 +36,7 @@ def make_clone(folder: Path) -> None:
         make_packs(folder / f"x{number}", backbone, ["ur"], seed=number)
         (folder / f"x{number}/packs/ur").rename(folder / INDIC / f"ur{number}")
     save_mms(folder / "mms-1b-all")
+    save_model("wav2vec2_stable", folder / "xls-r-300m")
     make_translator(folder / EUROPE / "exp").rename(folder / EUROPE / "exp/4")
     values = {"hi": 9.0, "ta": 8.0, "pa": 30.0}
     append_results(exp / "results.jsonl", [result("A5", language, value) for language, value in values.items()])
