@@ -146,9 +146,9 @@ class CTC(Backbone):
         return 2 if self.frontend is None else self.frontend.subsampling // SAMPLES_PER_FRAME
 
     def sites(self) -> dict[str, dict[str, int]]:
-        """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers before their
-        residual is added; `attention`; `embed`, the projection before the layers; `encoder`, all but the convolutions
-        over samples, to be fine-tuned."""
+        """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers
+        before their residual is added; `attention`; `embed`, the projection before the layers; `encoder`, all but the
+        convolutions over samples, to be fine-tuned."""
         width = self.encoder.output_size
         whole = {"encoder": {"encoder": width}}
         left_out = [*self.own_sites(), "units"]
