@@ -27,6 +27,7 @@ from pelasr.search.ctc import ctc_beam_search, ctc_best_path
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.search.lm import Fusion
 
+SEAMLESS = Extracted(kind="seamless", channels=160)
 LEARNS_FROM = {"ctc": TEXTS, "masked": AUDIO, "none": NOTHING}  # by objective
 SAMPLES_PER_FRAME, SAMPLES_PER_UNIT = 160, 320  # of a feature frame of 10 ms, and of one that has a cluster
 
@@ -124,7 +125,11 @@ class CTC(Backbone):
             raise PelasrError(f"encoder: {name!r}; {nearest(name, [*ENCODERS, *ESPNET_ENCODERS])}")
         self.frontend = make_frontend(name, conf)
         self.encoder = make_encoder(name, conf)
-        self.hears = Extracted(kind="seamless", channels=160) if self.frontend is None else Waveform(normalise)
+        self.hears = SEAMLESS if self.frontend is None else Waveform(normalise)
+        width = conf.get("feature_projection_input_dim", SEAMLESS.channels)
+        if self.frontend is None and width != SEAMLESS.channels:
+            what = f"{width}, but {SEAMLESS.channels} channels are heard"
+            raise PelasrError(f"encoder_conf: feature_projection_input_dim: {what}")
         self.mask_embedding = nn.Parameter(torch.rand(self.encoder.output_size), self.objective == "masked")
 
     def _check_maskable(self, name: str, num_clusters: int) -> None:

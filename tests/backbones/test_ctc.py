@@ -276,6 +276,11 @@ def test_what_it_learns_from():
         ("hubert", {"encoder": "huber"}, "encoder: 'huber'; did you mean 'hubert'"),
         ("hubert", {"objective": "masked", "mask_prob": 1.5}, "mask_prob, mask_length: want"),
         ("bert_relative", {"objective": "masked"}, "wav2vec2_bert hears no waveform"),
+        (
+            "bert_relative",
+            {"encoder_conf": KINDS["bert_relative"][1] | {"feature_projection_input_dim": 80}},
+            "feature_projection_input_dim: 80, but 160 channels are heard",
+        ),
         ("hubert", {"objective": "masked", "num_clusters": 1}, "num_clusters: 1: want 2 or more"),
         (
             "hubert",
