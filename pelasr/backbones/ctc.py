@@ -156,7 +156,7 @@ class CTC(Backbone):
         return 2 if self.frontend is None else max(self.frontend.subsampling // SAMPLES_PER_FRAME, 1)
 
     def sites(self) -> dict[str, dict[str, int]]:
-        """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers before their
+        """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers before the
         residual is added; `attention`; `embed`, the projection before the layers; `encoder`, all but the convolutions
         over samples, to be fine-tuned."""
         width = self.encoder.output_size
