@@ -27,8 +27,9 @@ from pelasr.search.ctc import ctc_beam_search, ctc_best_path
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.search.lm import Fusion
 
+SEAMLESS = Extracted(kind="seamless", channels=160)
 LEARNS_FROM = {"ctc": TEXTS, "masked": AUDIO, "none": NOTHING}  # by objective
-SAMPLES_PER_FRAME = 160  # of a feature frame of 10 ms
+SAMPLES_PER_FRAME, SAMPLES_PER_UNIT = 160, 320  # of a feature frame of 10 ms, and of one that has a cluster
 
 
 class LogMelEncoder(nn.Module):
@@ -100,7 +101,7 @@ class CTC(Backbone):
         self.learns_from = LEARNS_FROM[objective]
         size, count = self.encoder.output_size, self.encoder.num_layers + 1
         if objective == "masked":
-            self._check_maskable(encoder)
+            self._check_maskable(encoder, num_clusters)
             self.units = nn.Linear(size, num_clusters)
         shared = objective == "ctc"
         if layers == "sum" and (shared or count == 1):
@@ -124,12 +125,21 @@ class CTC(Backbone):
             raise PelasrError(f"encoder: {name!r}; {nearest(name, [*ENCODERS, *ESPNET_ENCODERS])}")
         self.frontend = make_frontend(name, conf)
         self.encoder = make_encoder(name, conf)
-        self.hears = Extracted(kind="seamless", channels=160) if self.frontend is None else Waveform(normalise)
+        self.hears = SEAMLESS if self.frontend is None else Waveform(normalise)
+        width = conf.get("feature_projection_input_dim", SEAMLESS.channels)
+        if self.frontend is None and width != SEAMLESS.channels:
+            what = f"{width}, but {SEAMLESS.channels} channels are heard"
+            raise PelasrError(f"encoder_conf: feature_projection_input_dim: {what}")
         self.mask_embedding = nn.Parameter(torch.rand(self.encoder.output_size), self.objective == "masked")
 
-    def _check_maskable(self, name: str) -> None:
+    def _check_maskable(self, name: str, num_clusters: int) -> None:
         if self.frontend is None:
             raise PelasrError(f"objective: masked: {name} hears no waveform, in which alone frames are masked here")
+        if self.frontend.subsampling != SAMPLES_PER_UNIT:
+            what = f"clusters are of frames of {SAMPLES_PER_UNIT} samples, those of this conv_stride are of"
+            raise PelasrError(f"objective: masked: {what} {self.frontend.subsampling}")
+        if num_clusters < 2:
+            raise PelasrError(f"num_clusters: {num_clusters}: want 2 or more to tell apart")
         if not 0 < self.mask_prob < 1 or self.mask_length < 1:
             raise PelasrError("mask_prob, mask_length: want a share between 0 and 1, and at least one frame")
 
@@ -143,7 +153,7 @@ class CTC(Backbone):
         """By the convolutions."""
         if isinstance(self.encoder, LogMelEncoder):
             return self.encoder.stack.subsampling
-        return 2 if self.frontend is None else self.frontend.subsampling // SAMPLES_PER_FRAME
+        return 2 if self.frontend is None else max(self.frontend.subsampling // SAMPLES_PER_FRAME, 1)
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers

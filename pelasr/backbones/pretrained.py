@@ -20,7 +20,9 @@ from pelasr.nn.speech_encoder import ENCODERS, default_conf, make_encoder, make_
 from pelasr.storage import check_tensors, sizes
 
 CURE = "give the folder of a model as transformers stores it"
-CONFIG, PREPROCESSOR, INDEX = "config.json", "preprocessor_config.json", "model.safetensors.index.json"
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"  # the second one of newer versions
+EXTRACTOR = "feature_extractor"  # the preprocessor, in the file of a processor
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 RATE = 16000
 REFUSED = {  # keys of config.json, with what they ask for
@@ -61,7 +63,7 @@ class Pretrained:
 
 
 def read_pretrained(folder: Path) -> Pretrained:
-    """What a folder's `config.json` and `preprocessor_config.json` say of its encoder.
+    """What a folder's `config.json` and the file of its preprocessor say of its encoder.
 
     Raises PelasrError for what no encoder can be made of, what asks for code, and for a folder without safetensors or
     with fewer of them than the configuration needs.
@@ -98,11 +100,15 @@ def _same(value: Any, default: Any) -> bool:
 
 
 def _normalises(folder: Path) -> bool:
-    """Whether the preprocessor normalises each utterance, as it does if it does not say."""
-    path = folder / PREPROCESSOR
-    if not path.exists():
-        return True
-    said = read_json(path, CURE)
+    """Whether the preprocessor normalises each utterance, as it does if it does not say. Of two files that describe it
+    that of the processor counts, as in transformers."""
+    path = folder / PROCESSOR
+    said = read_json(path, CURE).get(EXTRACTOR) if path.exists() else None
+    if said is None:
+        path = folder / PREPROCESSOR
+        said = read_json(path, CURE) if path.exists() else {}
+    if not isinstance(said, dict):
+        raise PelasrError(f"{path}: {EXTRACTOR}: expected names and values, found {brief(said)}")
     normalise, rate = said.get("do_normalize", True), said.get("sampling_rate", RATE)
     if not isinstance(normalise, bool):
         raise PelasrError(f"{path}: do_normalize: expected true or false, found {brief(normalise)}")
@@ -144,8 +150,8 @@ def pickle_error(pickle: Path, converted: Path) -> PelasrError:
 
 def pretrained_sha256(folder: Path) -> str:
     """Hash of the configuration and the weights in a folder."""
-    paths = [folder / CONFIG, *(path for path in (folder / PREPROCESSOR, folder / INDEX) if path.exists())]
-    return sha256_json({path.name: sha256_file(path) for path in [*paths, *weight_files(folder)]})
+    others = [path for name in (PREPROCESSOR, PROCESSOR, INDEX) if (path := folder / name).exists()]
+    return sha256_json({path.name: sha256_file(path) for path in [folder / CONFIG, *others, *weight_files(folder)]})
 
 
 def file_names(module: nn.Module) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Utterances as tensors: what a step of training or decoding works on."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -153,15 +153,34 @@ def speech_batch(
     )
 
 
+@dataclass(frozen=True)
+class Told:
+    """A collate function that returns a PelasrError, since torch makes one text of an error in another process and its
+    traceback."""
+
+    collate: Collate
+
+    def __call__(self, examples: Sequence[Example]) -> Batch | PelasrError:
+        try:
+            return self.collate(examples)
+        except PelasrError as error:
+            return error
+
+
 def batches(
     examples: Sequence[Example], index_batches: Sequence[list[int]], collate: Collate, workers: int = 0
-) -> torch.utils.data.DataLoader:
-    """Load batches in the order given; `workers` processes read ahead (for a GPU that would wait)."""
+) -> Iterator[Batch]:
+    """Load batches in the order given; `workers` processes read ahead (for a GPU that would wait). Raises PelasrError
+    for speech that is not as stage 3 left it."""
     pin = workers > 0 and torch.cuda.is_available()
-    return torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         examples,  # pyright: ignore[reportArgumentType] - any sequence is a data set to torch
         batch_sampler=index_batches,
-        collate_fn=collate,
+        collate_fn=Told(collate),
         num_workers=workers,
         pin_memory=pin,
     )
+    for batch in loader:
+        if isinstance(batch, PelasrError):
+            raise batch
+        yield batch

@@ -74,7 +74,8 @@ class Hears(ABC):
     def check(self, samples: int) -> None:
         """Raise PelasrError for audio of so many samples, if it is too short or too long."""
         if samples < self.shortest:
-            raise PelasrError(f"{samples} samples are too short for features; cure: drop what is under 25 ms")
+            least = max(25, -(-1000 * self.shortest // RATE))
+            raise PelasrError(f"{samples} samples are too short for features; cure: drop what is under {least} ms")
         if samples > self.longest:
             what = f"{samples / RATE:.1f} s, more than the {self.longest / RATE:.0f} s that the backbone can hear"
             raise PelasrError(f"{what}; cure: cut it, by `segments`")

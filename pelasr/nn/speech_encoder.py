@@ -203,9 +203,14 @@ def _config(name: str, conf: dict[str, Any]) -> Any:
     cls = getattr(_modeling(name, "configuration"), f"{CLASSES[name]}Config")
     check_keys(conf, CONF_KEYS[name], "encoder_conf")
     config = construct(cls, conf, "encoder_conf", attn_implementation="sdpa")
-    for key, least in (("num_hidden_layers", 1), ("hidden_size", 1), ("num_attention_heads", 1), ("layerdrop", 0)):
-        if getattr(config, key) < least:
-            raise PelasrError(f"encoder_conf: {key}: {getattr(config, key)} is below {least}")
+    for key in ("num_hidden_layers", "hidden_size", "num_attention_heads"):
+        if getattr(config, key) < 1:
+            raise PelasrError(f"encoder_conf: {key}: {getattr(config, key)} is below 1")
+    for key in CONF_KEYS[name]:
+        if "drop" in key and not 0 <= getattr(config, key) <= 1:  # torch says it of some of them, and when training
+            raise PelasrError(f"encoder_conf: {key}: {getattr(config, key)} is not between 0 and 1")
+    if name == "wavlm" and not 4 <= config.num_buckets < 4 * config.max_bucket_distance:
+        raise PelasrError("encoder_conf: num_buckets: want 4 or more, and fewer than 4 times max_bucket_distance")
     from transformers.activations import ACT2FN
 
     for key in ("hidden_act", "feat_extract_activation"):

@@ -67,13 +67,19 @@ class Objective(nn.Module):
 
     def groups(self) -> list[dict[str, Any]]:
         """Optimizer groups, named by whose dev scores are theirs: the backbone, with the mean of all, or one for
-        each language, so that no language's step scales another's."""
+        each language, so that no language's step scales another's. Raises PelasrError for a language that has nothing
+        to train."""
         if self.bank is None:
             return [{"name": MEAN, "params": list(self.backbone.parameters())}]
-        return [
-            {"name": language, "params": [p for p in self.bank.tensors(language).values() if p.requires_grad]}
+        found = {
+            language: [p for p in self.bank.tensors(language).values() if p.requires_grad]
             for language in self.bank.languages
-        ]
+        }
+        for language, parameters in found.items():
+            if not parameters:
+                what = f"the method {self.bank.method} has no adapters, and the language brings no tokens of its own"
+                raise PelasrError(f"{language}: nothing to train: {what}; use another method")
+        return [{"name": language, "params": parameters} for language, parameters in found.items()]
 
     def route(self, batch: Batch) -> AbstractContextManager[None]:
         """Where the loss of a batch is computed, and its gradients: the backward pass may compute layers again."""

@@ -30,7 +30,7 @@ class TrainingOptions:
             so towards the last epoch.
         decay_epochs: of `wsd`: how many epochs the rate takes to zero, where a language's training ends; at most all.
         grad_clip: largest gradient norm (of the backbone, or of each language's adapters).
-        specaug_conf: arguments of ESPnet's SpecAug on normalised features, or of `nn.speech_encoder.SpanMasks` in a
+        specaug_conf: arguments of ESPnet's SpecAug on normalised features, or of `nn.span_masks.SpanMasks` in a
             pretrained encoder; none: no augmentation.
         val_interval: epochs between validations.
         keep_nbest_models: backbones averaged at the end, those of the best macro-averaged dev WER or BLEU.

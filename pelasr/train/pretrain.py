@@ -71,7 +71,7 @@ class Pretraining(Fit):
         sums = dict.fromkeys(languages, torch.zeros(4, dtype=torch.double))
         order = search_batches(dev, True, objective.backbone.batch_frames)
         order = order[self.fabric.global_rank :: self.fabric.world_size]
-        for batch in batches(dev, order, self.data.collate):
+        for batch in batches(dev, order, self.data.collate, self.options.num_workers):
             loss, wrong, masked = objective.predict(batch.to(self.fabric.device), 0)
             rows = torch.stack([loss, wrong, masked, torch.ones_like(loss)], dim=1).double().cpu()
             for language, row in zip(batch.languages, rows, strict=True):

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_pretrained import TINY, audio_of
+from tiny_pretrained import CONV, TINY, audio_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -98,6 +98,7 @@ def test_what_they_hear():
     options = {"encoder": "conformer", "encoder_conf": CONFORMER, "num_mels": 40}
     assert build_backbone("ctc", options, 7, 2).hears == LogMel(40)
     assert [make(kind).subsampling for kind in ("hubert", "bert_relative")] == [2, 2]
+    assert make("hubert", encoder_conf={**CONV, "conv_stride": [5, 2, 2, 2, 1, 1, 1]}).subsampling == 1
 
 
 @pytest.mark.parametrize("layers", ["last", "sum"])
@@ -275,6 +276,17 @@ def test_what_it_learns_from():
         ("hubert", {"encoder": "huber"}, "encoder: 'huber'; did you mean 'hubert'"),
         ("hubert", {"objective": "masked", "mask_prob": 1.5}, "mask_prob, mask_length: want"),
         ("bert_relative", {"objective": "masked"}, "wav2vec2_bert hears no waveform"),
+        (
+            "bert_relative",
+            {"encoder_conf": KINDS["bert_relative"][1] | {"feature_projection_input_dim": 80}},
+            "feature_projection_input_dim: 80, but 160 channels are heard",
+        ),
+        ("hubert", {"objective": "masked", "num_clusters": 1}, "num_clusters: 1: want 2 or more"),
+        (
+            "hubert",
+            {"objective": "masked", "encoder_conf": {**CONV, "conv_stride": [5, 2, 2, 2, 2, 2, 1]}},
+            "clusters are of frames of 320 samples, those of this conv_stride are of 160",
+        ),
         ("hubert", {"encoder_conf": {"conv_dims": [8]}}, "conv_dims"),
     ],
 )

@@ -93,6 +93,24 @@ def test_masks_and_preprocessor(folder):
     assert read_pretrained(folder).normalise
 
 
+@pytest.mark.parametrize("normalise", [True, False])
+def test_preprocessor_as_a_processor_saves_it(folder, tmp_path, normalise):
+    """Newer versions have it in `processor_config.json`, which counts before the other file."""
+    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+
+    (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"))
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=normalise), tokenizer).save_pretrained(folder)
+    assert (folder / "processor_config.json").exists()
+    rewrite(folder / "preprocessor_config.json", do_normalize=not normalise)
+    assert read_pretrained(folder).normalise == normalise
+    assert Wav2Vec2FeatureExtractor.from_pretrained(folder).do_normalize == normalise
+    (folder / "preprocessor_config.json").unlink()
+    assert read_pretrained(folder).normalise == normalise
+    rewrite(folder / "processor_config.json", feature_extractor=...)
+    assert read_pretrained(folder).normalise
+
+
 @pytest.mark.parametrize(
     ("kind", "head", "left_out"),
     [
@@ -175,12 +193,14 @@ def test_the_hash_is_of_configuration_and_weights(folder):
     found = {pretrained_sha256(folder)}
     (folder / "README.md").write_text("no part of it")
     assert pretrained_sha256(folder) in found
-    for name in ("config.json", "preprocessor_config.json"):
+    (folder / "processor_config.json").write_text("{}")
+    found.add(pretrained_sha256(folder))
+    for name in ("config.json", "preprocessor_config.json", "processor_config.json"):
         rewrite(folder / name, more=1)
         found.add(pretrained_sha256(folder))
     rename(folder, str, lm_head=torch.zeros(1))
     found.add(pretrained_sha256(folder))
-    assert len(found) == 4
+    assert len(found) == 6
 
 
 def refused(folder):
@@ -250,6 +270,9 @@ def test_hostile_configurations(changes, message, folder):
         ("config.json", " " * (1 << 25), "config.json: more than"),
         ("config.json", '{"model_type": ' + "9" * 5000 + "}", "config.json: not valid JSON"),
         ("preprocessor_config.json", "7", "preprocessor_config.json: expected a dict"),
+        ("processor_config.json", "[]", "processor_config.json: expected a dict"),
+        ("processor_config.json", '{"feature_extractor": 1}', "feature_extractor: expected names and values, found 1"),
+        ("processor_config.json", '{"feature_extractor": {"sampling_rate": 8000}}', "sampling_rate: 8000: only models"),
         ("preprocessor_config.json", '{"do_normalize": "yes"}', "do_normalize: expected true or false, found yes"),
         (
             "preprocessor_config.json",

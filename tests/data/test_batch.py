@@ -1,12 +1,14 @@
 """Examples to batches: audio that several targets share is loaded and encoded once, and nothing else changes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pelasr.adapters.finetune import make_bank
-from pelasr.data.batch import Collate, Example
+from pelasr.data.batch import Collate, Example, batches
 from pelasr.data.features import read_feats, write_archive
 from pelasr.decode.recognise import encode
 from pelasr.errors import PelasrError
@@ -44,6 +46,18 @@ def test_audio_of_its_own(examples):
 def test_an_unknown_language(examples):
     with pytest.raises(PelasrError, match="utterance a: the backbone has no language 'en-fr': en-de"):
         Collate(["en-de"])(examples)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_loaded_is_said_in_one_line(examples, workers):
+    """Also by a process that reads ahead: without its traceback."""
+    broken = replace(examples[1], feats=replace(examples[1].feats, checksum="0" * 16))
+    found = batches([examples[0], broken], [[0], [1]], Collate(PAIRS), workers)
+    assert next(found).ids == ["a"]
+    with pytest.raises(PelasrError) as error:
+        next(found)
+    assert str(error.value).endswith("and run stage 3 again")
+    assert "features of utterance b are damaged" in str(error.value) and "Traceback" not in str(error.value)
 
 
 @pytest.mark.parametrize("encoder", ["transformer", "conformer"])

@@ -247,7 +247,9 @@ def test_default_configurations():
         ({"num_hidden_layers": 0}, "num_hidden_layers: 0 is below 1"),
         ({"hidden_size": "wide"}, "hidden_size: expected a whole number, found 'wide'"),
         ({"hidden_act": "none"}, "hidden_act: 'none'; "),
-        ({"hidden_dropout": 2.0}, "dropout probability has to be between 0 and 1"),
+        ({"hidden_dropout": 2.0}, "hidden_dropout: 2.0 is not between 0 and 1"),
+        ({"attention_dropout": 2.0}, "attention_dropout: 2.0 is not between 0 and 1"),
+        ({"layerdrop": -0.1}, "layerdrop: -0.1 is not between 0 and 1"),
         ({"conv_dim": [8]}, "Configuration for convolutional layers is incorrect"),
         ({"feat_extract_norm": "batch"}, "has to be one of"),
         ({"conv_stride": [0] * 7}, "conv_kernel, conv_stride: expected numbers above 0"),
@@ -258,6 +260,13 @@ def test_configurations_that_none_can_be_made_of(conf, message):
     with torch.device("meta"), pytest.raises(PelasrError) as error:
         make_encoder("wav2vec2", conf), make_frontend("wav2vec2", conf)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("conf", [{"num_buckets": 3}, {"num_buckets": 320, "max_bucket_distance": 80}])
+def test_buckets_that_are_none(conf):
+    """The widths of the far ones grow from the last of a frame each to the largest distance."""
+    with torch.device("meta"), pytest.raises(PelasrError, match="num_buckets: want 4 or more, and fewer than 4 times"):
+        make_encoder("wavlm", {**LAYERS, **conf})
 
 
 def test_unknown_encoders_and_no_transformers(monkeypatch):

@@ -11,6 +11,7 @@ from torch import nn
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.own import OwnParts, install
+from pelasr.errors import PelasrError
 from pelasr.train.loop import Fit, Objective
 
 DECODER = {"attention_heads": 2, "linear_units": 8, "num_blocks": 2}
@@ -54,3 +55,11 @@ def test_checkpointed_layers_in_a_step(languages, make_st, make_batch):
             assert found[name] is None
         else:
             torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_a_language_with_nothing_to_train_is_named(make_st):
+    """The method `output` trains own parts alone, of which a language of the backbone's has none."""
+    bank = Bank("output", {}, make_st())
+    bank.add("hi")
+    with pytest.raises(PelasrError, match="hi: nothing to train: the method output has no adapters, and"):
+        Objective(bank._backbone[0], bank).groups()

@@ -19,6 +19,7 @@ from tiny_pretrained import CONV
 
 from pelasr.backbones.store import load_backbone
 from pelasr.data.hears import LogMel
+from pelasr.errors import PelasrError
 from pelasr.packs.pack import load_bank
 from pelasr.storage import state_sha256
 from pelasr.train.checkpoint import load_checkpoint
@@ -172,7 +173,7 @@ class Sound:
 
 class Spoken:
     def __init__(self, samples: np.ndarray):
-        self.feats = Sound(samples)
+        self.id, self.feats = "u", Sound(samples)
 
 
 def tones(*pitches: float) -> np.ndarray:
@@ -199,6 +200,24 @@ def test_units_tell_sounds_apart_and_are_kept(tmp_path):
     assert path.stat().st_mtime_ns == before
     make_units(path, train, dev, frames_of, 6, 0, "another run")
     assert path.stat().st_mtime_ns != before
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04"])
+def test_damaged_units_are_named(tmp_path, content):
+    (tmp_path / "units.npz").write_bytes(content)
+    with pytest.raises(PelasrError, match=r"units.npz: damaged \(.*\); delete it, and it is made again"):
+        make_units(tmp_path / "units.npz", [Spoken(tones(300))], [], frames_of, 2, 0, "a")
+
+
+def test_an_utterance_that_is_too_short_is_named(tmp_path):
+    with pytest.raises(PelasrError, match="utterance u: 399 samples are too short for the encoder; cure: drop it"):
+        make_units(tmp_path / "units.npz", [Spoken(tones(300)[:399])], [], frames_of, 2, 0, "a")
+
+
+@pytest.mark.parametrize("samples", [400, 719, 720, 1039, 1040, 3210])
+def test_every_frame_has_a_unit(samples):
+    assert len(mfcc(tones(300)[:samples], frames_of(samples))) == frames_of(samples)
+    assert len(mfcc(tones(300)[:samples], samples // 320 + 1)) == samples // 320 + 1  # of shorter kernels
 
 
 def test_a_unit_is_of_the_middle_of_its_frame():
