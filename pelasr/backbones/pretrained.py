@@ -21,6 +21,7 @@ from pelasr.storage import check_tensors, sizes
 
 CURE = "give the folder of a model as transformers stores it"
 CONFIG, PREPROCESSOR, INDEX = "config.json", "preprocessor_config.json", "model.safetensors.index.json"
+PROCESSOR = "processor_config.json"  # in which transformers 5 has what was in the preprocessor's file
 WEIGHTS, PICKLE = "model.safetensors", "pytorch_model.bin"
 RATE = 16000
 REFUSED = {  # keys of config.json, with what they ask for
@@ -61,7 +62,7 @@ class Pretrained:
 
 
 def read_pretrained(folder: Path) -> Pretrained:
-    """What a folder's `config.json` and `preprocessor_config.json` say of its encoder.
+    """What a folder's `config.json` and the file of its preprocessor say of its encoder.
 
     Raises PelasrError for what no encoder can be made of, what asks for code, and for a folder without safetensors or
     with fewer of them than the configuration needs.
@@ -76,6 +77,9 @@ def read_pretrained(folder: Path) -> Pretrained:
     if name not in ENCODERS:
         raise PelasrError(f"{path}: model_type {brief(repr(model_type))}: {nearest(name, ENCODERS)}")
     files = weight_files(folder)
+    for file in files:  # one that is not there, or is a pointer to it, is said to be so, not to be too small
+        with _opened(file):
+            pass
     try:
         default = default_conf(name)
         conf = {key: config[key] for key, value in default.items() if key in config and not _same(config[key], value)}
@@ -99,10 +103,14 @@ def _same(value: Any, default: Any) -> bool:
 
 def _normalises(folder: Path) -> bool:
     """Whether the preprocessor normalises each utterance, as it does if it does not say."""
-    path = folder / PREPROCESSOR
-    if not path.exists():
-        return True
-    said = read_json(path, CURE)
+    path, said = folder / PROCESSOR, None
+    if path.exists():
+        said = read_json(path, CURE).get("feature_extractor")
+    if said is None:
+        path = folder / PREPROCESSOR
+        said = read_json(path, CURE) if path.exists() else {}
+    if not isinstance(said, dict):
+        raise PelasrError(f"{path}: feature_extractor: expected its settings, found {brief(said)}; {CURE}")
     normalise, rate = said.get("do_normalize", True), said.get("sampling_rate", RATE)
     if not isinstance(normalise, bool):
         raise PelasrError(f"{path}: do_normalize: expected true or false, found {brief(normalise)}")
@@ -144,7 +152,7 @@ def pickle_error(pickle: Path, converted: Path) -> PelasrError:
 
 def pretrained_sha256(folder: Path) -> str:
     """Hash of the configuration and the weights in a folder."""
-    paths = [folder / CONFIG, *(path for path in (folder / PREPROCESSOR, folder / INDEX) if path.exists())]
+    paths = [folder / CONFIG, *(folder / name for name in (PREPROCESSOR, PROCESSOR, INDEX) if (folder / name).exists())]
     return sha256_json({path.name: sha256_file(path) for path in [*paths, *weight_files(folder)]})
 
 

@@ -93,6 +93,24 @@ def test_masks_and_preprocessor(folder):
     assert read_pretrained(folder).normalise
 
 
+def test_a_processor_as_transformers_saves_it_now(folder):
+    """Its file has what the preprocessor's had, and counts before that."""
+    from transformers import Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+
+    (folder / "vocab.json").write_text(json.dumps({"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3, "|": 4}))
+    tokenizer = Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+    before = pretrained_sha256(folder)
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(do_normalize=False), tokenizer).save_pretrained(folder)
+    assert (folder / "processor_config.json").exists() and read_pretrained(folder).normalise is False
+    assert pretrained_sha256(folder) != before
+    (folder / "preprocessor_config.json").unlink()
+    assert read_pretrained(folder).normalise is False
+    rewrite(folder / "processor_config.json", feature_extractor=...)  # as older ones, beside a preprocessor's file
+    assert read_pretrained(folder).normalise is True
+    rewrite(folder / "processor_config.json", feature_extractor=[1])
+    assert "processor_config.json: feature_extractor: expected its settings, found [1]" in refused(folder)
+
+
 @pytest.mark.parametrize(
     ("kind", "head", "left_out"),
     [
@@ -291,6 +309,15 @@ def spoil(content, how):
     return len(made).to_bytes(8, "little") + made + content[8 + header :]
 
 
+def test_a_pointer_in_the_place_of_weights(folder):
+    """As git leaves it without LFS."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1261990257\n"
+    (folder / "model.safetensors").write_text(pointer)
+    rewrite(folder / "config.json", num_hidden_layers=24, hidden_size=1024, intermediate_size=4096)
+    line = refused(folder)
+    assert "model.safetensors: damaged" in line and "fetch it again" in line and "config.json" not in line
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -340,7 +367,7 @@ def shards(folder, weight_map):
         ({"a": "pytorch_model.bin"}, "is no file of safetensors beside it"),
         ({"a": ["x"]}, "is no file of safetensors beside it"),
         ({"a": "..safetensors"}, "..safetensors: no such file"),
-        ({"a": "model-00002-of-00002.safetensors"}, "model-00002-of-00002.safetensors: no such file"),
+        ({"a": "model-00002-of-00002.safetensors"}, "model-00002-of-00002.safetensors: no such file; give the folder"),
         ({}, "weight_map: names no file"),
         ([1], "weight_map: names no file"),
         ({"a": "model-00001-of-00001.safetensors"}, ""),
