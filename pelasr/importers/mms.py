@@ -104,7 +104,8 @@ def _encoder(pretrained: Pretrained) -> Backbone:
 
 def _options(pretrained: Pretrained) -> dict:
     """Of a backbone that is taken as it is."""
-    options = {"encoder": pretrained.encoder, "encoder_conf": pretrained.encoder_conf}
+    options: dict = {"encoder": pretrained.encoder, "encoder_conf": pretrained.encoder_conf}
+    options |= {"masks": pretrained.mask_conf} if pretrained.mask_conf else {}
     return {**options, "objective": "none", "layers": "last", "normalise": pretrained.normalise}
 
 
