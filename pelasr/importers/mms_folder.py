@@ -217,7 +217,7 @@ def read_mms(folder: Path) -> MMS:
 def _content(token: Any, path: Path, key: str) -> str:
     """A token's text, which may be within a description of it."""
     found = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(found, str) or not found:
+    if not isinstance(found, str) or not found or any("\ud800" <= character <= "\udfff" for character in found):
         raise PelasrError(f"{path}: {brief(key)}: expected a token, found {brief(token)}; {CURE}")
     return found
 

@@ -289,6 +289,13 @@ def test_tokenizers_that_lack_a_token_or_have_any_ids(copied, made, tmp_path):
     assert (tmp_path / "exp" / name).read_bytes() == (made / name).read_bytes()
 
 
+@pytest.mark.parametrize("token", ["\ud800", "", 7, {"content": ["<pad>"]}])
+def test_special_tokens_that_are_none(copied, tmp_path, token):
+    (copied / "vocab.json").write_text(json.dumps({"tel": {str(token): 0, **VOCAB, "|": 6}}))
+    (copied / "tokenizer_config.json").write_text(json.dumps({"pad_token": token}))
+    refused("tokenizer_config.json: pad_token: expected a token, found", copied, ["tel"], tmp_path / "exp")
+
+
 def test_a_code_with_letters_beyond_ascii(copied, tmp_path):
     code = "cac-dialect_sansebastiáncoatán"
     (copied / "adapter.tel.safetensors").rename(copied / f"adapter.{code}.safetensors")
