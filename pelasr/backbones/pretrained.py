@@ -78,6 +78,9 @@ def read_pretrained(folder: Path) -> Pretrained:
     if name not in ENCODERS:
         raise PelasrError(f"{path}: model_type {brief(repr(model_type))}: {nearest(name, ENCODERS)}")
     files = weight_files(folder)
+    for file in files:  # one that is not there, or is a pointer to it, is said to be so, not to be too small
+        with _opened(file):
+            pass
     try:
         default = default_conf(name)
         conf = {key: config[key] for key, value in default.items() if key in config and not _same(config[key], value)}

@@ -1,6 +1,7 @@
 """Options that verbs share, and what they mean."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,8 +103,8 @@ def add_search(sub: argparse.ArgumentParser) -> None:
         "n-gram language model of words that counts in the search, ARPA or KenLM's binary; {lang} in it is the language"
     )
     sub.add_argument("--lm", metavar="FILE", help=lm)
-    sub.add_argument("--lm_weight", type=float, help="of the language model's log probabilities; default: 0.5")
-    sub.add_argument("--word_bonus", type=float, help="of every word, with a language model; default: 1.5")
+    sub.add_argument("--lm_weight", type=_finite, help="of the language model's log probabilities; default: 0.5")
+    sub.add_argument("--word_bonus", type=_finite, help="of every word, with a language model; default: 1.5")
 
 
 def lm_of(known: argparse.Namespace) -> "LMOptions | None":
@@ -133,6 +134,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 1 on")
     return int(text)
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r}: a number")
+    return number
 
 
 def place_of(known: argparse.Namespace) -> "Place":

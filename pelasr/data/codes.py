@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Fairseq's way to say what a code alone does not: azj-script_latin, cak-dialect_western.
 SUFFIXED = re.compile(r"(?P<code>[^-_]+)-(?:script_(?P<script>.+)|dialect_(?P<dialect>.+))")
 LANGUAGE = re.compile("[a-z]{2,3}")
-CODE = re.compile("[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
+CODE = re.compile(r"[^\W_]+(?:[._-][^\W_]+)*")  # letters of any script: cac-dialect_sansebastiáncoatán
 # Names that the registry of subtags does not have.
 NAMES = {"greek": "el", "mandarin": "zh", "myanmar": "my", "nynorsk": "nn"}
 SCRIPTS = {"syllabics": "Cans", "simplified": "Hans", "traditional": "Hant"}

@@ -38,10 +38,10 @@ def import_mms(folder: Path, wanted: list[str] | None, exp: Path) -> None:
     """
     source = read_mms(folder)
     codes = source.choose(wanted)
-    module = _encoder(source.pretrained)
     if os.path.lexists(exp / "backbone.yaml") or os.path.lexists(exp / "model.yaml"):
-        _add(source, codes, module, exp)
+        _add(source, codes, exp)
         return
+    module = _encoder(source.pretrained)
     check_free(exp)
     for code in codes.values():
         source.read(code)
@@ -63,10 +63,11 @@ def import_mms(folder: Path, wanted: list[str] | None, exp: Path) -> None:
     say(f"{exp}: a backbone of {count:,} parameters, {_shown(codes)}")
 
 
-def _add(source: MMS, codes: dict[str, str], module: Backbone, exp: Path) -> None:
+def _add(source: MMS, codes: dict[str, str], exp: Path) -> None:
     """Packs for an experiment that has a backbone."""
+    here = state_sha256(_encoder(source.pretrained).state_dict())  # of two such models one alone is in memory
     backbone = load_backbone(*find_backbone_of(exp))
-    _check_backbone(source, module, backbone, exp)
+    _check_backbone(source, here, backbone, exp)
     for path in sorted(exp.glob("packs/*/pack.yaml"))[:1]:
         _check_making(path.parent, read_bound(path.parent, backbone), source.width)
     missing = {}
@@ -104,7 +105,8 @@ def _encoder(pretrained: Pretrained) -> Backbone:
 
 def _options(pretrained: Pretrained) -> dict:
     """Of a backbone that is taken as it is."""
-    options = {"encoder": pretrained.encoder, "encoder_conf": pretrained.encoder_conf}
+    options: dict = {"encoder": pretrained.encoder, "encoder_conf": pretrained.encoder_conf}
+    options |= {"masks": pretrained.mask_conf} if pretrained.mask_conf else {}
     return {**options, "objective": "none", "layers": "last", "normalise": pretrained.normalise}
 
 
@@ -134,10 +136,9 @@ def _name(folder: Path) -> str:
     return folder.resolve().name
 
 
-def _check_backbone(source: MMS, module: Backbone, backbone: LoadedBackbone, exp: Path) -> None:
-    """Raise PelasrError if an experiment has another backbone than the folder's."""
-    there, here = backbone.sha256, state_sha256(module.state_dict())
-    said = backbone.description
+def _check_backbone(source: MMS, here: str, backbone: LoadedBackbone, exp: Path) -> None:
+    """Raise PelasrError if an experiment has another backbone than the folder's, whose hash is `here`."""
+    there, said = backbone.sha256, backbone.description
     same = (said.backbone, said.options) == ("ctc", settled(_options(source.pretrained)))
     if there != here or not same:
         what = f"{there[:12]}, with {here[:12]}" if there != here else "the same weights, with other options"

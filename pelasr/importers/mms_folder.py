@@ -1,6 +1,7 @@
 """What a folder of MMS (Pratap et al. 2024) holds beside the encoder, as transformers stores it: for each language an
 adapter with an output layer, and a vocabulary."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ ADAPTER, VOCAB, TOKENIZER = "adapter", "vocab.json", "tokenizer_config.json"
 # Names of special tokens by those of transformers' tokenizer; the first is CTC's blank.
 NAMES = {"pad_token": "<pad>", "unk_token": "<unk>", "eos_token": "</s>", "bos_token": "<s>"}
 NAMES |= {"word_delimiter_token": "|"}
+ID = re.compile("[0-9]{1,9}")
 OFF = -1e4  # bias of a token that a model does not have
 PREFIX = "wav2vec2."
 PARTS = {"norm": "norm", "linear_1": "down", "linear_2": "up"}  # of an adapter: MMS's names and houlsby's
@@ -92,7 +94,14 @@ class MMS:
         found = self._load(path, len(ids))
         ids = self._with_added(ids, code, found["lm_head.bias"].shape[0])
         order = [ids.get(self.names[key]) for key in ("pad_token", "unk_token", "eos_token")]
-        own = {self._own_name(token, code): number for token, number in ids.items() if number not in order}
+        own: dict[str, int] = {}
+        for token, number in ids.items():
+            if number in order:
+                continue
+            name = self._own_name(token, code)
+            if name in own:
+                raise PelasrError(f"{self.folder / VOCAB}: {code}: two tokens are {brief(name)}; {CURE}")
+            own[name] = number
         bos = own.pop(BOS, None)
         rows = sorted(own.items(), key=lambda item: item[1])
         if bos is not None and not _is_off(found, bos):
@@ -194,12 +203,13 @@ def read_mms(folder: Path) -> MMS:
         raise PelasrError(f"{folder / VOCAB}: want a vocabulary for each language, by its code; {CURE}")
     path = folder / TOKENIZER
     said = read_json(path, CURE) if path.exists() else {}
-    names = {key: _content(said.get(key, name), path, key) for key, name in NAMES.items()}
+    special = {key: name if said.get(key) is None else said[key] for key, name in NAMES.items()}
+    names = {key: _content(token, path, key) for key, token in special.items()}
     if len({*names.values()}) < len(names):
         raise PelasrError(f"{path}: two special tokens have one name: {' '.join(names.values())}")
     decoder = said.get("added_tokens_decoder", {})
     added = decoder.items() if isinstance(decoder, dict) else ()
-    ids = {int(number): _content(token, path, number) for number, token in added if number.isdecimal()}
+    ids = {int(number): _content(token, path, number) for number, token in added if ID.fullmatch(number)}
     conf = {**default_conf(pretrained.encoder), **pretrained.encoder_conf}
     return MMS(pretrained, conf["num_hidden_layers"], conf["hidden_size"], width, vocabularies, names, ids)
 
@@ -207,25 +217,23 @@ def read_mms(folder: Path) -> MMS:
 def _content(token: Any, path: Path, key: str) -> str:
     """A token's text, which may be within a description of it."""
     found = token.get("content") if isinstance(token, dict) else token
-    if not isinstance(found, str) or not found:
+    if not isinstance(found, str) or not found or any("\ud800" <= character <= "\udfff" for character in found):
         raise PelasrError(f"{path}: {brief(key)}: expected a token, found {brief(token)}; {CURE}")
     return found
 
 
 def _same_language(word: str, codes: list[str]) -> str | None:
     """The code of the language that another code or a key means."""
-    try:
-        key = language_key(word)
-    except PelasrError:
-        return None
-    return next((code for code in codes if _key(code) == key), None)
+    keys = {word, key_of(word)} - {""}
+    return next((code for code in codes if key_of(code) in keys), None)
 
 
-def _key(code: str) -> str | None:
+def key_of(code: str) -> str:
+    """The key of a language; empty for what is no code of one."""
     try:
         return language_key(code)
-    except PelasrError:  # it is not the one that is looked for
-        return None
+    except PelasrError:
+        return ""
 
 
 def tensor_name(layer: int, part: str, kind: str) -> str:

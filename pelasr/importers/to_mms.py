@@ -10,7 +10,6 @@ from torch import Tensor
 from pelasr.backbones.pretrained import CONFIG, PREPROCESSOR, RATE, WEIGHTS, file_names
 from pelasr.backbones.source import find_backbone_of
 from pelasr.backbones.store import LoadedBackbone, load_backbone
-from pelasr.data.codes import language_key
 from pelasr.data.hears import Waveform
 from pelasr.data.tokenizer import BOS, SPACE, hidden_in
 from pelasr.errors import PelasrError, brief, nearest
@@ -25,6 +24,7 @@ from pelasr.importers.mms_folder import (
     PREFIX,
     TOKENIZER,
     VOCAB,
+    key_of,
     reordered,
     tensor_name,
 )
@@ -107,18 +107,25 @@ def _width(pack: Pack, backbone: LoadedBackbone) -> int:
 
 
 def _code(pack: Pack) -> str:
-    """What MMS calls a pack's language: as it was called where it came from, or by ISO 639-3, or else by its key."""
-    from langcodes import Language
-    from langcodes.tag_parser import LanguageTagError
-
+    """What MMS calls a pack's language: as it was called where it came from, or by ISO 639-3, or else by its key, in a
+    form that is read as it again."""
     said = pack.description
     if "code" in said.training:
         return said.training["code"]
+    key = said.language
+    codes = [_iso639_3(key), key, key.replace(".", "-").replace("_", "-dialect_")]
+    return next((code for code in codes if key_of(code) == key), key)
+
+
+def _iso639_3(key: str) -> str:
+    """The code of a language, without script, region and variant; the key itself where there is none."""
+    from langcodes import Language
+    from langcodes.tag_parser import LanguageTagError
+
     try:
-        code = Language.get(said.language).to_alpha3()
-        return code if language_key(code) == said.language else said.language
-    except (LanguageTagError, LookupError, PelasrError):
-        return said.language
+        return Language.get(key).to_alpha3()
+    except (LanguageTagError, LookupError):
+        return key
 
 
 def vocabulary(pack: Pack) -> dict[str, int]:
@@ -166,7 +173,7 @@ def _write_model(folder: Path, backbone: LoadedBackbone, pack: Pack, width: int)
     config: dict[str, Any] = {"architectures": ["Wav2Vec2ForCTC"], "adapter_attn_dim": width}
     config |= {"vocab_size": len(own["lm_head.bias"]), "ctc_zero_infinity": True}
     config |= {key.replace("token", "token_id"): ORDER.index(key) for key in ORDER[:3]}
-    found = Wav2Vec2Config(**options.get("encoder_conf") or {}, **config)
+    found = Wav2Vec2Config(**options.get("encoder_conf") or {}, **options.get("masks") or {}, **config)
     _write_json(folder / CONFIG, json.loads(found.to_json_string()))
     normalise = isinstance(hears, Waveform) and hears.normalise
     said = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "processor_class": "Wav2Vec2Processor"}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pelasr.data.tokenizer import PIECE_SPACE, SPACE
+from pelasr.data.tokenizer import BLANK, HIDDEN, PIECE_SPACE, SOS_EOS, SPACE
 from pelasr.errors import PelasrError, brief
 
 TEN = math.log(10.0)
@@ -75,7 +75,7 @@ class Fusion:
 
     def __init__(self, model: LanguageModel, tokens: Sequence[str], weight: float, bonus: float):
         self.model, self.weight, self.bonus = model, weight, bonus
-        self.texts = [" " if token == SPACE else token.replace(PIECE_SPACE, " ") for token in tokens]
+        self.texts = [_text(token) for token in tokens]
         if not any(text.startswith(" ") for text in self.texts):
             self.texts = [f" {text}" for text in self.texts]
 
@@ -87,6 +87,12 @@ class Fusion:
     def start(self) -> "Words":
         """Of no labels yet."""
         return Words(self, self.model.start(), "", 0.0, 0.0, None)
+
+
+def _text(token: str) -> str:
+    """What a token adds to a text."""
+    unseen = token in (BLANK, SOS_EOS) or HIDDEN.fullmatch(token)
+    return " " if token == SPACE else "" if unseen else token.replace(PIECE_SPACE, " ")
 
 
 def fusions_of(lm: LMOptions, tokens: Mapping[str, Sequence[str]]) -> dict[str, Fusion]:

@@ -74,7 +74,9 @@ def measure(
                 change.utterances += 1
                 if first[1][row].tokens != second[1][row].tokens:
                     change.hypotheses += 1
-                difference = (first[0][row] - second[0][row, :, : first[0].shape[-1]]).abs().nan_to_num(nan=torch.inf)
+                # Beyond the language's own tokens there are columns of others, minus infinity in its rows.
+                count = len(backbone.tokenizer) + len(before.own_tokens(language))
+                difference = (first[0][row, :, :count] - second[0][row, :, :count]).abs().nan_to_num(nan=torch.inf)
                 change.logits = max(change.logits, float(difference.max()))
     return {language: changes[language] for language in old}
 

@@ -18,7 +18,7 @@ def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
     """A flat configuration. Raises PelasrError for a key that neither the family nor the training has.
 
     The key `task` names a task that the languages do not tell; it is checked here. The key `model` names the folder of
-    a pretrained encoder, which says what the encoder is.
+    a pretrained encoder, which says what the encoder is; a configuration that leaves it empty wants it to be named.
     """
     from pelasr.backbones.base import backbone_options
 
@@ -31,6 +31,8 @@ def split_options(config: dict[str, Any], where: str) -> BackboneConfig:
         find_task(str(config["task"]))
     options = {key: value for key, value in config.items() if key in backbone_options(family)}
     model = Path(str(config["model"])) if config.get("model") else None
+    if "model" in config and model is None:
+        raise PelasrError(f"{where}: model: of which pretrained encoder? Name its folder with --model DIR")
     if model is not None:
         if family != "ctc":
             raise PelasrError(f"{where}: model: a pretrained encoder goes into the backbone `ctc`, not {family!r}")

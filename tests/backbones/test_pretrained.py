@@ -314,6 +314,15 @@ def spoil(content, how):
     return len(made).to_bytes(8, "little") + made + content[8 + header :]
 
 
+def test_a_pointer_in_the_place_of_weights(folder):
+    """As git leaves it without LFS."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1261990257\n"
+    (folder / "model.safetensors").write_text(pointer)
+    rewrite(folder / "config.json", num_hidden_layers=24, hidden_size=1024, intermediate_size=4096)
+    line = refused(folder)
+    assert "model.safetensors: damaged" in line and "fetch it again" in line and "config.json" not in line
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [
@@ -363,7 +372,7 @@ def shards(folder, weight_map):
         ({"a": "pytorch_model.bin"}, "is no file of safetensors beside it"),
         ({"a": ["x"]}, "is no file of safetensors beside it"),
         ({"a": "..safetensors"}, "..safetensors: no such file"),
-        ({"a": "model-00002-of-00002.safetensors"}, "model-00002-of-00002.safetensors: no such file"),
+        ({"a": "model-00002-of-00002.safetensors"}, "model-00002-of-00002.safetensors: no such file; give the folder"),
         ({}, "weight_map: names no file"),
         ([1], "weight_map: names no file"),
         ({"a": "model-00001-of-00001.safetensors"}, ""),

@@ -84,6 +84,8 @@ def test_help_has_the_new_name_alone(capsys, verb):
         ),
         (["add", "--langs", "hi", "--config", "c"], "arguments --fit_langs is required"),
         (["decode", "--langs", "hi", "--exp", "A", "--beam_size", "0"], "'0': a whole number from 1 on"),
+        (["decode", "--langs", "hi", "--exp", "A", "--lm", "l", "--lm_weight", "nan"], "'nan': a number"),
+        (["decode", "--langs", "hi", "--exp", "A", "--lm", "l", "--word_bonus", "much"], "'much': a number"),
         (["add", "--langs", "hi", "--config", "c", "--skip_bad", "yes"], "'yes': true or false"),
         (["trian"], "invalid choice: 'trian'"),
     ],

@@ -202,6 +202,10 @@ VOCABULARIES = [
     ),
     ({"tel": {"<space>" if name == "క" else name: n for name, n in VOCAB.items()}}, "'<space>' is no token of text"),
     ({"tel": {"a b" if name == "క" else name: n for name, n in VOCAB.items()}}, "'a b' is no token of text"),
+    (
+        {"tel": {{"క": "<U+200B>", "<unk>": "\u200b"}.get(name, name): n for name, n in VOCAB.items()}},
+        "vocab.json: tel: two tokens are <U\\+200B>",
+    ),
     ({"tel": {"" if name == "క" else name: n for name, n in VOCAB.items()}}, "'' is no token of text"),
 ]
 
@@ -274,6 +278,32 @@ def test_half_precision_and_other_names(copied, made, tmp_path):
     assert read_pack(tmp_path / "exp/packs/te").own_tokens == ["<s>", "<space>", "క"]
     found = load_file(tmp_path / "exp/packs/te/pack.safetensors")["ctc/weight"]
     assert torch.equal(found, tensors["lm_head.weight"].half().float()[[3, 2, 5, 4, 0, 1]])
+
+
+def test_tokenizers_that_lack_a_token_or_have_any_ids(copied, made, tmp_path):
+    """As transformers writes one without a token; and what it does not write."""
+    said = {"bos_token": None, "added_tokens_decoder": {"9" * 5000: {"content": "x"}, "२": {"content": "y"}}}
+    (copied / "tokenizer_config.json").write_text(json.dumps(said))
+    import_mms(copied, ["tel"], tmp_path / "exp")
+    name = "packs/te/pack.safetensors"
+    assert (tmp_path / "exp" / name).read_bytes() == (made / name).read_bytes()
+
+
+@pytest.mark.parametrize("token", ["\ud800", "", 7, {"content": ["<pad>"]}])
+def test_special_tokens_that_are_none(copied, tmp_path, token):
+    (copied / "vocab.json").write_text(json.dumps({"tel": {str(token): 0, **VOCAB, "|": 6}}))
+    (copied / "tokenizer_config.json").write_text(json.dumps({"pad_token": token}))
+    refused("tokenizer_config.json: pad_token: expected a token, found", copied, ["tel"], tmp_path / "exp")
+
+
+def test_a_code_with_letters_beyond_ascii(copied, tmp_path):
+    code = "cac-dialect_sansebastiáncoatán"
+    (copied / "adapter.tel.safetensors").rename(copied / f"adapter.{code}.safetensors")
+    (copied / "vocab.json").write_text(json.dumps({code: MMS_TOKENS["tel"], "hin": MMS_TOKENS["hin"]}))
+    import_mms(copied, None, tmp_path / "exp")
+    assert read_pack(tmp_path / "exp/packs/cac_sansebastiancoatan").training["code"] == code
+    export_mms(tmp_path / "exp", None, tmp_path / "out")
+    assert (tmp_path / f"out/adapter.{code}.safetensors").exists()
 
 
 def test_tokens_of_several_letters_and_of_none(copied, tmp_path):

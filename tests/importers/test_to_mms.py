@@ -109,6 +109,34 @@ def test_languages_that_were_fitted_here(exp, tmp_path):
     assert read_pack(tmp_path / "back/packs/pa").own_tokens == ["a", "b"]
 
 
+def test_keys_with_a_script_or_a_variant(exp, tmp_path):
+    """The codes that they get are read as the same keys again, and the keys name them."""
+    codes = {"az.Cyrl": "az-Cyrl", "zh.TW": "zh-TW", "dnj_blowowest": "dnj-dialect_blowowest"}
+    for key in codes:
+        add_pack(exp, key, bottleneck=4)
+    export_mms(exp, list(codes), tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").glob("adapter.*")} == {
+        f"adapter.{code}.safetensors" for code in codes.values()
+    }
+    import_mms(tmp_path / "out", list(codes), tmp_path / "back")
+    for key in codes:
+        name = f"packs/{key}/pack.safetensors"
+        assert (tmp_path / "back" / name).read_bytes() == (exp / name).read_bytes()
+
+
+def test_masks_are_kept(mms, tmp_path):
+    """As the model was trained with, into the experiment and out of it."""
+    source = Path(shutil.copytree(mms, tmp_path / "model"))
+    said = json.loads((source / "config.json").read_text()) | {"mask_time_prob": 0.075, "mask_time_length": 8}
+    (source / "config.json").write_text(json.dumps(said))
+    import_mms(source, ["hin"], tmp_path / "exp")
+    masks = {"mask_time_prob": 0.075, "mask_time_length": 8}
+    assert load_backbone(tmp_path / "exp").description.options["masks"] == masks
+    export_mms(tmp_path / "exp", None, tmp_path / "out")
+    found = json.loads((tmp_path / "out/config.json").read_text())
+    assert {key: found[key] for key in masks} == masks
+
+
 def test_what_mms_is_not(exp, tmp_path):
     refused("no pack of 'ta'; known: hi, te", exp, ["ta"])
     add_pack(exp, "pa", bottleneck=5)

@@ -167,5 +167,7 @@ def test_what_a_model_says_counts_unless_the_configuration_does(trained, monkeyp
     assert (own["encoder_conf"]["layerdrop"], own["encoder_conf"]["hidden_size"], own["normalise"]) == (0.25, 32, True)
     with pytest.raises(PelasrError, match="wavlm is a wavlm, the configuration says 'hubert'"):
         split_options(config | {"encoder": "hubert"}, "x")
+    with pytest.raises(PelasrError, match="x: model: of which pretrained encoder. Name its folder with --model DIR"):
+        split_options(yaml.safe_load(CONFIG[1].read_text()), "x")
     with pytest.raises(PelasrError, match="goes into the backbone `ctc`, not 'rnnt'"):
         split_options({"backbone": "rnnt", "model": "wavlm"}, "x")

@@ -130,6 +130,18 @@ def test_each_row_has_its_own():
     assert together[0].tokens != ctc_beam_search(logits[:1], lens[:1], 6)[0].tokens
 
 
+def test_tokens_that_no_text_shows_are_no_letters():
+    """Of a word, or beside one, as a model from elsewhere may have them."""
+    tokens = ["<blank>", "<unk>", "<sos/eos>", "<s>", "a", "<U+200B>", "<space>"]
+    words = Fusion(Bigrams(), tokens, 0.5, 1.5).start()
+    plain, hidden = words, words
+    for label in (4, 4, 6, 4):
+        plain, hidden = plain.append(label), hidden.append(5).append(label).append(3).append(2)
+    assert (plain.last, plain.total) == (hidden.last, hidden.total) == ("a", plain.total)
+    words = Fusion(Bigrams(), ["<blank>", "<s>", "あ", "い"], 0.5, 1.5).start()
+    assert words.append(2).append(3).total == words.append(1).append(2).append(1).append(1).append(3).total
+
+
 def test_a_model_decides_between_what_sounds_alike():
     class Likes:
         def start(self):

@@ -5,11 +5,11 @@ import torch
 
 from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.freeze import freeze
-from pelasr.adapters.own import routed
+from pelasr.adapters.own import OwnParts, routed
 from pelasr.backbones.base import build_backbone
 from pelasr.backbones.store import describe_backbone, load_backbone
 from pelasr.data.place import Place
-from pelasr.data.tokenizer import Tokenizer, train_graphemes
+from pelasr.data.tokenizer import SPECIAL, Tokenizer, train_graphemes
 from pelasr.packs.pack import load_bank, save_pack
 from pelasr.stages import forgetting
 from pelasr.stages.experiment import Experiment
@@ -21,6 +21,7 @@ OPTIONS = {
     "decoder_conf": {"num_layers": 1, "hidden_size": 8, "output_size": 6},
     "joint_net_conf": {"joint_space_size": 6},
 }
+ENCODER = {"output_size": 8, "attention_heads": 2, "linear_units": 8, "num_blocks": 1}
 
 
 @pytest.fixture
@@ -90,6 +91,30 @@ def save(place, backbone):
         torch.nn.init.normal_(parameter)
     for language in bank.languages:
         save_pack(place.exp / "A5/packs" / language, bank, language, bank.tensors(language), backbone, {})
+
+
+def test_nothing_changes_where_output_layers_are_the_packs(place, backbone, monkeypatch):
+    """Languages have other numbers of tokens there, and a batch as many columns as the language with most."""
+    options = {"encoder": "transformer", "encoder_conf": ENCODER, "objective": "none"}
+    torch.manual_seed(0)
+    Tokenizer(SPECIAL).save(place.exp / "special")
+    save_weights(place.exp / "A1/backbone.safetensors", build_backbone("ctc", options, 3, 2).state_dict())
+    describe_backbone(place.exp / "A1", "ctc", options, ["hi", "ta"], place.exp / "special", {})
+    loaded = load_backbone(place.exp / "A1")
+    bank = make_bank("output", {}, loaded.module)
+    for language, count in (("hi", 9), ("ta", 4), ("ur", 6)):
+        bank.add(language, own=OwnParts(loaded.module, [chr(97 + n) for n in range(count)], vector=False))
+    for parameter in bank.parameters():
+        torch.nn.init.normal_(parameter)
+    for language in bank.languages:
+        save_pack(place.exp / "A5/packs" / language, bank, language, bank.tensors(language), loaded, {})
+    monkeypatch.setattr(forgetting, "BATCH_SIZE", 2)
+    for old in (["hi", "ta"], ["ta"]):
+        part = Place(place.data, place.dump, place.exp, old)
+        changes = forgetting.measure(part, Experiment("A5", "", "A1", "backbone", True, {}, None), "ur", "test")
+        assert {name: vars(c) for name, c in changes.items()} == dict.fromkeys(
+            old, {"utterances": 6, "hypotheses": 0, "logits": 0.0}
+        )
 
 
 def test_nothing_changes_for_the_others(place, backbone, monkeypatch):
