@@ -19,6 +19,8 @@ from typing import Any
 from pelasr.files import append, atomic_write, read_json
 from pelasr.version import __version__
 
+ROOT = Path(__file__).parents[2]
+
 
 def _output(command: Sequence[str]) -> str:
     """What `command` prints, or nothing when the program is absent or fails."""
@@ -98,7 +100,7 @@ def recorded(path: Path, stage: str, arguments: Sequence[str]) -> Iterator[dict[
     """
     first = all(os.environ.get(name, "0") == "0" for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
     started = {"started": datetime.now().astimezone().isoformat(timespec="seconds"), "host": socket.gethostname()}
-    line = {"stage": stage, "command": shlex.join(["pelasr", *arguments]), **started}
+    line = {"stage": stage, "command": shlex.join(["pelasr", *map(_from_here, arguments)]), **started}
     start, outcome = time.monotonic(), {"outcome": "nothing to do"}
 
     def write(facts: dict[str, Any]) -> None:
@@ -118,3 +120,9 @@ def recorded(path: Path, stage: str, arguments: Sequence[str]) -> Iterator[dict[
             end()
         raise
     end()
+
+
+def _from_here(argument: str) -> str:
+    """Paths within the repository as the recipe's folder sees them, so that they hold in another clone too."""
+    inside = os.path.isabs(argument) and Path(os.path.abspath(argument)).is_relative_to(ROOT)
+    return os.path.relpath(argument) if inside else argument

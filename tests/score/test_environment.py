@@ -60,6 +60,17 @@ def test_environment(tmp_path):
         read_environment(tmp_path / "environment.json")
 
 
+def test_paths_in_the_repository_are_recorded_as_seen_from_here(tmp_path, monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root / "egs/mini_indic/asr1")
+    given = ["--config", str(root / "conf/ssl_mini.yaml"), "--data_dir", "/elsewhere/data", "--exp_dir", "exp"]
+    with recorded(tmp_path / "times.jsonl", "stats", ["stats", *given]):
+        pass
+    line = json.loads((tmp_path / "times.jsonl").read_text().splitlines()[0])
+    wanted = "--config ../../../conf/ssl_mini.yaml --data_dir /elsewhere/data --exp_dir exp"
+    assert line["command"] == f"pelasr stats {wanted}"
+
+
 def test_runs_are_recorded_however_they_end(tmp_path):
     path = tmp_path / "exp/times.jsonl"
 
