@@ -1,10 +1,12 @@
 """The facts about commit, versions and machine, and the times of runs."""
 
+import json
 import os
 import platform
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
