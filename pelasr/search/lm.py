@@ -50,7 +50,7 @@ class LanguageModel:
         config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
         try:
             self._model = kenlm.Model(str(path), config)
-        except OSError as error:
+        except (OSError, RuntimeError, ValueError) as error:  # ValueError: the complaint quotes bytes that are no text
             raise PelasrError(f"{path}: no language model that KenLM can read: {brief(error, 200)}") from None
         self._new_state = kenlm.State
 

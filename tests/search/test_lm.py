@@ -177,3 +177,10 @@ def test_files_that_are_no_models(monkeypatch, tmp_path):
     (tmp_path / "x.arpa").write_text("hello")
     with pytest.raises(PelasrError, match=r"x.arpa: no language model that KenLM can read: Cannot read.*not a model"):
         LanguageModel(tmp_path / "x.arpa")
+
+    def stumble(path, config):
+        b"\xc2!".decode()  # as KenLM's binding does over bytes that it quotes
+
+    monkeypatch.setattr(sys.modules["kenlm"], "Model", stumble)
+    with pytest.raises(PelasrError, match=r"x.arpa: no language model that KenLM can read: 'utf-8' codec"):
+        LanguageModel(tmp_path / "x.arpa")
