@@ -191,6 +191,8 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
             facts |= {"seed": training.seed, "config_sha256": run.marker.sha256, "fitted_with": languages}
             facts |= _amount([example for example in data.train if example.language == language])
+            if language in started and "code" in (before := started[language].description.training):
+                facts["code"] = before["code"]  # what the model calls the language that the pack came from
             save_pack(pack, bank, language, best.best(language, loop.history), backbone, facts)
         _report(loop, best, languages)
         run.marker.write(done=True, outputs=[*best.paths, folder / HISTORY])

@@ -122,6 +122,7 @@ def test_an_imported_pack_is_trained_further(at, monkeypatch, capsys):
     assert not any(same(found, before[name]) for name, found in packs().items())
     found = read_pack(Path("exp/mms/packs/te"))
     assert found.own_tokens == ["<s>", "<space>", "క"] and found.training["fitted_with"] == ["hi", "te"]
+    assert found.training["code"] == "tel"  # by which it is exported
     marker = json.loads(Path("exp/mms/fit_hi_te/adapt.json").read_text())
     assert marker["inputs"]["started"].keys() == TEXTS.keys()
     kept = Path("exp/mms/fit_hi_te/started/te/pack.safetensors")
