@@ -63,7 +63,6 @@ def fit(runs: Sequence[AdapterRun], ngpu: int) -> None:
 def _train(fabric: Any, run: BackboneRun) -> None:
     _claim(run.marker, fabric)
     folder, place, training = run.folder, run.place, run.config.training
-    torch.manual_seed(training.seed)
     backbone, tokenizer = _make(run)
     report = count_parameters(backbone)
     if backbone.learns_from == NOTHING:
@@ -96,6 +95,7 @@ def _make(run: BackboneRun) -> tuple[Backbone, Tokenizer]:
     with torch.device("meta"):
         texts = build_backbone(family, options, len(tokenizer.tokens), count).learns_from == TEXTS
     tokenizer = tokenizer if texts else Tokenizer(SPECIAL)
+    torch.manual_seed(run.config.training.seed)  # now: some families draw numbers on the device `meta` too
     backbone = build_backbone(family, options, len(tokenizer.tokens), count)
     if model is not None:
         from pelasr.backbones.pretrained import load_pretrained, read_pretrained
