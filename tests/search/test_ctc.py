@@ -2,10 +2,10 @@
 
 import math
 from collections import defaultdict
-from itertools import groupby, product
 
 import pytest
 import torch
+from ctc_paths import all_sequences
 from torch.nn import functional as F
 
 from pelasr.search.ctc import ctc_beam_search, ctc_best_path
@@ -15,16 +15,6 @@ NEVER = -math.inf
 
 def random_logits(seed, *shape, sharpness=1.0):
     return sharpness * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def all_sequences(logits):
-    """Log probability of each label sequence, summed over all paths of (T, V)."""
-    log_probs = logits.double().log_softmax(-1).tolist()
-    found = defaultdict(float)
-    for path in product(range(len(log_probs[0])), repeat=len(log_probs)):
-        labels = tuple(label for label, _ in groupby(path) if label)
-        found[labels] += math.exp(sum(frame[label] for frame, label in zip(log_probs, path, strict=True)))
-    return {labels: math.log(total) for labels, total in found.items() if total}
 
 
 def plain_search(logits, beam_size):

@@ -6,11 +6,11 @@ The model here is a few lines of Python; KenLM's takes a compiler to install.
 import math
 import sys
 from collections import defaultdict
-from itertools import groupby, product
 from types import SimpleNamespace
 
 import pytest
 import torch
+from ctc_paths import all_sequences
 
 from pelasr.errors import PelasrError
 from pelasr.search.ctc import ctc_beam_search
@@ -51,16 +51,6 @@ def added(tokens, labels, weight, bonus, whole):
     for before, word in zip(["<s>", *words], words if whole or ended else words[:-1], strict=False):
         score += weight * Bigrams().score(before, word)[0] + bonus
     return score + (weight * Bigrams().score(words[-1] if words else "<s>", "</s>")[0] if whole else 0.0)
-
-
-def all_sequences(logits):
-    """Log probability of each label sequence, summed over all paths of (T, V)."""
-    log_probs = logits.double().log_softmax(-1).tolist()
-    found = defaultdict(float)
-    for path in product(range(len(log_probs[0])), repeat=len(log_probs)):
-        labels = tuple(label for label, _ in groupby(path) if label)
-        found[labels] += math.exp(sum(frame[label] for frame, label in zip(log_probs, path, strict=True)))
-    return {labels: math.log(total) for labels, total in found.items()}
 
 
 def plain_search(logits, beam_size, extra):
