@@ -5,7 +5,8 @@ host by hooks: the backbone's code and the names of its weights never change. A 
 languages at all sites and knows, while a batch is processed, which language each row of it is in.
 """
 
-from collections.abc import Iterable, Iterator
+import copy
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -13,16 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapters.base import Adapter, find_method, method_options
+from pelasr.adapters.base import Adapter, Shared, find_method, method_options
 from pelasr.adapters.hooks import hang, routed_by
 from pelasr.adapters.own import OwnParts, routed
-from pelasr.config import arguments_of, check_keys, construct, require_keys
+from pelasr.adapters.where import KNOWN, NEW, Site, find_sites
+from pelasr.config import arguments_of, check_keys, construct
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.mixed import Route
 from pelasr.nn.parts import Parts
-
-KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have own parts
-SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
 
 
 class Bank(nn.Module):
@@ -48,69 +47,35 @@ class Bank(nn.Module):
         self.cls = find_method(method)
         check_keys(self.options, method_options(method), f"adapter_conf of {method}")
         self._backbone = [backbone]  # in a list: no submodule, its weights are not the bank's
-        self._sites = {which: self._find_sites(which) for which in (KNOWN, NEW)}
+        self._sites = {which: find_sites(method, self.cls, self.options, backbone, which) for which in (KNOWN, NEW)}
         self.adapters = nn.ModuleDict()
         self.own = nn.ModuleDict()
         self._fired: set[str] = set()  # sites that have been seen at work
-        self._inputs, self._outputs = self.cls.before is not Adapter.before, self.cls.forward is not Adapter.forward
+        sites = (self._sites[KNOWN] | self._sites[NEW]).items()
+        self._inputs = frozenset(path for path, site in sites if site.cls.before is not Adapter.before)
+        self._outputs = frozenset(path for path, site in sites if site.cls.forward is not Adapter.forward)
         self._hangs = False
-
-    def _find_sites(self, which: str) -> dict[str, int]:
-        """{path: width} for known or new languages."""
-        there = self._backbone[0].sites()
-        kinds = self.options.get("sites", tuple(kind for kind in self.cls.sites if kind in there) or self.cls.sites)
-        if isinstance(kinds, dict):
-            check_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
-            require_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
-            kinds = kinds[which]
-        if kinds == ():  # a method that hangs nowhere
-            return {}
-        if not kinds:
-            raise PelasrError(f"adapter_conf: sites is empty: name at least one; known: {', '.join(sorted(there))}")
-        sites: dict[str, int] = {}
-        for kind in [kinds] if isinstance(kinds, str) else kinds:
-            if kind not in there:
-                raise PelasrError(f"adapter {self.method} needs a site {kind!r}; {nearest(kind, there)}")
-            sites |= {path: width for path, width in there[kind].items() if self._is_wanted(path)}
-        if not sites:
-            what = f"{self.cls.size} 0 everywhere" if self.cls.size else f"{self.method} at these sites"
-            raise PelasrError(f"adapter_conf: {what} leaves no adapter")
-        return sites
 
     @property
     def sites(self) -> dict[str, int]:
         """Where any language may have an adapter, {path: width}."""
-        return self._sites[KNOWN] | self._sites[NEW]
+        return _widths(self._sites[KNOWN] | self._sites[NEW])
 
     def sites_for(self, own: OwnParts | None) -> dict[str, int]:
         """Where a language with these own parts, or without, has adapters, {path: width}."""
+        return _widths(self._sites_for(own))
+
+    def _sites_for(self, own: OwnParts | None) -> dict[str, Site]:
         return self._sites[NEW if own is not None and own.sites else KNOWN]
-
-    def _options_at(self, path: str) -> dict[str, Any]:
-        """The method's options at a site: of those that are mappings, the entry of its side."""
-        found = {}
-        for key, value in self.options.items():
-            if key == "sites":
-                continue
-            if isinstance(value, dict):
-                side = self._backbone[0].side(path)
-                check_keys(value, SIDES, f"adapter_conf: {key}")
-                require_keys(value, [side], f"adapter_conf: {key}")
-                value = value[side]
-            found[key] = value
-        return found
-
-    def _is_wanted(self, path: str) -> bool:
-        is_off = bool(self.cls.size) and self._options_at(path).get(self.cls.size) == 0
-        return not is_off and self.cls.wants(self._backbone[0].get_submodule(path))
 
     def touches(self, side: str) -> bool:
         """Whether any adapter is in `encoder` or in `decoder`."""
         return any(self._backbone[0].side(path) == side for path in self.sites)
 
     def size(self, language: str) -> int:
-        """Parameters of a language."""
-        return _count(tensor for tensor in self.tensors(language).values() if isinstance(tensor, nn.Parameter))
+        """Parameters of a language as its pack holds them, of which those that are never trained do not count."""
+        modules = [*map(_packed, self.of(language).values()), *filter(None, [self.own_of(language)])]
+        return _count(tensor for module in modules for tensor in module.parameters() if tensor.requires_grad)
 
     def total_size(self, backbone: nn.Module) -> int:
         """Parameters of all languages together with the backbone."""
@@ -120,11 +85,13 @@ class Bank(nn.Module):
     def languages(self) -> list[str]:
         return [key.removesuffix("/").replace("/", ".") for key in list(self.adapters)]
 
-    def add(self, language: str, own: OwnParts | None = None) -> None:
-        """Give a language fresh adapters, and the own parts that it comes with."""
+    def add(self, language: str, own: OwnParts | None = None, settled: bool = False) -> None:
+        """Give a language fresh adapters, and the own parts that it comes with; `settled`: as its pack holds them."""
         if _key(language) in self.adapters:
             raise PelasrError(f"language {language!r} has adapters already")
-        made = {_key(path): self._make(path, width) for path, width in self.sites_for(own).items()}
+        made = {_key(path): self._make(path, site) for path, site in self._sites_for(own).items()}
+        if settled:
+            made = {path: _packed(adapter) for path, adapter in made.items()}
         if own is not None:
             self.own[_key(language)] = own
         self.adapters[_key(language)] = nn.ModuleDict(made)
@@ -145,12 +112,12 @@ class Bank(nn.Module):
         own = self.own_of(language)
         return own.tokens if own is not None else []
 
-    def _make(self, path: str, width: int) -> nn.Module:
+    def _make(self, path: str, site: Site) -> nn.Module:
         """What a new language has at a site."""
-        given = {"width": width, "host": self._backbone[0].get_submodule(path)}
-        given = {name: value for name, value in given.items() if name in arguments_of(self.cls)}
+        given = site.given(self._backbone[0].get_submodule(path))
+        given = {name: value for name, value in given.items() if name in arguments_of(site.cls)}
         try:
-            return construct(self.cls, self._options_at(path), "adapter_conf", **given)
+            return construct(site.cls, site.options, "adapter_conf", **given)
         except PelasrError as error:
             raise PelasrError(f"site {path}: {error}") from None
 
@@ -171,6 +138,17 @@ class Bank(nn.Module):
         own = self.own_of(language)
         return tensors | (own.tensors() if own is not None else {})
 
+    @torch.no_grad()
+    def settled(self, language: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a language, as training has them, as a pack holds them."""
+        result = dict(tensors)
+        for path, adapter in self.of(language).items():
+            if _settles(adapter):
+                made = copy.deepcopy(adapter)
+                made.load_state_dict({name: result.pop(f"{path}/{name}") for name in made.state_dict()})
+                result |= {f"{path}/{name}": tensor for name, tensor in _packed(made).state_dict().items()}
+        return result
+
     @contextmanager
     def route(self, languages: list[str]) -> Iterator[None]:
         """See `Routes.route`."""
@@ -182,9 +160,9 @@ class Bank(nn.Module):
         position = {language: n for n, language in enumerate(present)}
         index = torch.tensor([position[language] for language in languages], dtype=torch.long, device=device)
         if not self._hangs:
-            hang(self._backbone[0], self.sites, self._inputs, self._outputs)
+            hang(self._backbone[0], self._inputs, self._outputs)
             self._hangs = True
-        adapters = Route(found, index, self._fired, self.sites, self._inputs, self._outputs)
+        adapters = Route(found, index, self._fired, self.sites, self._inputs, self._outputs, Shared())
         with routed_by(adapters), routed(own, index if len(present) > 1 else None):
             yield
 
@@ -212,6 +190,23 @@ def count_parameters(backbone: nn.Module, bank: Bank | None = None) -> dict[str,
         "trainable": _count(p for p in trainable if p.requires_grad),
         "total": bank.total_size(backbone) if bank is not None else size,
     }
+
+
+def _settles(adapter: nn.Module) -> bool:
+    return isinstance(adapter, Adapter) and type(adapter).settle is not Adapter.settle
+
+
+def _packed(adapter: nn.Module) -> nn.Module:
+    """An adapter as its pack holds it."""
+    if not _settles(adapter):
+        return adapter
+    made: Any = copy.deepcopy(adapter)
+    made.settle()
+    return made
+
+
+def _widths(sites: Mapping[str, Site]) -> dict[str, int]:
+    return {path: site.width for path, site in sites.items()}
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

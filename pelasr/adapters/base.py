@@ -1,5 +1,7 @@
 """What a method is: a function of a host module's input and output, one file in `methods/`."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -7,24 +9,37 @@ from torch import Tensor, nn
 from pelasr.config import arguments_of, class_in, find_module
 from pelasr.errors import PelasrError
 
+SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
+INSIDE, SHARED = "inside", "shared"  # what a method may need beside x and y
+
 
 class Adapter(nn.Module):
     """Base of a method: one language's adapter at one site. A subclass is written for one language and any batch, and
     has a `forward`, which changes what its host puts out, or a `before`, which changes what goes into it, or both. Both
     must be independent between rows.
 
-    The constructor takes the options, and as far as it names them `width`, of the host's output, and `host`, the module
-    itself, to be looked at but not kept. `sites` are the kinds of site the method goes to by itself, as far as the
-    backbone has them, `size` the option that is 0 where there is to be no adapter. A method that `copies` has neither:
-    every language gets its own copy of the host modules, to be trained. `by_row`: it also works with parameters that
-    have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed` do: so mixed batches are faster. Any other
-    is run under `vmap` in mixed batches, where it sees batches of one.
+    The constructor takes the options, and as far as it names them `width`, of the host's output, `width_in`, of its
+    input, `host`, the module itself, to be looked at, and `index`, its number among those of its kind, from 0. `sites`
+    are the kinds of site the method goes to by itself, as far as the backbone has them, `sides` those of the backbone,
+    `because` what is said where there is no such site. `size` is the option that is 0 where there is to be no adapter.
+    A method that `copies` has neither: every language gets its own copy of the host modules, to be trained. One that is
+    made of others says in `parts` which hangs on which kind of site; its options are theirs.
+
+    `by_row`: it also works with parameters that have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed`
+    do: so mixed batches are faster. Any other is run under `vmap` in mixed batches, where it sees batches of one.
+
+    `needs` are further arguments of `forward`, by name: `inside` (B, T), which frames are the utterance's own, in the
+    encoder; `shared`, see `Shared`, which a method must be `by_row` for.
     """
 
     sites: tuple[str, ...] = ("layer",)
+    sides: tuple[str, ...] = SIDES
+    because: str = ""
+    parts: Mapping[str, type["Adapter"]] = {}
     size: str = ""
     copies: bool = False
     by_row: bool = False
+    needs: tuple[str, ...] = ()
 
     def before(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """What the host is called with instead of its positional and keyword arguments, which are as the backbone gives
@@ -37,9 +52,9 @@ class Adapter(nn.Module):
         """
         return args, kwargs
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, **needed: Any) -> Tensor:
         """What replaces the host's output y, given its input x (as `before` leaves it): (B, T, D) each; of some hosts
-        (B, D) or (B, T, F, D), but D is always last."""
+        (B, D) or (B, T, F, D), but D is always last. Only where what comes after takes it may T change."""
         return y
 
     @classmethod
@@ -47,19 +62,38 @@ class Adapter(nn.Module):
         """Whether there is something to adapt at a host, where one method looks for a bias, say. By default always."""
         return True
 
+    def settle(self) -> None:
+        """Become what the pack of a fitted language holds, where training had more, and do the same as before."""
+
     def fold(self, host: nn.Module) -> None:
         """Change the host's weights so that it does alone what it did with the adapter, exactly. Raises PelasrError
         for a method that no weights of a host can express."""
         raise PelasrError(f"{type(self).__name__.lower()} adapters cannot be folded into the backbone's weights")
 
 
-GIVEN = ("width", "host")  # what a method's constructor is given beside its options
+@dataclass
+class Shared:
+    """What the adapters of a batch share, for methods whose sites depend on each other: `values` by any name, and
+    `losses` (B,) that are added to what is minimised, by site or any other name. A module that is computed again in a
+    backward pass must find and leave the same as the first time."""
+
+    values: dict[Any, Tensor] = field(default_factory=dict)
+    losses: dict[Any, Tensor] = field(default_factory=dict)
+
+
+GIVEN = ("width", "width_in", "host", "index")  # what a method's constructor is given beside its options
+
+
+def options_of(cls: type[Adapter]) -> list[str]:
+    """Options of a class of a method."""
+    return [key for key in arguments_of(cls) if key not in GIVEN]
 
 
 def method_options(name: str) -> list[str]:
     """Options of a method, `sites` included; those of a fine-tuning are none."""
     cls = find_method(name)
-    return [] if cls.copies else ["sites", *(key for key in arguments_of(cls) if key not in GIVEN)]
+    parts = cls.parts.values() if cls.parts else [cls]
+    return [] if cls.copies else ["sites", *dict.fromkeys(key for part in parts for key in options_of(part))]
 
 
 def find_method(name: str) -> type[Adapter]:

@@ -21,19 +21,21 @@ _route: ContextVar[Route | None] = ContextVar("route", default=None)
 _hanging = Lock()
 
 
-def hang(backbone: nn.Module, paths: Iterable[str], inputs: bool, outputs: bool) -> None:
-    """Hang hooks on modules, where none hang yet, that let the route change their `inputs`, or their `outputs`.
+def hang(backbone: nn.Module, inputs: Iterable[str], outputs: Iterable[str]) -> None:
+    """Hang hooks on modules, where none hang yet, that let the route change what goes into some, and comes out of some.
 
     They stay there, and ask the route whenever the module is called. To take them off after each batch would be no
     cheaper, and unsafe: torch reads the entries of a hook one by one, while another thread would change them. They
     are the backbone's own modules, also within a block in which it has others in their place.
     """
     with _hanging, instead(None):
-        for path in paths:
+        for path in inputs:
             host = backbone.get_submodule(path)
-            if inputs and not _hangs(_before, path, host._forward_pre_hooks):
+            if not _hangs(_before, path, host._forward_pre_hooks):
                 host.register_forward_pre_hook(partial(_before, path), with_kwargs=True)
-            if outputs and not _hangs(_adapt, path, host._forward_hooks):
+        for path in outputs:
+            host = backbone.get_submodule(path)
+            if not _hangs(_adapt, path, host._forward_hooks):
                 host.register_forward_hook(partial(_adapt, path), with_kwargs=True)
 
 
@@ -51,6 +53,12 @@ def routed_by(route: Route, copies: Mapping[str, nn.Module] | None = None) -> It
             yield
     finally:
         _route.reset(token)
+
+
+def added_losses() -> list[Tensor]:
+    """What the adapters of the batch add to what is minimised, (B,) each."""
+    route = _route.get()
+    return list(route.shared.losses.values()) if route is not None else []
 
 
 def _current(path: str) -> Route | None:

@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.adapters.own import HEAD, LAYERS, OUTPUT, LayerSum, OwnOutput
 from pelasr.backbones.base import AUDIO, NOTHING, TEXTS, Augment, Backbone
-from pelasr.backbones.sites import module_sites
+from pelasr.backbones.sites import layer_norms, module_sites
 from pelasr.config import construct
 from pelasr.data.hears import Extracted, LogMel, Waveform
 from pelasr.errors import PelasrError, nearest
-from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, espnet_sites
 from pelasr.nn.layers import Loss, ctc_loss, within
 from pelasr.nn.span_masks import SpanMasks, time_mask
 from pelasr.nn.speech_encoder import ENCODERS, NO_SITES, PRETRAINED_SITES, encoder_sites, make_encoder, make_frontend
@@ -110,6 +110,7 @@ class CTC(Backbone):
             )
             raise PelasrError(f"layers: sum: {why}; use `layers: last`")
         self.layer_sum = LayerSum("layer_sum", count) if layers == "sum" else None
+        self.top = nn.Identity()
         self.ctc = nn.Linear(size, vocab_size) if shared else OwnOutput("ctc", vocab_size, size)
 
     def _make_encoder(self, name: str, conf: dict[str, Any], normalise: bool, num_mels: int) -> None:
@@ -157,19 +158,19 @@ class CTC(Backbone):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers
-        before their residual is added; `attention`; `embed`, the projection before the layers; `encoder`, all but the
+        before their residual is added; `attention`; `layer_norm`; `embed`, the projection before the layers; `input`,
+        what is given samples or features, and their number; `top`, what the output layer sees; `encoder`, all but the
         convolutions over samples, to be fine-tuned."""
-        width = self.encoder.output_size
-        whole = {"encoder": {"encoder": width}}
-        left_out = [*self.own_sites(), "units"]
+        width, left_out = self.encoder.output_size, [*self.own_sites(), "units"]
+        first = {"encoder": width} if self.frontend is None else {"frontend": self.frontend.output_size}
+        whole = {"encoder": {"encoder": width}, "input": first, "top": {"top": width}}
         if isinstance(self.encoder, LogMelEncoder):
-            layers = {
-                f"encoder.stack.encoder.encoders.{n}": width for n in range(len(self.encoder.stack.encoder.encoders))
-            }
-            inner = {"layer": layers, **attention_sites(self, "encoder")}
-            return whole | inner | module_sites(self, ESPNET_SITES, [*left_out, SHARED_BY_ROWS])
-        inner = encoder_sites(self.encoder, "encoder")
-        return whole | inner | module_sites(self, PRETRAINED_SITES, [*left_out, *NO_SITES])
+            inner = espnet_sites(self.encoder.stack, "encoder.stack")
+            typed = module_sites(self, ESPNET_SITES, [*left_out, SHARED_BY_ROWS])
+        else:
+            inner = encoder_sites(self.encoder, "encoder")
+            typed = module_sites(self, PRETRAINED_SITES, [*left_out, *NO_SITES])
+        return whole | inner | typed | layer_norms(typed, inner["layer"])
 
     def own_sites(self) -> dict[str, str]:
         """The output layer; the weights of the layers' sum."""
@@ -200,7 +201,7 @@ class CTC(Backbone):
         else:
             x, lens = (feats, lens) if self.frontend is None else self.frontend(feats, lens)
             states = self.encoder(x, lens, augment)
-        return states[-1] if self.layer_sum is None else self.layer_sum(states), lens
+        return self.top(states[-1] if self.layer_sum is None else self.layer_sum(states)), lens
 
     def masked_loss(
         self, feats: Tensor, lens: Tensor, units: Tensor, seeds: Sequence[int]

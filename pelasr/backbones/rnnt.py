@@ -13,11 +13,12 @@ from torch.nn import functional as F
 
 from pelasr.adapters.own import own_output
 from pelasr.backbones.base import Augment, Backbone
-from pelasr.backbones.sites import module_sites
+from pelasr.backbones.sites import layer_norms, module_sites
 from pelasr.config import construct
 from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError, nearest
-from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, espnet_sites
+from pelasr.nn.frames import set_inside
 from pelasr.nn.layers import Loss, ctc_loss, within
 from pelasr.nn.transducer import transducer_loss
 from pelasr.search.hypothesis import Hypothesis
@@ -51,6 +52,7 @@ class ProjectedLSTM(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int, layer_norm: bool, dropout: float):
         super().__init__()
+        self.input_size = input_size
         projection = output_size if output_size != hidden_size else 0
         self.lstm = LSTM(input_size, hidden_size, proj_size=projection, batch_first=True)
         self.norm = nn.LayerNorm(output_size) if layer_norm else nn.Identity()
@@ -94,6 +96,7 @@ class LSTMEncoder(nn.Module):
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, input), (B,) to (B, ceil(T / 2), output), (B,)."""
         for number, layer in enumerate(self.layers, 1):
+            set_inside(within(lens, x.shape[1]))
             x = layer(x)
             if number == self.reduction_layer:
                 x, lens = reduce_time(x, lens)
@@ -281,14 +284,16 @@ class RNNT(Backbone):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`: `layer`, the encoder's layers, `prediction`, the ends of the prediction
-        network's (which are not called as modules), `input`, the whole encoder, `attention`, the encoder's, and
-        `encoder` and `decoder`, all that there is, to be fine-tuned.
+        network's (which are not called as modules), `layer_norm`, the norms of both, `ffn` and `attention`, the
+        encoder's, `input` and `top`, the whole encoder, and `encoder` and `decoder`, all that there is, to be
+        fine-tuned.
         The output layers are no others: the loss reads their weights."""
+        width = self.encoder.output_size
         if isinstance(self.encoder, LSTMEncoder):
-            paths = [f"encoder.layers.{n}" for n in range(len(self.encoder.layers))]
+            inner = {"layer": {f"encoder.layers.{n}": width for n in range(len(self.encoder.layers))}}
         else:
-            paths = [f"encoder.encoder.encoders.{n}" for n in range(len(self.encoder.encoder.encoders))]
-        encoder = {"encoder": self.encoder.output_size}
+            inner = espnet_sites(self.encoder, "encoder")
+        encoder = {"encoder": width}
         if self.ctc is not None:
             encoder["ctc"] = self.ctc.out_features
         if self.language_vector.embedding is not None:
@@ -297,14 +302,16 @@ class RNNT(Backbone):
             after = [f"prediction.layers.{n}.norm" for n in range(len(self.prediction.layers))]
         else:
             after = [f"prediction.decoder.dropout_dec.{n}" for n in range(self.prediction.decoder.dlayers)]
+        typed = module_sites(self, SITES, [*self.own_sites(), SHARED_BY_ROWS])
         return {
             "prediction": dict.fromkeys(after, self.prediction.output_size),
-            "layer": dict.fromkeys(paths, self.encoder.output_size),
+            **inner,
             "encoder": encoder,
-            "input": {"encoder": self.encoder.output_size},
+            "input": {"encoder": width},
+            "top": {"encoder": width},
             "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
-            **attention_sites(self, "encoder"),
-            **module_sites(self, SITES, [*self.own_sites(), SHARED_BY_ROWS]),
+            **typed,
+            **layer_norms(typed, [*inner["layer"], "prediction"]),
         }
 
     def own_sites(self) -> dict[str, str]:

@@ -33,6 +33,13 @@ def module_sites(backbone: nn.Module, names: Mapping[str, str], left_out: Iterab
     return found
 
 
+def layer_norms(sites: dict[str, dict[str, int]], layers: Iterable[str]) -> dict[str, dict[str, int]]:
+    """{layer_norm: {path: width}}, those of the sites `norm` that are within these layers; {} where none is."""
+    inside = tuple(f"{path}." for path in layers)
+    found = {path: width for path, width in sites.get("norm", {}).items() if path.startswith(inside)}
+    return {"layer_norm": found} if found else {}
+
+
 def _width(module: Any) -> int:
     """Width of what a module puts out."""
     if isinstance(module, nn.LSTM):

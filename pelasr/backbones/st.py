@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.backbones.base import Augment, Backbone
-from pelasr.backbones.sites import module_sites
+from pelasr.backbones.sites import layer_norms, module_sites
 from pelasr.config import construct
 from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError, nearest
-from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, attention_sites
+from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, espnet_sites
 from pelasr.nn.layers import ConvSubsampler, Loss, ctc_loss, within
 from pelasr.nn.stateless import make_stateless
 from pelasr.search.attention import CachedDecoder
@@ -141,22 +141,19 @@ class ST(Backbone):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`, of which the output layers are none: `ffn`, the feed-forward sub-layers (a
-        Conformer's second ones), before their residual is added; `input`, the encoder; `attention`, the encoder's;
-        `encoder` and `decoder`, to be fine-tuned."""
-        width = self.encoder.output_size
-        parts = ["encoder"] if self.decoder is None else ["encoder", "decoder"]
-        layers = {"encoder": "encoder.stack.encoder.encoders", "decoder": "decoder.decoders"}
-        ffn = [
-            f"{layers[part]}.{n}.feed_forward"
-            for part in parts
-            for n, layer in enumerate(self.get_submodule(layers[part]).children())
-            if layer.feed_forward is not None  # as by default in an E-Branchformer
-        ]
-        sites = {"ffn": dict.fromkeys(ffn, width), **{part: {part: width} for part in parts}}
+        Conformer's second ones), before their residual is added; `layer` and `attention`, the encoder's; `layer_norm`;
+        `input` and `top`, the encoder; `encoder` and `decoder`, to be fine-tuned."""
+        width, inner = self.encoder.output_size, espnet_sites(self.encoder.stack, "encoder.stack")
+        sites = inner | {"encoder": {"encoder": width}, "input": {"encoder": width}, "top": {"encoder": width}}
+        layers = list(inner["layer"])
+        if self.decoder is not None:
+            layers += [f"decoder.decoders.{n}" for n in range(len(self.decoder.decoders))]
+            after = {f"{layer}.feed_forward": width for layer in layers if layer.startswith("decoder.")}
+            sites |= {"ffn": inner.get("ffn", {}) | after, "decoder": {"decoder": width}}
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
-        sites |= {"input": {"encoder": width}, **attention_sites(self, "encoder")}
-        return sites | module_sites(self, ESPNET_SITES, [*self.own_sites(), SHARED_BY_ROWS])
+        typed = module_sites(self, ESPNET_SITES, [*self.own_sites(), SHARED_BY_ROWS])
+        return sites | typed | layer_norms(typed, layers)
 
     def own_sites(self) -> dict[str, str]:
         """The decoder's embedding, and the output layers."""

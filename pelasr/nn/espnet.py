@@ -2,7 +2,6 @@
 
 import io
 from contextlib import redirect_stdout
-from contextvars import ContextVar
 from importlib import import_module
 from math import prod
 from threading import Lock
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from pelasr.config import construct
 from pelasr.errors import PelasrError, TooShortError
 from pelasr.nn.defaults import settled
+from pelasr.nn.frames import inside, set_inside
 from pelasr.nn.layers import within
 from pelasr.nn.stateless import make_stateless
 
@@ -33,7 +33,6 @@ ESPNET_SITES = {
 SHARED_BY_ROWS = "linear_pos"  # relative attention's map of positions, which a batch has once: no site
 Frames = TypeVar("Frames", Tensor, int)  # of several utterances, or of one
 _importing = Lock()
-_frames: ContextVar[Tensor] = ContextVar("frames")  # those of utterances (B, 1, T), as the layer at work was told
 
 
 class ESPnetEncoder(nn.Module):
@@ -92,27 +91,39 @@ class ESPnetEncoder(nn.Module):
             for kernel, stride in reversed(self._kernels):
                 needed = (needed - 1) * stride + kernel
             raise TooShortError(f"{shortest} frames are too short for encoder_conf.input_layer, which needs {needed}")
-        _frames.set(within(self._frames_of(lens), self._frames_of(longest))[:, None])
+        set_inside(within(self._frames_of(lens), self._frames_of(longest)))
         x, lens, _ = self.encoder(x[:, :longest], lens)  # ESPnet makes its masks from the lengths alone
         return x, lens
 
 
-def attention_sites(model: nn.Module, part: str) -> dict[str, dict[str, int]]:
-    """{attention: {path: width of the output}} of the attention within a part of a model; {} where there is none. That
-    of a decoder is no site: a search computes its keys and values without calling it."""
-    found = {
-        f"{part}.{path}": module.linear_out.out_features
-        for path, module in model.get_submodule(part).named_modules()
+def espnet_sites(stack: ESPnetEncoder, prefix: str) -> dict[str, dict[str, int]]:
+    """{kind: {path: width of the output}} of the layers of an encoder whose own path is `prefix`, their feed-forward
+    sub-layers (of two the second) and their attention; see ESPNET_SITES for the maps in them. A decoder's attention is
+    no site: a search computes its keys and values without calling it."""
+    layers = dict(stack.encoder.encoders.named_children())
+    attention = {
+        f"{name}.{path}": module
+        for name, layer in layers.items()
+        for path, module in layer.named_modules()
         if hasattr(module, "linear_q") and isinstance(module.linear_out, nn.Linear)
     }
-    return {"attention": found} if found else {}
+    # As by default in an E-Branchformer, a layer may have none.
+    ffn = [f"{name}.feed_forward" for name, layer in layers.items() if getattr(layer, "feed_forward", None) is not None]
+    kinds = {"layer": list(layers), "ffn": ffn, "attention": list(attention)}
+    return {
+        kind: {f"{prefix}.encoder.encoders.{path}": stack.output_size for path in paths}
+        for kind, paths in kinds.items()
+        if paths
+    }
 
 
 def _remember_frames(layer: nn.Module, args: tuple) -> None:
     """When a checkpointed layer is computed again, no `forward` of the encoder's has come before."""
-    _frames.set(args[1])
+    set_inside(args[1][:, 0])
 
 
 def _hide_padding(conv: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
     """ESPnet's convolution over time would see what pads the batch: (B, D, T) with zeros there."""
-    return (args[0] * _frames.get(),)
+    frames = inside()
+    assert frames is not None  # the layer, or the encoder, has said
+    return (args[0] * frames[:, None],)

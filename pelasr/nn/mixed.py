@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pelasr.errors import PelasrError
 from pelasr.nn.active_rows import remaining
+from pelasr.nn.frames import inside
 
 
 class Linear(nn.Linear):
@@ -47,23 +48,34 @@ class Stack:
         self._path = path
         there = [adapter for adapter in adapters if adapter is not None]
         self._adapter: Any = there[0]
+        device = next((parameter.device for parameter in there[0].parameters()), None)
         found = [_parameters(there[0] if adapter is None else adapter) for adapter in adapters]
         self._stacks = [torch.stack(parameters) for parameters in zip(*found, strict=True)]
         self._has = None
         if len(there) < len(found):
             has = [adapter is not None for adapter in adapters]
-            self._has = torch.tensor(has, device=self._stacks[0].device)
+            self._has = torch.tensor(has, device=device)
 
-    def __call__(self, index: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Row b of x (B, ..., D_in) and y (B, ..., D) by the adapter of number `index[b]`: (B, ..., D)."""
+    def __call__(self, index: Tensor, x: Tensor, y: Tensor, **needed: Any) -> Tensor:
+        """Row b of x (B, ..., D_in) and y (B, ..., D) by the adapter of number `index[b]`: (B, ..., D). `needed`: see
+        `Adapter.needs`, tensors (B, ...) among them."""
         parameters = self._parameters_of(index)
         if self._adapter.by_row:
             rows = (part.reshape(len(part), -1, part.shape[-1]) for part in (x, y))
-            adapted = self._call(*rows, *parameters).reshape(y.shape)
+            adapted = _with_parameters(self._adapter, iter(parameters))(*rows, **needed)
+            adapted = adapted.reshape(len(y), *((-1,) if y.dim() == 3 else y.shape[1:-1]), y.shape[-1])
         else:
-            adapted = vmap(self._call, randomness="different")(x[:, None], y[:, None], *parameters)[:, 0]
+            names, values = list(needed), [value[:, None] for value in needed.values()]
+
+            def call(x: Tensor, y: Tensor, *rest: Tensor) -> Tensor:
+                adapter = _with_parameters(self._adapter, iter(rest[len(names) :]))
+                return adapter(x, y, **dict(zip(names, rest, strict=False)))
+
+            adapted = vmap(call, randomness="different")(x[:, None], y[:, None], *values, *parameters)[:, 0]
         if self._has is None:
             return adapted
+        if adapted.shape != y.shape:
+            raise self._lengthened("output")
         return torch.where(self._has[index].reshape(-1, *[1] * (y.dim() - 1)), adapted, y)
 
     def before(self, index: Tensor, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -108,10 +120,7 @@ class Stack:
         """What was given, for rows without an adapter."""
         (new, structure), (old, before) = tree_flatten(changed), tree_flatten(given)
         if structure != before or any(_shape(a) != _shape(b) for a, b in zip(new, old, strict=True)):
-            raise PelasrError(
-                f"site {self._path}: the input gets another shape for some of the batch's languages, the others have no"
-                " adapter there: give all of them the same `sites`, or have batches of one language"
-            )
+            raise self._lengthened("input")
         rows = [_is_by_row(a, len(has)) and a is not b for a, b in zip(new, old, strict=True)]
         kept = [
             torch.where(has.reshape(-1, *[1] * (a.dim() - 1)), a, b) if by_row else a
@@ -119,12 +128,15 @@ class Stack:
         ]
         return tree_unflatten(kept, structure)
 
+    def _lengthened(self, what: str) -> PelasrError:
+        return PelasrError(
+            f"site {self._path}: the {what} gets another shape for some of the batch's languages, the others have no"
+            " adapter there: give all of them the same `sites`, or have batches of one language"
+        )
+
     def _parameters_of(self, index: Tensor) -> list[Tensor]:
         # Not `[index]`: its backward pass adds in an order that depends on the threads.
         return [stack.index_select(0, index) for stack in self._stacks]
-
-    def _call(self, x: Tensor, y: Tensor, *parameters: Tensor) -> Tensor:
-        return _with_parameters(self._adapter, iter(parameters))(x, y)
 
 
 def _is_by_row(value: Any, count: int) -> bool:
@@ -166,7 +178,8 @@ class Route:
         index: the number of each row's language among these (B,).
         fired: where it notes the sites at which it was asked.
         widths: of the hosts' outputs, by site.
-        inputs, outputs: whether the method changes what goes into its hosts, and what comes out.
+        inputs, outputs: sites at which the method changes what goes into its hosts, and what comes out.
+        shared: what the adapters share while the batch is processed.
     """
 
     def __init__(
@@ -175,13 +188,13 @@ class Route:
         index: Tensor,
         fired: set[str],
         widths: Mapping[str, int],
-        inputs: bool,
-        outputs: bool,
+        inputs: frozenset[str],
+        outputs: frozenset[str],
+        shared: Any = None,
     ):
         self.adapters, self.index, self.fired, self.widths = adapters, index, fired, widths
         sites = frozenset(path for found in adapters for path in found)
-        self.inputs = sites if inputs else frozenset()
-        self.outputs = sites if outputs else frozenset()
+        self.inputs, self.outputs, self.shared = sites & inputs, sites & outputs, shared
         self._stacks: dict[str, Stack] = {}
 
     def before(self, path: str, count: int, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -196,8 +209,19 @@ class Route:
                 f"site {path}: it was to put out {self.widths[path]} channels, which its module does not: it is no site"
                 " for adapters; name others in adapter_conf.sites"
             )
+        needs = next(found[path] for found in self.adapters if path in found).needs
+        needed = {name: self._needed(path, name, y) for name in needs}
         adapter, index = self._at(path, len(y))
-        return adapter(x, y) if index is None else adapter(index, x, y)
+        return adapter(x, y, **needed) if index is None else adapter(index, x, y, **needed)
+
+    def _needed(self, path: str, name: str, y: Tensor) -> Any:
+        """What a method needs beside x and y (B, T, D)."""
+        if name == "shared":
+            return self.shared
+        frames = inside()
+        if frames is None or frames.shape != y.shape[:2]:
+            raise PelasrError(f"site {path}: its module works on other frames than the encoder's; choose other `sites`")
+        return frames
 
     def _at(self, path: str, count: int) -> tuple[Any, Tensor | None]:
         """What is at a site for `count` rows: the one language's adapter, or a stack and each row's number in it."""

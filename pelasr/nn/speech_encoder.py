@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pelasr.config import check_keys, construct
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
+from pelasr.nn.frames import set_inside
 from pelasr.nn.layers import within
 from pelasr.nn.positions import ConvPositions, RelativePositions, RotaryPositions, WeightNormConv1d
 from pelasr.nn.wavlm import GatedAttention
@@ -150,6 +151,7 @@ class SpeechEncoder(nn.Module):
         if self.norm is not None and not self.norm_last:
             x = self.norm(x)
         states = [self.dropout(x)]
+        set_inside(inside)
         for number, layer in enumerate(self.layers):
             can_drop = self.training and self.layerdrop > 0 and number >= self.always
             dropped = can_drop and bool(torch.rand([], device="cpu") < self.layerdrop)

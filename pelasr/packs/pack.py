@@ -35,7 +35,7 @@ class Pack:
 def save_pack(
     folder: Path, bank: Bank, language: str, tensors: dict[str, Tensor], backbone: LoadedBackbone, training: dict
 ) -> None:
-    """Write a language's tensors (keys `<site path>/<parameter>`) and what they are bound to.
+    """Write a language's tensors (keys `<site path>/<parameter>`, as the bank has them) and what they are bound to.
 
     The description is written last and holds the hash of the tensors' file, so that a half-written pack is never taken
     for whole. Raises PelasrError for what could not be loaded again, such as a language with a strange name.
@@ -56,7 +56,7 @@ def save_pack(
         "training": training,
     }
     _check_binding(folder, check_description(content, folder / "pack.yaml"), backbone)
-    save_weights(folder / "pack.safetensors", tensors)
+    save_weights(folder / "pack.safetensors", bank.settled(language, tensors))
     content["safetensors_sha256"] = sha256_file(folder / "pack.safetensors")
     write_description(folder / "pack.yaml", content)
 
@@ -106,7 +106,7 @@ def _expected(folder: Path, description: PackDescription, backbone: LoadedBackbo
     try:
         probe = make_bank(description.adapter, description.adapter_conf, backbone.module)
         with torch.device("meta"):
-            probe.add(language, own=own_parts(description, backbone))
+            probe.add(language, own=own_parts(description, backbone), settled=True)
     except PelasrError as error:
         raise PelasrError(f"{folder}/pack.yaml: {error}") from None
     if description.sites != (sites := probe.sites_for(probe.own_of(language))):
@@ -126,7 +126,7 @@ def load_pack(pack: Pack, bank: Bank, backbone: LoadedBackbone) -> None:
     language that the bank has already."""
     language = pack.description.language
     check_making(pack, bank.method, bank.options)
-    bank.add(language, own=own_parts(pack.description, backbone))
+    bank.add(language, own=own_parts(pack.description, backbone), settled=True)
     with torch.no_grad():
         for name, parameter in bank.tensors(language).items():
             parameter.copy_(pack.tensors[name])

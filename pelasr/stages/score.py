@@ -193,8 +193,7 @@ def _method(
 
 def _sizes(pack: PackDescription, family: str) -> dict[str, int]:
     """Of a method that has a size: its size on each side of the backbone, `enc` and `dec`, 0 where it has no site."""
-    from pelasr.adapters.bank import SIDES
-    from pelasr.adapters.base import find_method
+    from pelasr.adapters.base import SIDES, find_method
     from pelasr.backbones.base import find_backbone, side_of
     from pelasr.config import arguments_of
 

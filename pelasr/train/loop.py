@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapters.bank import Bank
+from pelasr.adapters.hooks import added_losses
 from pelasr.backbones.base import Backbone
 from pelasr.config import construct
 from pelasr.data.batch import Batch, Collate, Example, batches
@@ -89,7 +90,8 @@ class Objective(nn.Module):
         """Loss of every utterance, (B,), inside `route`."""
         augment = self.augment if self.training else None
         enc, enc_lens = encode(self.backbone, self.bank, batch, augment)
-        return self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total
+        loss = self.backbone.loss(enc, enc_lens, batch.targets, batch.target_lens, batch.prefix).total
+        return sum(added_losses(), loss) if self.training else loss
 
 
 @dataclass

@@ -54,7 +54,16 @@ COUNTS = {
 }
 KINDS = {"lora": ["linear", ["q", "v"], ["k", "out"], ["ffn_in", "ffn_out"], "joint"], "bitfit": [None, "norm"]}
 KINDS["houlsby"] = ["conv", "lstm", "linear"]
-WHOLE = ("input", "layer", "ffn", "prediction", "encoder", "decoder")  # kinds that the backbones name themselves
+WHOLE = (
+    "input",
+    "top",
+    "layer",
+    "layer_norm",
+    "ffn",
+    "prediction",
+    "encoder",
+    "decoder",
+)  # kinds that the backbones name themselves
 
 
 @pytest.mark.parametrize("name", COUNTS)

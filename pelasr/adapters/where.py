@@ -1,0 +1,98 @@
+"""Where the adapters of a method hang, and which of its classes hangs there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from pelasr.adapters.base import SIDES, Adapter, options_of
+from pelasr.config import check_keys, require_keys
+from pelasr.errors import PelasrError, nearest
+from pelasr.nn.parts import Parts
+
+KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have own parts
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module of the backbone: its kind, the width of its output, and its number among those of its kind, from 0; what
+    hangs there; and the method's options there."""
+
+    kind: str
+    width: int
+    index: int
+    cls: type[Adapter]
+    options: dict[str, Any]
+
+    def given(self, host: nn.Module) -> dict[str, Any]:
+        """What a constructor may be given beside its options; see `Adapter`."""
+        width_in = getattr(host, "in_features", getattr(host, "input_size", self.width))
+        return {"width": self.width, "width_in": width_in, "host": host, "index": self.index}
+
+
+def find_sites(
+    method: str, cls: type[Adapter], options: dict[str, Any], backbone: Parts, which: str
+) -> dict[str, Site]:
+    """{path: site} of known or of new languages.
+
+    Raises PelasrError for a kind of site that the backbone does not have, or the method cannot hang on, for two classes
+    of a method at one module, and where there would be no adapter at all.
+    """
+    there, found = backbone.sites(), {}
+    for kind in _kinds(cls, options, there, which):
+        if kind not in there:
+            why = f": {cls.because}" if cls.because else ""
+            raise PelasrError(f"adapter {method} needs a site {kind!r}{why}; {nearest(kind, there)}")
+        part = _part(method, cls, kind)
+        for index, (path, width) in enumerate(there[kind].items()):
+            site = Site(kind, width, index, part, _options_at(path, part, options, backbone))
+            if _is_wanted(path, site, backbone):
+                if path in found and found[path].cls is not part:
+                    raise PelasrError(f"adapter_conf: sites: {method} would hang on {path} twice, as {kind} too")
+                found.setdefault(path, site)
+    if not found and _kinds(cls, options, there, which):
+        what = f"{cls.size} 0 everywhere" if cls.size else f"{method} at these sites"
+        raise PelasrError(f"adapter_conf: {what} leaves no adapter")
+    return found
+
+
+def _kinds(cls: type[Adapter], options: dict[str, Any], there: dict[str, Any], which: str) -> list[str]:
+    """The kinds of site that are wanted: those of the options, or else the method's own, as far as they are there."""
+    usual = tuple(cls.parts) or tuple(kind for kind in cls.sites if kind in there) or cls.sites
+    kinds = options.get("sites", usual)
+    if isinstance(kinds, dict):
+        check_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
+        require_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
+        kinds = kinds[which]
+    if not kinds and kinds != ():  # which is that of a method that hangs nowhere
+        raise PelasrError(f"adapter_conf: sites is empty: name at least one; known: {', '.join(sorted(there))}")
+    return [kinds] if isinstance(kinds, str) else list(kinds)
+
+
+def _part(method: str, cls: type[Adapter], kind: str) -> type[Adapter]:
+    """The class of a method that hangs on a kind of site."""
+    if cls.parts and kind not in cls.parts:
+        raise PelasrError(f"adapter_conf: sites: {method} has nothing for {kind!r}; {nearest(kind, cls.parts)}")
+    return cls.parts.get(kind, cls)
+
+
+def _options_at(path: str, part: type[Adapter], options: dict[str, Any], backbone: Parts) -> dict[str, Any]:
+    """The options of a class at a site: of those that are mappings by side, the entry of its side."""
+    found = {}
+    for key in options_of(part):
+        if key not in options:
+            continue
+        value = options[key]
+        if isinstance(value, dict):
+            side = backbone.side(path)
+            check_keys(value, SIDES, f"adapter_conf: {key}")
+            require_keys(value, [side], f"adapter_conf: {key}")
+            value = value[side]
+        found[key] = value
+    return found
+
+
+def _is_wanted(path: str, site: Site, backbone: Parts) -> bool:
+    is_off = bool(site.cls.size) and site.options.get(site.cls.size) == 0
+    elsewhere = site.cls.sides != SIDES and backbone.side(path) not in site.cls.sides
+    return not (is_off or elsewhere) and site.cls.wants(backbone.get_submodule(path))
