@@ -147,8 +147,9 @@ class ST(Backbone):
         sites = inner | {"encoder": {"encoder": width}, "input": {"encoder": width}, "top": {"encoder": width}}
         layers = list(inner["layer"])
         if self.decoder is not None:
-            layers += [f"decoder.decoders.{n}" for n in range(len(self.decoder.decoders))]
-            after = {f"{layer}.feed_forward": width for layer in layers if layer.startswith("decoder.")}
+            decoders = [f"decoder.decoders.{n}" for n, _ in self.get_submodule("decoder.decoders").named_children()]
+            after = {f"{layer}.feed_forward": width for layer in decoders}
+            layers += decoders
             sites |= {"ffn": inner.get("ffn", {}) | after, "decoder": {"decoder": width}}
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it

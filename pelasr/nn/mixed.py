@@ -209,8 +209,8 @@ class Route:
                 f"site {path}: it was to put out {self.widths[path]} channels, which its module does not: it is no site"
                 " for adapters; name others in adapter_conf.sites"
             )
-        needs = next(found[path] for found in self.adapters if path in found).needs
-        needed = {name: self._needed(path, name, y) for name in needs}
+        some: Any = next(found[path] for found in self.adapters if path in found)
+        needed = {name: self._needed(path, name, y) for name in some.needs}
         adapter, index = self._at(path, len(y))
         return adapter(x, y, **needed) if index is None else adapter(index, x, y, **needed)
 
