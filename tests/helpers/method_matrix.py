@@ -1,0 +1,154 @@
+"""Every method on every family of backbones: the one table of what is expected, tiny models, and the page's table.
+
+    PYTHONPATH=.:tests/helpers python tests/helpers/method_matrix.py      writes the table of docs/methods.md anew
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import torch
+from documents import ROOT
+from torch import Tensor
+
+from pelasr.adapters.finetune import make_bank
+from pelasr.adapters.freeze import freeze
+from pelasr.adapters.own import HEAD, OwnParts, install
+from pelasr.backbones.base import Backbone
+
+PAGE = ROOT / "docs/methods.md"
+BEGIN, END = "<!-- tests/helpers/method_matrix.py writes this table -->\n", "<!-- end of the table -->\n"
+LANGUAGES = ["hi", "ur", "pa"]
+ROWS = ["ur", "hi", "pa", "ur"]  # of the batch
+TARGETS, COUNTS = torch.tensor([[2, 3, 1], [1, 2, 4], [4, 1, 3], [3, 1, 2]]), torch.tensor([3, 2, 3, 1])
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is expected of a method: with which `options`, why a fresh one changes anything (`differs`; empty: it does
+    not), and on which families it is `refused`, with which words of the error. `own`: its file is the page's."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    differs: str = ""
+    refused: dict[str, str] = field(default_factory=dict)
+    own: bool = False
+
+
+FAMILIES = (
+    "rnnt lstm",
+    "rnnt conformer",
+    "st transformer",
+    "st conformer",
+    "st e_branchformer",
+    "ctc conformer",
+    "ctc hubert",
+    "ctc wavlm",
+    "ctc wav2vec2",
+    "ctc wav2vec2_bert",
+)
+NO_DECODER = {name: "needs a site 'decoder'" for name in FAMILIES if name.startswith("ctc")}
+METHODS = {
+    "houlsby": Method({"bottleneck": 3}),
+    "lora": Method({"rank": 2}),
+    "bitfit": Method(),
+    "output": Method(),
+    "decoder": Method(refused=NO_DECODER),
+    "full": Method(),
+    "ia3": Method(own=True),
+}
+KINDS = {"hubert": "hubert", "wavlm": "wavlm", "wav2vec2": "wav2vec2_stable", "wav2vec2_bert": "bert_relative_key"}
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 12}
+
+
+@dataclass(frozen=True)
+class Family:
+    """A frozen model in evaluation mode, and what it hears of the rows: (B, T, C), (B,)."""
+
+    name: str
+    model: Backbone
+    feats: Tensor
+    lens: Tensor
+    heads: bool  # whether languages bring whole output layers
+    shared: int  # tokens
+
+    def encode(self, rows: list[int]) -> tuple[Tensor, Tensor]:
+        """Of some rows, padded as all are."""
+        return self.model.encode(self.feats[rows], self.lens[rows], torch.zeros(len(rows), dtype=torch.long))
+
+    def loss(self, rows: list[int]) -> Tensor:
+        return self.model.loss(*self.encode(rows), TARGETS[rows], COUNTS[rows]).total
+
+    def out(self, rows: list[int]) -> Tensor:
+        """What comes of some rows: logits of the shared tokens, or without an output layer what it would see."""
+        enc, lens = self.encode(rows)
+        return enc if self.heads else self.model.logits(enc, lens, TARGETS[rows], COUNTS[rows])[..., : self.shared]
+
+    def bank(self, name: str, languages: list[str] = LANGUAGES, **options: Any) -> Any:
+        """Of a method of the table, fresh, in evaluation mode. The last language has a token of its own."""
+        torch.manual_seed(2)
+        bank = make_bank(name, {**METHODS[name].options, **options}, self.model)
+        for language in languages:
+            own = OwnParts(self.model, ["a"], vector=language == LANGUAGES[-1])
+            own.start_from(self.model, [[1]], [0])  # with the vector that all rows have
+            bank.add(language, own if self.heads or own.vector or language == LANGUAGES[-1] else None)
+        return bank.eval()
+
+
+@cache
+def family(name: str) -> Family:
+    """The tiny model of this name, made once, with noise to hear."""
+    from random_models import MELS, make_rnnt, make_st
+    from tiny_models import ENCODERS, VOCABULARY
+    from tiny_pretrained import TINY
+
+    from pelasr.backbones.base import build_backbone
+
+    kind, encoder = name.split()
+    width, lens = MELS, [31, 28, 25, 31]
+    if kind != "ctc":
+        model = {"rnnt": make_rnnt, "st": make_st}[kind](encoder, vocab_size=VOCABULARY)
+        install(model)
+    elif encoder == "conformer":
+        width = 12
+        conf = {"encoder": encoder, "encoder_conf": ENCODERS[encoder], "num_mels": width}
+        model = build_backbone("ctc", conf, VOCABULARY, len(LANGUAGES))
+    else:
+        made, conf = TINY[KINDS[encoder]]
+        more = {"feature_projection_input_dim": 160} if encoder == "wav2vec2_bert" else {"num_conv_pos_embeddings": 4}
+        torch.manual_seed(0)
+        conf = {"encoder": made, "encoder_conf": {**conf, **SMALL, **more}, "objective": "none"}
+        model = build_backbone("ctc", conf, VOCABULARY, len(LANGUAGES))
+        width, lens = (160, [13, 11, 9, 13]) if encoder == "wav2vec2_bert" else (1, [2700, 2400, 2000, 2700])
+    freeze(model)
+    feats = torch.randn(len(ROWS), max(lens), width, generator=torch.Generator().manual_seed(0))
+    return Family(name, model.eval(), feats, torch.tensor(lens), HEAD in model.own_sites().values(), VOCABULARY)
+
+
+def table() -> str:
+    """The page's table: a row for each method, a column for each family, with reasons below."""
+    reasons: list[str] = []
+    lines = [f"| method | {' | '.join(FAMILIES)} | a fresh one |", f"|{'---|' * (len(FAMILIES) + 2)}"]
+
+    def note(reason: str) -> str:
+        if reason not in reasons:
+            reasons.append(reason)
+        return f"({reasons.index(reason) + 1})"
+
+    for name, method in METHODS.items():
+        cells = ["yes" if each not in method.refused else note(method.refused[each]) for each in FAMILIES]
+        fresh = note(method.differs) if method.differs else "changes nothing"
+        lines.append(f"| `{name}` | {' | '.join(cells)} | {fresh} |")
+    lines += ["", *(f"({number}) {reason}" + "  " for number, reason in enumerate(reasons, 1))]
+    return "\n".join(line.rstrip(" ") if not line.startswith("(") else line for line in lines) + "\n"
+
+
+def write(change: Callable[[str], str] = lambda found: table()) -> None:
+    """Put the table into the page."""
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(re.sub(f"(?<={BEGIN}).*(?={END})", lambda found: change(found[0]), text, flags=re.DOTALL))
+
+
+if __name__ == "__main__":
+    write()
