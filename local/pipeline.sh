@@ -117,8 +117,9 @@ made_with() { # the recipe's own options, as they were when the data were made; 
   done <<<"$recipe_options"
 }
 . "$here/side_by_side.sh"
-which_of() { # which_of backbones|adapted: those that train backbones for the experiments wanted, or that have adapters
-  if [ "$dry_run" = true ]; then echo "$exps"; else pelasr experiments "${what[@]}" --exps "$exps" --which "$1"; fi
+which_of() { # which_of backbones|adapted|fused: those that train backbones for the experiments wanted, that have adapters,
+  # or that fuse those of others
+  if [ "$dry_run" = true ]; then [ "$1" = fused ] || echo "$exps"; else pelasr experiments "${what[@]}" --exps "$exps" --which "$1"; fi
 }
 starts() { # starts N "what": is this stage wanted?
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] && log "stage $1: $2"
@@ -230,6 +231,7 @@ if starts 5 "adapters"; then
       "${backbone_overrides[@]}"
   fi
   side_by_side adapt_one $(which_of adapted)
+  side_by_side adapt_one $(which_of fused)
 fi
 if starts 6 "decoding"; then
   side_by_side decode_one $exps

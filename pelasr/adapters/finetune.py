@@ -34,7 +34,7 @@ class FineTuned(Bank):
             )
         self._hosts = {path: backbone.get_submodule(path) for path in self.sites}
 
-    def _make(self, path: str, site: Site) -> nn.Module:
+    def _make(self, language: str, path: str, site: Site) -> nn.Module:
         return copy.deepcopy(self._hosts[path]).requires_grad_(True)
 
     def total_size(self, backbone: Parts) -> int:

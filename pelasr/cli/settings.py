@@ -13,8 +13,10 @@ def add_settings(verbs: Any) -> None:
     """Add the verbs to a parser's."""
     sub = add_verb(verbs, "experiments", _experiments, "Print names of experiments: what may run side by side.")
     add_experiments(sub, required=True)
-    kinds = "those that train a backbone for the ones that are named, or of these those that have adapters"
-    sub.add_argument("--which", choices=["backbones", "adapted"], required=True, help=kinds)
+    kinds = (
+        "those that train a backbone for the ones that are named; of these those that have adapters, or fuse others'"
+    )
+    sub.add_argument("--which", choices=["backbones", "adapted", "fused"], required=True, help=kinds)
 
     sub = add_verb(verbs, "params", _params, "Count parameters, on the live modules.", overridable=True)
     add_config(sub)
@@ -35,7 +37,8 @@ def _experiments(known: argparse.Namespace, rest: list[str]) -> None:
     if known.which == "backbones":
         print(*dict.fromkeys(experiment.backbone for experiment in chosen))
     else:
-        print(*(experiment.name for experiment in chosen if experiment.adapted))
+        fuses = known.which == "fused"
+        print(*(each.name for each in chosen if each.adapted and bool(each.fuse) == fuses))
 
 
 def _params(known: argparse.Namespace, rest: list[str]) -> None:

@@ -26,7 +26,8 @@ class Decoding:
 AS_USUAL = Decoding()
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
-LANGS, EACH, ADAPTER, SERVE, TOKENS = "langs", "each", "adapter", "serve", ("token_type", "vocab_size")
+LANGS, EACH, ADAPTER, SERVE, FUSE = "langs", "each", "adapter", "serve", "fuse"
+TOKENS = ("token_type", "vocab_size")
 KINDS = {  # what is expected of an entry's keys
     DESCRIPTION: (str, "words"),
     LANGS: (str, "languages in one string"),
@@ -46,8 +47,8 @@ class Experiment:
     `adapt` and its own name the backbone in its folder was imported; others may adapt it too.
     `backbone` names the experiment that trains, `weights` which of its weights are used, `compare` an experiment to
     test against, utterance by utterance, `serve` the language whose pack alone is fitted and serves all of them (to see
-    what it does to the others), `languages` those of an experiment that is not about the recipe's, and
-    `tokens` the kind and number of its tokens where they are its own.
+    what it does to the others), `fuse` the experiment whose packs its adapters are made of, `languages` those of an
+    experiment that is not about the recipe's, and `tokens` the kind and number of its tokens where they are its own.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Experiment:
     each: bool = False
     adapter: str | None = None
     serve: str | None = None
+    fuse: str | None = None
     tokens: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -81,7 +83,7 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
     entries, result = _read_entries(path), {}
     for name, entry in entries.items():
         entry = dict(entry)
-        for key in (ADAPT, READ_EARLY, COMPARE):
+        for key in (ADAPT, READ_EARLY, COMPARE, FUSE):
             if key in entry:
                 entry[key] = str(entry[key])  # YAML reads the row 2 as a number
                 if entry[key] not in entries:
@@ -95,6 +97,8 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
             check_keys(entry, allowed, f"{path}: {name} has the settings of {source}")
         if ADAPT in entry and (own := {LANGS, EACH, *TOKENS} & set(entry)):
             raise PelasrError(f"{path}: {name} has the languages and tokens of {source}, not its own {min(own)}")
+        if FUSE in entry and (FUSE in entries[entry[FUSE]] or entries[entry[FUSE]].get(ADAPT) != entry.get(ADAPT)):
+            raise PelasrError(f"{path}: {name}: fuse: {entry[FUSE]} has no adapters of its own on the same backbone")
         inherited = entries[source] if source else {}
         inherited = {key: value for key, value in inherited.items() if key in (LANGS, *TOKENS)}
         result[name] = _experiment(name, inherited | entry, f"{path}: {name}")
@@ -147,6 +151,7 @@ def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
         each=entry.pop(EACH, False),
         adapter=entry.pop(ADAPTER, None) if adapted else None,
         serve=entry.pop(SERVE, None) if adapted else None,
+        fuse=entry.pop(FUSE, None),
         tokens={key: entry.pop(key) for key in TOKENS if key in entry},
         overrides=entry,
     )

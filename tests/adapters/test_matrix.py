@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from method_matrix import COUNTS, FAMILIES, LANGUAGES, METHODS, ROWS, TARGETS, Family, family
+from method_matrix import FAMILIES, LANGUAGES, METHODS, ROWS, Family, family
 from method_pages import write_methods
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -67,7 +67,11 @@ class Cell:
         with self.losses(languages or self.languages) as losses:
             if losses.requires_grad:  # without own tokens, `output` has nothing to train
                 losses[rows].sum().backward()
-        return {name.replace(".layer.", "."): p.grad.clone() for name, p in self.bank.named_parameters() if p.grad is not None}
+        return {
+            name.replace(".layer.", "."): p.grad.clone()
+            for name, p in self.bank.named_parameters()
+            if p.grad is not None
+        }
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +170,9 @@ def same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
     assert found.keys() == wanted.keys()
     for name, gradient in found.items():
         size = max(float(wanted[name].abs().max()), 1.0)
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-5 * size, msg=lambda m, n=name: f"{n} {m}")
+        torch.testing.assert_close(
+            gradient, wanted[name], rtol=1e-4, atol=1e-5 * size, msg=lambda m, n=name: f"{n} {m}"
+        )
 
 
 def attached_twice(cell: Cell) -> None:
@@ -176,12 +182,14 @@ def attached_twice(cell: Cell) -> None:
 
 def wrong_site(cell: Cell) -> None:
     """Sites that there are none of are refused, with those that there are."""
-    if cell.bank.cls.copies:
+    if cell.bank.cls.copies or cell.bank.cls.fuses:
         with pytest.raises(PelasrError, match="unknown key 'sites'"):
             cell.family.bank(cell.method, sites="nowhere")
+    if cell.bank.cls.copies:
         return
+    sites = {"sites": "nowhere"}
     with pytest.raises(PelasrError, match="'nowhere'.*known: ") as caught:
-        cell.family.bank(cell.method, sites="nowhere")
+        cell.family.bank(cell.method, **({"method_conf": sites} if cell.bank.cls.fuses else sites))
     known = set(cell.bank.cls.parts or cell.family.model.sites())
     assert set(re.split(", | ", str(caught.value).split("known: ")[1])) >= known
 

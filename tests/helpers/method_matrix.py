@@ -1,6 +1,6 @@
 """Every method on every family of backbones: the one table of what is expected, tiny models, and the page's table.
 
-    PYTHONPATH=.:tests/helpers python tests/helpers/method_matrix.py      writes the table of docs/methods.md anew
+PYTHONPATH=.:tests/helpers python tests/helpers/method_matrix.py      writes the table of docs/methods.md anew
 """
 
 import re
@@ -56,6 +56,7 @@ METHODS = {
     "output": Method(),
     "decoder": Method(refused=NO_DECODER),
     "full": Method(),
+    "simadapter": Method({"method": "houlsby", "method_conf": {"bottleneck": 3}, "sources": ["hi", "ur"]}),
     "ia3": Method(own=True),
 }
 KINDS = {"hubert": "hubert", "wavlm": "wavlm", "wav2vec2": "wav2vec2_stable", "wav2vec2_bert": "bert_relative_key"}
