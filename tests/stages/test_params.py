@@ -1,0 +1,45 @@
+"""Exact sizes of the methods of papers, counted on the models that they name."""
+
+from functools import partial
+
+import pytest
+from tiny_models import ROOT
+
+from pelasr.config import load_yaml, override
+from pelasr.stages.params import count
+
+
+def counted(backbone, adapter, **options):
+    config = override(load_yaml(ROOT / f"conf/adapter/{adapter}.yaml"), {"adapter_conf": options})
+    return count(load_yaml(ROOT / f"conf/{backbone}.yaml"), config, "test", vocab_size=30, num_languages=2)
+
+
+on_hubert, on_rnnt = partial(counted, "hubert_base"), partial(counted, "rnnt_kannan2019")
+LAYERS, D, F = 12, 768, 3072
+
+
+@pytest.mark.parametrize(
+    ("adapter", "options", "size"),
+    [
+        ("houlsby_chen2022", {}, 599_424),
+        ("houlsby_chen2022", {"norm": True}, 617_856),
+        ("houlsby_houlsby2019", {}, 2_379_264),
+        ("houlsby_houlsby2019", {"bottleneck": 128}, 4_740_096),  # Peng et al. 2023: 4.7 M
+    ],
+)
+def test_on_hubert_base(adapter, options, size):
+    """What an adapter has, without the language's output layer, whose size depends on its tokens."""
+    found = on_hubert(adapter, **options)
+    assert found["adapter_alone"] == size
+    assert found["adapter_per_language"] == size + 30 * (D + 1) + 13  # and the weights of 13 layers
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "size"), [(16, 179_328), (32, 343_296), (48, 507_264), (57, 599_496), (64, 671_232)]
+)
+def test_tomanek_on_the_rnnt(bottleneck, size):
+    """After 8 layers of 640; up to 57 they are less than 0.5 % of the model."""
+    found = on_rnnt("tomanek2021", bottleneck=bottleneck)
+    assert found["adapter_per_language"] == size
+    assert "adapter_alone" not in found  # there is nothing else
+    assert (size / found["backbone"] < 0.005) == (bottleneck <= 57)
