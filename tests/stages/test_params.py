@@ -25,6 +25,10 @@ LAYERS, D, F = 12, 768, 3072
         ("houlsby_chen2022", {"norm": True}, 617_856),
         ("houlsby_houlsby2019", {}, 2_379_264),
         ("houlsby_houlsby2019", {"bottleneck": 128}, 4_740_096),  # Peng et al. 2023: 4.7 M
+        ("parallel", {}, 4_730_880),
+        ("adapterbias_chen2022", {}, 18_444),
+        ("adapterbias", {}, 46_092),
+        ("norm", {}, 36_864),
     ],
 )
 def test_on_hubert_base(adapter, options, size):
