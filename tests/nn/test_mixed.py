@@ -14,6 +14,7 @@ from pelasr.adapters.methods.parallel import Parallel
 from pelasr.nn.mixed import LayerNorm, Linear, Stack
 
 INDEX = torch.tensor([2, 0, 2, 1, 0])
+HOST = nn.Linear(4, 6)
 ADAPTERS = {
     "houlsby": lambda: Houlsby(6, 3),
     "houlsby without norm": lambda: Houlsby(6, 3, norm=False, activation="gelu"),
@@ -21,6 +22,7 @@ ADAPTERS = {
     "adapterbias": lambda: AdapterBias(4, 6),
     "adapterbias of the input": lambda: AdapterBias(4, 6, "intermediate"),
     "lora": lambda: Lora(nn.Linear(4, 6), rank=3),
+    "dora": lambda: Lora(HOST, rank=3, dora=True),
     "bitfit": lambda: BitFit(nn.Linear(4, 6)),
 }
 

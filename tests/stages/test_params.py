@@ -15,7 +15,7 @@ def counted(backbone, adapter, **options):
 
 
 on_hubert, on_rnnt = partial(counted, "hubert_base"), partial(counted, "rnnt_kannan2019")
-LAYERS, D, F = 12, 768, 3072
+LAYERS, D = 12, 768
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,9 @@ LAYERS, D, F = 12, 768, 3072
         ("houlsby_chen2022", {"norm": True}, 617_856),
         ("houlsby_houlsby2019", {}, 2_379_264),
         ("houlsby_houlsby2019", {"bottleneck": 128}, 4_740_096),  # Peng et al. 2023: 4.7 M
+        ("lora_chen2022", {}, 294_912),
+        ("lora", {}, 294_912),
+        ("dora", {}, 294_912 + 2 * LAYERS * D),
         ("parallel", {}, 4_730_880),
         ("adapterbias_chen2022", {}, 18_444),
         ("adapterbias", {}, 46_092),
