@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pelasr.config import arguments_of, class_in, find_module
 from pelasr.errors import PelasrError
+from pelasr.nn.parts import Parts
 
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
 INSIDE, SHARED = "inside", "shared"  # what a method may need beside x and y
@@ -61,6 +62,12 @@ class Adapter(nn.Module):
     def wants(cls, host: nn.Module) -> bool:
         """Whether there is something to adapt at a host, where one method looks for a bias, say. By default always."""
         return True
+
+    @classmethod
+    def choose(cls, found: Mapping[str, Any], backbone: Parts) -> Mapping[str, Any]:
+        """Of the sites {path: `adapters.where.Site`} where it would hang, those where it does. Raises PelasrError for
+        sites that do not go together, and for a backbone that it cannot work on. By default all of them."""
+        return found
 
     def settle(self) -> None:
         """Become what the pack of a fitted language holds, where training had more, and do the same as before."""

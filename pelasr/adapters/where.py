@@ -53,7 +53,7 @@ def find_sites(
     if not found and _kinds(cls, options, there, which):
         what = f"{cls.size} 0 everywhere" if cls.size else f"{method} at these sites"
         raise PelasrError(f"adapter_conf: {what} leaves no adapter")
-    return found
+    return dict(cls.choose(found, backbone))
 
 
 def _kinds(cls: type[Adapter], options: dict[str, Any], there: dict[str, Any], which: str) -> list[str]:

@@ -32,6 +32,9 @@ LAYERS, D = 12, 768
         ("adapterbias_chen2022", {}, 18_444),
         ("adapterbias", {}, 46_092),
         ("norm", {}, 36_864),
+        ("layerwise_otake2023", {}, 9_127_436),
+        ("layerwise_otake2023", {"sites": ["layer", "top"]}, 4_737_036),
+        ("layerwise_otake2023", {"sites": ["ffn", "layer_norm"]}, 4_786_176),
     ],
 )
 def test_on_hubert_base(adapter, options, size):
@@ -50,3 +53,7 @@ def test_tomanek_on_the_rnnt(bottleneck, size):
     assert found["adapter_per_language"] == size
     assert "adapter_alone" not in found  # there is nothing else
     assert (size / found["backbone"] < 0.005) == (bottleneck <= 57)
+
+
+def test_otake_on_wavlm_base():
+    assert counted("wavlm_base", "layerwise_otake2023")["adapter_alone"] == 9_127_436

@@ -3,8 +3,7 @@ Le et al. 2021 on the output of every feed-forward sub-layer (the serial kind: b
 
 from torch import Tensor, nn
 
-from pelasr.adapters import Adapter, LayerNorm, Linear
-from pelasr.adapters.activations import find_activation
+from pelasr.adapters import Adapter, LayerNorm, Linear, find_activation
 
 
 class Houlsby(Adapter):

@@ -3,8 +3,7 @@ scaled bottleneck beside a sub-layer, which sees what the sub-layer sees."""
 
 from torch import Tensor, nn
 
-from pelasr.adapters import Adapter, Linear
-from pelasr.adapters.activations import find_activation
+from pelasr.adapters import Adapter, Linear, find_activation
 
 
 class Parallel(Adapter):
