@@ -29,6 +29,9 @@ class Adapter(nn.Module):
     `by_row`: it also works with parameters that have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed`
     do: so mixed batches are faster. Any other is run under `vmap` in mixed batches, where it sees batches of one.
 
+    `shifts`: all that `forward` does is to add to y what does not depend on x or y. Only such a method may hang on an
+    output layer (`output`), of which a loss may take the weights and not call it.
+
     `needs` are further arguments of `forward`, by name: `inside` (B, T), which frames are the utterance's own, in the
     encoder; `shared`, see `Shared`, which a method must be `by_row` for.
     """
@@ -40,6 +43,7 @@ class Adapter(nn.Module):
     size: str = ""
     copies: bool = False
     by_row: bool = False
+    shifts: bool = False
     needs: tuple[str, ...] = ()
 
     def before(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

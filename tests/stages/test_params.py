@@ -25,6 +25,7 @@ LAYERS, D = 12, 768
         ("houlsby_chen2022", {"norm": True}, 617_856),
         ("houlsby_houlsby2019", {}, 2_379_264),
         ("houlsby_houlsby2019", {"bottleneck": 128}, 4_740_096),  # Peng et al. 2023: 4.7 M
+        ("bitfit_chen2022", {}, 101_376),
         ("lora_chen2022", {}, 294_912),
         ("lora", {}, 294_912),
         ("dora", {}, 294_912 + 2 * LAYERS * D),
