@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from pelasr.adapters.base import SIDES, Adapter, find_method, method_options, options_of
+from pelasr.adapters.own import OUTPUT
 from pelasr.config import check_keys, require_keys
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.parts import Parts
@@ -46,6 +47,11 @@ def find_sites(
             why = f": {cls.because}" if cls.because else ""
             raise PelasrError(f"adapter {method} needs a site {kind!r}{why}; {nearest(kind, there)}")
         part = _part(method, cls, kind)
+        if kind == OUTPUT and not part.shifts:
+            raise PelasrError(
+                f"adapter_conf: sites: {OUTPUT}: losses take the weights of output layers and do not call them: only a"
+                f" method that shifts what they put out (bitfit) can be there, not {method}"
+            )
         for index, (path, width) in enumerate(there[kind].items()):
             site = Site(kind, width, index, part, _options_at(path, part, options, backbone))
             if _is_wanted(path, site, backbone):
@@ -55,7 +61,7 @@ def find_sites(
     if not found and _kinds(cls, options, there, which):
         what = f"{cls.size} 0 everywhere" if cls.size else f"{method} at these sites"
         raise PelasrError(f"adapter_conf: {what} leaves no adapter")
-    return found
+    return dict(cls.choose(found, backbone))
 
 
 def _fused_sites(
@@ -74,8 +80,8 @@ def _fused_sites(
     found = find_sites(name, inner, conf, backbone, which)
     own = {key: value for key, value in options.items() if key != "method_conf"}
     for path, site in found.items():
-        if site.cls is not inner:
-            raise PelasrError(f"adapter_conf: method: {method} cannot fuse {name}, which is made of several methods")
+        if site.cls is not inner or site.kind == OUTPUT:
+            raise PelasrError(f"adapter_conf: method: {method} cannot fuse {name} at {path}: several methods, or no module")
         found[path] = replace(site, cls=cls, options=own | {"method_conf": site.options})
     return found
 
