@@ -81,7 +81,9 @@ def _fused_sites(
     own = {key: value for key, value in options.items() if key != "method_conf"}
     for path, site in found.items():
         if site.cls is not inner or site.kind == OUTPUT:
-            raise PelasrError(f"adapter_conf: method: {method} cannot fuse {name} at {path}: several methods, or no module")
+            raise PelasrError(
+                f"adapter_conf: method: {method} cannot fuse {name} at {path}: several methods, or no module"
+            )
         found[path] = replace(site, cls=cls, options=own | {"method_conf": site.options})
     return found
 

@@ -34,6 +34,7 @@ class Method:
     differs: str = ""
     refused: dict[str, str] = field(default_factory=dict)
     own: bool = False
+    file: str = ""
 
 
 FAMILIES = (
@@ -49,10 +50,22 @@ FAMILIES = (
     "ctc wav2vec2_bert",
 )
 NO_DECODER = {name: "needs a site 'decoder'" for name in FAMILIES if name.startswith("ctc")}
+LSTM = "rnnt lstm"
+SHARED = FAMILIES[1:6]  # output layers and decoders
+UNSEEN = "what it puts in the place of the top layer a shared output layer or decoder has never seen"
 METHODS = {
     "houlsby": Method({"bottleneck": 3}),
+    "parallel": Method({"bottleneck": 3}, refused={LSTM: "an LSTM has no feed-forward sub-layers"}),
     "lora": Method({"rank": 2}),
+    "dora": Method({"rank": 2, "dora": True}, file="lora"),
     "bitfit": Method(),
+    "norm": Method(),
+    "adapterbias": Method(refused={LSTM: "an LSTM has no feed-forward sub-layers"}),
+    "layerwise": Method(
+        {"bottleneck": 3, "features": 5},
+        differs="its features are others than the top layer's",
+        refused={LSTM: "it is for layers with feed-forward sub-layers and layer norms"} | dict.fromkeys(SHARED, UNSEEN),
+    ),
     "output": Method(),
     "decoder": Method(refused=NO_DECODER),
     "full": Method(),
@@ -89,7 +102,7 @@ class Family:
     def bank(self, name: str, languages: list[str] = LANGUAGES, **options: Any) -> Any:
         """Of a method of the table, fresh, in evaluation mode. The last language has a token of its own."""
         torch.manual_seed(2)
-        bank = make_bank(name, {**METHODS[name].options, **options}, self.model)
+        bank = make_bank(METHODS[name].file or name, {**METHODS[name].options, **options}, self.model)
         for language in languages:
             own = OwnParts(self.model, ["a"], vector=language == LANGUAGES[-1])
             own.start_from(self.model, [[1]], [0])  # with the vector that all rows have
