@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pelasr.config import check_keys, construct
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
+from pelasr.nn.attention import BertAttention, SpeechAttention
 from pelasr.nn.frames import set_inside
 from pelasr.nn.layers import within
 from pelasr.nn.positions import ConvPositions, RelativePositions, RotaryPositions, WeightNormConv1d
@@ -262,6 +263,10 @@ def make_encoder(name: str, conf: dict[str, Any]) -> SpeechEncoder:
                 config.max_bucket_distance,
                 has_embedding=number == 0,
             )
+    else:
+        found: list[Any] = [part for path, part in layers.named_modules() if path.rpartition(".")[2] in ATTENTION]
+        for attention in found:  # which has all attributes of ours
+            attention.__class__ = BertAttention if is_bert else SpeechAttention
     encoder = SpeechEncoder(
         getattr(modeling, f"{cls}FeatureProjection")(config),
         _bert_positions(config) if is_bert else _conv_positions(config),
