@@ -2,64 +2,23 @@
 
 import pytest
 import torch
-from tiny_pretrained import TINY, audio_of
+from adapted_encoders import LANGUAGES, check_rows, heard, make_bank, make_ctc
+from tiny_pretrained import TINY
 from torch import nn
 
-from pelasr.adapters.bank import Bank
-from pelasr.adapters.freeze import freeze
 from pelasr.adapters.methods.prefix import Prefix
 from pelasr.backbones.base import build_backbone
 from pelasr.errors import PelasrError
 
-LANGUAGES = ["hi", "ur", "hi", "pa"]
 ESPNET = [("st", "transformer"), ("st", "conformer"), ("st", "e_branchformer"), ("rnnt", "conformer")]
 ESPNET += [("rnnt", "transformer")]
-
-
-def make_bank(model, method="prefix", languages=("hi", "ur", "pa"), **options):
-    torch.manual_seed(1)
-    freeze(model)
-    bank = Bank(method, options, model)
-    for language in languages:
-        bank.add(language)
-    return bank.eval()
-
-
-def make_ctc(kind):
-    torch.manual_seed(0)
-    encoder, conf = TINY[kind]
-    conf = {**conf, "feature_projection_input_dim": 160} if encoder == "wav2vec2_bert" else conf
-    return build_backbone("ctc", {"encoder": encoder, "encoder_conf": conf}, 7, 3).eval()
-
-
-def heard(kind, lens):
-    if TINY[kind][0] == "wav2vec2_bert":
-        return torch.randn(len(lens), max(lens), 160, generator=torch.Generator().manual_seed(1)), torch.tensor(lens)
-    return audio_of(kind, lens)
-
-
-def check_rows(model, bank, languages, feats, lens, ids=None):
-    """Each row of a mixed batch is what its utterance alone gives; outside of the route the backbone is itself."""
-    with torch.no_grad():
-        plain, _ = model.encode(feats, lens, ids)
-        with bank.route(languages):
-            found, frames = model.encode(feats, lens, ids)
-            assert torch.equal(model.encode(feats, lens, ids)[0], found)
-        for row, language in enumerate(languages):
-            one = slice(row, row + 1)
-            with bank.route([language]):
-                alone, count = model.encode(feats[one, : lens[row]], lens[one], None if ids is None else ids[one])
-            assert count == frames[row]
-            torch.testing.assert_close(found[row, : frames[row]], alone[0], rtol=1e-4, atol=1e-5)
-            assert not torch.isclose(found[row], plain[row], atol=1e-3).all()
-        assert torch.equal(model.encode(feats, lens, ids)[0], plain)
 
 
 @pytest.mark.parametrize("network", [0, 5])
 @pytest.mark.parametrize(("family", "encoder"), ESPNET)
 def test_espnets_encoders(family, encoder, network, make_model, make_batch):
     model, batch = make_model(family, {"encoder": encoder}), make_batch(LANGUAGES, frames=[61, 40, 33, 52])
-    bank = make_bank(model, frames=3, network=network)
+    bank = make_bank(model, "prefix", frames=3, network=network)
     assert all(path.startswith("encoder.") for path in bank.sites)  # none in a decoder, whose search computes its keys
     check_rows(model, bank, LANGUAGES, batch.feats, batch.lens, batch.language_ids)
     with bank.route(LANGUAGES):
@@ -73,16 +32,15 @@ def test_espnets_encoders(family, encoder, network, make_model, make_batch):
 def test_pretrained_encoders(kind):
     """With padding and without."""
     model = make_ctc(kind)
-    bank = make_bank(model, frames=3)
-    lens = [40, 33, 12, 20] if TINY[kind][0] == "wav2vec2_bert" else [9000, 5000, 2000, 8999]
-    check_rows(model, bank, LANGUAGES, *heard(kind, lens))
-    check_rows(model, bank, LANGUAGES, *heard(kind, lens[:1] * 4))
+    bank = make_bank(model, "prefix", frames=3)
+    check_rows(model, bank, LANGUAGES, *heard(kind))
+    check_rows(model, bank, LANGUAGES, *heard(kind, padded=False))
 
 
 def test_padding_never_attends_differently(make_st, make_batch):
     """Whatever stands beyond an utterance's end."""
     model, batch = make_st("conformer"), make_batch(["hi", "ur"], frames=[40, 20])
-    bank = make_bank(model, frames=3)
+    bank = make_bank(model, "prefix", frames=3)
     with bank.route(["hi", "ur"]), torch.no_grad():
         enc, lens = model.encode(batch.feats, batch.lens)
         batch.feats[1, 20:] = 1e3
@@ -108,7 +66,7 @@ def test_what_settles_does_the_same():
 def test_a_pack_holds_the_flat_prefix(make_st, make_batch):
     """A bank that is given what the pack of another holds gives the same."""
     model, batch = make_st(), make_batch(["hi", "ur"])
-    trained, loaded = (make_bank(model, languages=(), frames=3, network=5) for _ in range(2))
+    trained, loaded = (make_bank(model, "prefix", languages=(), frames=3, network=5) for _ in range(2))
     for language in ("hi", "ur"):
         trained.add(language)
         loaded.add(language, settled=True)
@@ -130,7 +88,7 @@ def test_size_of_hubert():
     with torch.device("meta"):
         model = build_backbone("ctc", {"encoder": "hubert", "objective": "none"}, 3, 1)
         for network in (0, 512):
-            assert make_bank(model, languages=["hi"], network=network).size("hi") == 552_960
+            assert make_bank(model, "prefix", languages=["hi"], network=network).size("hi") == 552_960
 
 
 def test_gradients():
@@ -148,12 +106,12 @@ def test_gradients():
 
 def test_no_attention(make_rnnt):
     with pytest.raises(PelasrError, match="adapter prefix needs a site 'k': an LSTM has no attention"):
-        make_bank(make_rnnt())
+        make_bank(make_rnnt(), "prefix")
 
 
 def test_half_precision(make_st, make_batch):
     model, batch = make_st("conformer"), make_batch(["hi", "ur"])
-    bank = make_bank(model, frames=3)
+    bank = make_bank(model, "prefix", frames=3)
     with bank.route(["hi", "ur"]), torch.autocast("cpu", torch.bfloat16):
         enc, _ = model.encode(batch.feats, batch.lens)
         enc.sum().backward()
