@@ -59,7 +59,7 @@ class ESPnetEncoder(nn.Module):
             cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), ESPNET_ENCODERS[name])
             relative = import_module("pelasr.nn.espnet_attention").RelativeAttention
         self.encoder = construct(cls, {"use_flash_attn": False, **conf}, "encoder_conf", input_size=input_size)
-        self.output_size = self.encoder.output_size()
+        self.input_size, self.output_size = input_size, self.encoder.output_size()
         for module in self.encoder.modules():
             if type(module) is relative.__base__:  # of which it has all attributes
                 module.__class__ = relative

@@ -65,7 +65,7 @@ class Frontend(nn.Module):
         if not convs or min(*self.kernels, *self.strides) < 1:
             raise PelasrError("encoder_conf: conv_kernel, conv_stride: expected numbers above 0")
         self.subsampling = prod(self.strides)
-        self.output_size = convs[-1].out_channels
+        self.input_size, self.output_size = convs[0].in_channels, convs[-1].out_channels
 
     def _layers(self) -> Iterator[Any]:
         return iter(self.conv_layers)
@@ -133,7 +133,9 @@ class SpeechEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = layers
         self.layerdrop, self.norm_last, self.always = layerdrop, norm_last, always
-        self.output_size: int = projection.projection.out_features  # type: ignore[union-attr]
+        inner: Any = projection.projection
+        self.input_size: int = inner.in_features
+        self.output_size: int = inner.out_features
         self.num_layers = len(layers)
 
     def forward(self, x: Tensor, lens: Tensor, masks: Masks | None = None) -> list[Tensor]:
