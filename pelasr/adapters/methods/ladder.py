@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pelasr.adapters import Adapter, LayerNorm, Linear
-from pelasr.adapters.base import Shared
+from pelasr.adapters import Adapter, LayerNorm, Linear, Shared
 from pelasr.errors import PelasrError
 
 TEMPERATURE = 0.1

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pelasr.adapters import Adapter
+from pelasr.adapters import Adapter, within
 from pelasr.errors import PelasrError
-from pelasr.nn.layers import within
 
 
 class Reprogramming(Adapter):
