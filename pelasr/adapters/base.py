@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pelasr.config import arguments_of, class_in, find_module
 from pelasr.errors import PelasrError
+from pelasr.nn.parts import Parts
 
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
 INSIDE, SHARED = "inside", "shared"  # what a method may need beside x and y
@@ -28,6 +29,9 @@ class Adapter(nn.Module):
     `by_row`: it also works with parameters that have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed`
     do: so mixed batches are faster. Any other is run under `vmap` in mixed batches, where it sees batches of one.
 
+    `shifts`: all that `forward` does is to add to y what does not depend on x or y. Only such a method may hang on an
+    output layer (`output`), of which a loss may take the weights and not call it.
+
     `needs` are further arguments of `forward`, by name: `inside` (B, T), which frames are the utterance's own, in the
     encoder; `shared`, see `Shared`, which a method must be `by_row` for.
     """
@@ -39,6 +43,7 @@ class Adapter(nn.Module):
     size: str = ""
     copies: bool = False
     by_row: bool = False
+    shifts: bool = False
     needs: tuple[str, ...] = ()
 
     def before(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
@@ -61,6 +66,12 @@ class Adapter(nn.Module):
     def wants(cls, host: nn.Module) -> bool:
         """Whether there is something to adapt at a host, where one method looks for a bias, say. By default always."""
         return True
+
+    @classmethod
+    def choose(cls, found: Mapping[str, Any], backbone: Parts) -> Mapping[str, Any]:
+        """Of the sites {path: `adapters.where.Site`} where it would hang, those where it does. Raises PelasrError for
+        sites that do not go together, and for a backbone that it cannot work on. By default all of them."""
+        return found
 
     def settle(self) -> None:
         """Become what the pack of a fitted language holds, where training had more, and do the same as before."""

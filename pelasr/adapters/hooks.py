@@ -36,7 +36,8 @@ def hang(backbone: nn.Module, inputs: Iterable[str], outputs: Iterable[str]) -> 
         for path in outputs:
             host = backbone.get_submodule(path)
             if not _hangs(_adapt, path, host._forward_hooks):
-                host.register_forward_hook(partial(_adapt, path), with_kwargs=True)
+                # First of all hooks: an output layer's own tokens are added to what the adapter makes of the others.
+                host.register_forward_hook(partial(_adapt, path), with_kwargs=True, prepend=True)
 
 
 def _hangs(hook: Any, path: str, hooks: Mapping[int, Any]) -> bool:
@@ -59,6 +60,16 @@ def added_losses() -> list[Tensor]:
     """What the adapters of the batch add to what is minimised, (B,) each."""
     route = _route.get()
     return list(route.shared.losses.values()) if route is not None else []
+
+
+def shifted(path: str, bias: Tensor, count: int) -> Tensor:
+    """The bias (V,) of an output layer that is not called: with what adapters add to it in each of the batch's `count`
+    rows (B, V), or as it is."""
+    route = _current(path)
+    if route is None or path not in route.outputs:
+        return bias
+    y = bias.expand(count, 1, -1)
+    return route.adapt(path, y, y)[:, 0]
 
 
 def _current(path: str) -> Route | None:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from pelasr.adapters.base import SIDES, Adapter, options_of
+from pelasr.adapters.own import OUTPUT
 from pelasr.config import check_keys, require_keys
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.parts import Parts
@@ -44,6 +45,11 @@ def find_sites(
             why = f": {cls.because}" if cls.because else ""
             raise PelasrError(f"adapter {method} needs a site {kind!r}{why}; {nearest(kind, there)}")
         part = _part(method, cls, kind)
+        if kind == OUTPUT and not part.shifts:
+            raise PelasrError(
+                f"adapter_conf: sites: {OUTPUT}: losses take the weights of output layers and do not call them: only a"
+                f" method that shifts what they put out (bitfit) can be there, not {method}"
+            )
         for index, (path, width) in enumerate(there[kind].items()):
             site = Site(kind, width, index, part, _options_at(path, part, options, backbone))
             if _is_wanted(path, site, backbone):
@@ -53,7 +59,7 @@ def find_sites(
     if not found and _kinds(cls, options, there, which):
         what = f"{cls.size} 0 everywhere" if cls.size else f"{method} at these sites"
         raise PelasrError(f"adapter_conf: {what} leaves no adapter")
-    return found
+    return dict(cls.choose(found, backbone))
 
 
 def _kinds(cls: type[Adapter], options: dict[str, Any], there: dict[str, Any], which: str) -> list[str]:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from pelasr.adapters.own import HEAD, LAYERS, OUTPUT, LayerSum, OwnOutput
 from pelasr.backbones.base import AUDIO, NOTHING, TEXTS, Augment, Backbone
-from pelasr.backbones.sites import layer_norms, module_sites
+from pelasr.backbones.sites import layer_norms, module_sites, output_sites
 from pelasr.config import construct
 from pelasr.data.hears import Extracted, LogMel, Waveform
 from pelasr.errors import PelasrError, nearest
@@ -159,8 +159,8 @@ class CTC(Backbone):
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers
         before their residual is added; `attention`; `layer_norm`; `embed`, the projection before the layers; `input`,
-        what is given samples or features, and their number; `top`, what the output layer sees; `encoder`, all but the
-        convolutions over samples, to be fine-tuned."""
+        what is given samples or features, and their number; `top`, what the output layer sees; `output`, that layer,
+        if it is shared; `encoder`, all but the convolutions over samples, to be fine-tuned."""
         width, left_out = self.encoder.output_size, [*self.own_sites(), "units"]
         first = {"encoder": width} if self.frontend is None else {"frontend": self.frontend.output_size}
         whole = {"encoder": {"encoder": width}, "input": first, "top": {"top": width}}
@@ -170,7 +170,7 @@ class CTC(Backbone):
         else:
             inner = encoder_sites(self.encoder, "encoder")
             typed = module_sites(self, PRETRAINED_SITES, [*left_out, *NO_SITES])
-        return whole | inner | typed | layer_norms(typed, inner["layer"])
+        return whole | inner | typed | layer_norms(typed, inner["layer"]) | output_sites(self)
 
     def own_sites(self) -> dict[str, str]:
         """The output layer; the weights of the layers' sum."""

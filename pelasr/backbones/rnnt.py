@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.adapters.hooks import shifted
 from pelasr.adapters.own import own_output
 from pelasr.backbones.base import Augment, Backbone
-from pelasr.backbones.sites import layer_norms, module_sites
+from pelasr.backbones.sites import layer_norms, module_sites, output_sites
 from pelasr.config import construct
 from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError, nearest
@@ -287,7 +288,7 @@ class RNNT(Backbone):
         network's (which are not called as modules), `layer_norm`, the norms of both, `ffn` and `attention`, the
         encoder's, `input` and `top`, the whole encoder, and `encoder` and `decoder`, all that there is, to be
         fine-tuned.
-        The output layers are no others: the loss reads their weights."""
+        The output layers are `output` alone: the loss reads their weights."""
         width = self.encoder.output_size
         if isinstance(self.encoder, LSTMEncoder):
             inner = {"layer": {f"encoder.layers.{n}": width for n in range(len(self.encoder.layers))}}
@@ -312,6 +313,7 @@ class RNNT(Backbone):
             "decoder": {"prediction": self.prediction.output_size, "joint": self.joint.lin_out.in_features},
             **typed,
             **layer_norms(typed, [*inner["layer"], "prediction"]),
+            **output_sites(self),
         }
 
     def own_sites(self) -> dict[str, str]:
@@ -354,7 +356,7 @@ class RNNT(Backbone):
             joint.lin_enc(enc),
             joint.lin_dec(self.predict(targets)),
             joint.lin_out.weight,
-            joint.lin_out.bias,
+            shifted(OUTPUT_LAYER, joint.lin_out.bias, len(enc)),
             targets,
             enc_lens,
             target_lens,

@@ -5,6 +5,9 @@ from typing import Any
 
 from torch import nn
 
+from pelasr.adapters.own import OUTPUT
+from pelasr.nn.parts import Parts
+
 TYPED = {
     "linear": (nn.Linear,),
     "norm": (nn.LayerNorm, nn.BatchNorm1d),
@@ -38,6 +41,15 @@ def layer_norms(sites: dict[str, dict[str, int]], layers: Iterable[str]) -> dict
     inside = tuple(f"{path}." for path in layers)
     found = {path: width for path, width in sites.get("norm", {}).items() if path.startswith(inside)}
     return {"layer_norm": found} if found else {}
+
+
+def output_sites(backbone: Parts) -> dict[str, dict[str, int]]:
+    """{output: {path: width}}, the output layers that all languages share, as far as they have a bias; {} if none."""
+    layers: dict[str, Any] = {
+        p: backbone.get_submodule(p) for p, kind in backbone.own_sites().items() if kind == OUTPUT
+    }
+    found = {path: layer.out_features for path, layer in layers.items() if layer.bias is not None}
+    return {OUTPUT: found} if found else {}
 
 
 def _width(module: Any) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pelasr.backbones.base import Augment, Backbone
-from pelasr.backbones.sites import layer_norms, module_sites
+from pelasr.backbones.sites import layer_norms, module_sites, output_sites
 from pelasr.config import construct
 from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError, nearest
@@ -140,9 +140,9 @@ class ST(Backbone):
         return self.encoder.subsampling
 
     def sites(self) -> dict[str, dict[str, int]]:
-        """Beside those of `module_sites`, of which the output layers are none: `ffn`, the feed-forward sub-layers (a
-        Conformer's second ones), before their residual is added; `layer` and `attention`, the encoder's; `layer_norm`;
-        `input` and `top`, the encoder; `encoder` and `decoder`, to be fine-tuned."""
+        """Beside those of `module_sites`: `ffn`, the feed-forward sub-layers (a Conformer's second ones), before their
+        residual is added; `layer` and `attention`, the encoder's; `layer_norm`; `input` and `top`, the encoder;
+        `output`, the output layers that have a bias; `encoder` and `decoder`, to be fine-tuned."""
         width, inner = self.encoder.output_size, espnet_sites(self.encoder.stack, "encoder.stack")
         sites = inner | {"encoder": {"encoder": width}, "input": {"encoder": width}, "top": {"encoder": width}}
         layers = list(inner["layer"])
@@ -154,7 +154,7 @@ class ST(Backbone):
         if self.ctc is not None:
             sites["encoder"]["ctc"] = self.ctc.out_features  # its branch is fine-tuned with it
         typed = module_sites(self, ESPNET_SITES, [*self.own_sites(), SHARED_BY_ROWS])
-        return sites | typed | layer_norms(typed, layers)
+        return sites | typed | layer_norms(typed, layers) | output_sites(self)
 
     def own_sites(self) -> dict[str, str]:
         """The decoder's embedding, and the output layers."""

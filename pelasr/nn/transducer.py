@@ -37,7 +37,7 @@ def transducer_loss(
     Args:
         enc: encoder output, projected to the joint space (B, T, J).
         pred: prediction network output for <start> and each label, projected to the joint space (B, U+1, J).
-        weight, bias: output layer of the joint network (V, J) and (V,).
+        weight, bias: output layer of the joint network (V, J) and (V,), or a bias for each utterance (B, V).
         targets: labels (B, U), padded with anything; 1 <= label < V within the length.
         enc_lens, target_lens: valid frames (B,), at least 1, and labels (B,), at least 0.
         own: weight (B, P, J) and bias (B, P) of tokens V to V+P-1, which each utterance has by itself; a bias of minus
@@ -85,7 +85,7 @@ class _FusedLoss(torch.autograd.Function):
         cells = CELLS[enc.device.type]
         for b, t, u in _blocks(lengths, labels, cells):
             hidden = (enc[b, t, None] + pred[b, :u]).tanh_()
-            logits = _logits(hidden, weight, bias, own_weight[b], own_bias[b])
+            logits = _logits(hidden, weight, _at(bias, b), own_weight[b], own_bias[b])
             log_z = logits.logsumexp(-1)
             normaliser[b, t, :u] = log_z
             blank[b, t, :u] = logits[..., 0] - log_z
@@ -115,30 +115,35 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor, own_weight: Tensor, ow
     return torch.cat([logits, torch.nn.functional.linear(hidden, own_weight, own_bias)], dim=-1)
 
 
+def _at(bias: Tensor, b: int) -> Tensor:
+    """Of utterance b (V,), of a bias that is one for all (V,) or each has (B, V)."""
+    return bias if bias.dim() == 1 else bias[b]
+
+
 def _backward(ctx, grad_loss: Tensor) -> tuple[Tensor, ...]:
     enc, pred, weight, bias, own_weight, own_bias, padded, normaliser, *occupancies = ctx.saved_tensors
     blank_occupancy, label_occupancy = occupancies
     grad_enc, grad_pred = torch.zeros_like(enc), torch.zeros_like(pred)
-    output_layer_trains = ctx.needs_input_grad[2] or ctx.needs_input_grad[3]
     own_trains = bool(own_bias.shape[1]) and (ctx.needs_input_grad[4] or ctx.needs_input_grad[5])
     grad_weight, grad_bias = torch.zeros_like(weight), torch.zeros_like(bias)
     grad_own_weight, grad_own_bias = torch.zeros_like(own_weight), torch.zeros_like(own_bias)
-    shared = len(bias)
+    shared = len(weight)
     # d loss / d logits = occupancy * softmax - (occupancy of blank at blank, of label at the label):
     # the first term is exp(logits - shift), so one pass over the logits makes it.
     shift = normaliser - (blank_occupancy + label_occupancy).log()
     cells = CELLS[enc.device.type]
     for b, t, u in _blocks(ctx.lengths, ctx.labels, cells):
         hidden = (enc[b, t, None] + pred[b, :u]).tanh_()
-        grad = _logits(hidden, weight, bias, own_weight[b], own_bias[b])
+        grad = _logits(hidden, weight, _at(bias, b), own_weight[b], own_bias[b])
         grad.sub_(shift[b, t, :u, None]).exp_()
         grad[..., 0] -= blank_occupancy[b, t, :u]
         next_label = padded[b, :u].expand(grad.shape[:2])[..., None]
         grad.scatter_add_(-1, next_label, -label_occupancy[b, t, :u, None])
         scaled = hidden * grad_loss[b]
-        if output_layer_trains:
+        if ctx.needs_input_grad[2]:
             grad_weight.addmm_(grad[..., :shared].flatten(0, 1).t(), scaled.flatten(0, 1))
-            grad_bias.add_(grad[..., :shared].sum((0, 1)) * grad_loss[b])
+        if ctx.needs_input_grad[3]:
+            _at(grad_bias, b).add_(grad[..., :shared].sum((0, 1)) * grad_loss[b])
         if own_trains:
             grad_own_weight[b].addmm_(grad[..., shared:].flatten(0, 1).t(), scaled.flatten(0, 1))
             grad_own_bias[b].add_(grad[..., shared:].sum((0, 1)) * grad_loss[b])

@@ -10,7 +10,7 @@ def count(
 ) -> dict[str, int]:
     """Integer parameter counts of a configured backbone, and of the adapters of its languages, on the very modules that
     train, built without their numbers. `where` names the configuration in errors. Where languages have output layers of
-    their own, these have `vocab_size` tokens each."""
+    their own, these have `vocab_size` tokens each and count as the adapters do; `adapter_alone` is without them."""
     import torch
 
     from pelasr.adapters.bank import count_parameters
@@ -34,4 +34,11 @@ def count(
         tokens = [f"<{number}>" for number in range(vocab_size - len(SPECIAL))]
         for number in range(num_languages):
             bank.add(f"language{number}", OwnParts(backbone, tokens, vector=False) if own else None)
-    return count_parameters(backbone, bank)
+    report = count_parameters(backbone, bank)
+    if own:
+        report["adapter_alone"] = report["adapter_per_language"] - _size(bank.own_of("language0"))
+    return report
+
+
+def _size(module: Any) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

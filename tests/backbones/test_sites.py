@@ -61,6 +61,7 @@ WHOLE = (
     "layer_norm",
     "ffn",
     "prediction",
+    "output",
     "encoder",
     "decoder",
 )  # kinds that the backbones name themselves
@@ -92,9 +93,11 @@ def test_paths(make_model):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_what_is_no_site(name, make_model):
-    """Output layers, whose weights a loss may read without a call, embeddings, and maps that the rows share."""
+    """But as `output`: output layers, whose weights a loss may read without a call, embeddings, and maps that the rows
+    share."""
     model = make_model(*MODELS[name])
-    sites = {path for kind, paths in model.sites().items() if kind not in ("encoder", "decoder") for path in paths}
+    whole = ("encoder", "decoder", "output")
+    sites = {path for kind, paths in model.sites().items() if kind not in whole for path in paths}
     linear = {path for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     left_out = {path for path in linear - sites if not path.endswith("linear_pos")}
     assert left_out == {"joint.lin_out", "decoder.output_layer", "ctc"} & linear

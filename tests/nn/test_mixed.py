@@ -6,15 +6,23 @@ import pytest
 import torch
 from torch import nn
 
+from pelasr.adapters.methods.adapterbias import AdapterBias
 from pelasr.adapters.methods.bitfit import BitFit
 from pelasr.adapters.methods.houlsby import Houlsby
 from pelasr.adapters.methods.lora import Lora
+from pelasr.adapters.methods.parallel import Parallel
 from pelasr.nn.mixed import LayerNorm, Linear, Stack
 
 INDEX = torch.tensor([2, 0, 2, 1, 0])
+HOST = nn.Linear(4, 6)
 ADAPTERS = {
     "houlsby": lambda: Houlsby(6, 3),
+    "houlsby without norm": lambda: Houlsby(6, 3, norm=False, activation="gelu"),
+    "parallel": lambda: Parallel(4, 6, 3),
+    "adapterbias": lambda: AdapterBias(4, 6),
+    "adapterbias of the input": lambda: AdapterBias(4, 6, "intermediate"),
     "lora": lambda: Lora(nn.Linear(4, 6), rank=3),
+    "dora": lambda: Lora(HOST, rank=3, dora=True),
     "bitfit": lambda: BitFit(nn.Linear(4, 6)),
 }
 

@@ -165,6 +165,24 @@ def test_padding_never_matters(garbage):
     assert torch.equal(padded_grads[2], grads[2]) and torch.equal(padded_grads[3], grads[3])
 
 
+def test_a_bias_for_each_utterance():
+    """As if each were alone with its own; losses and gradients. The same one for all is bit-equal to one bias."""
+    enc, pred, weight, bias, *rest = single(problem([3, 4], [2, 1], seed=3))
+    biases = torch.stack([bias, bias.flip(0)])
+    losses, grads = gradients((enc, pred, weight, biases, *rest), transducer_loss)
+    for b in range(2):
+        one = slice(b, b + 1)
+        alone = (enc[one], pred[one], weight, biases[b], *(tensor[one] for tensor in rest))
+        loss, wanted = gradients(alone, transducer_loss)
+        assert torch.equal(losses[one], loss)
+        torch.testing.assert_close(grads[3][b], wanted[3])
+        torch.testing.assert_close(grads[0][one], wanted[0])
+    same, shared = gradients((enc, pred, weight, torch.stack([bias, bias]), *rest), transducer_loss)
+    plain, wanted = gradients((enc, pred, weight, bias, *rest), transducer_loss)
+    assert torch.equal(same, plain) and torch.equal(shared[2], wanted[2])
+    torch.testing.assert_close(shared[3].sum(0), wanted[3])
+
+
 def test_a_nan_stays_in_its_utterance():
     """A valid frame that is not a number spoils the loss of its own utterance alone."""
     enc, *rest = single(problem([3, 3], [2, 2]))

@@ -12,11 +12,14 @@ from pelasr.errors import PelasrError
 class BitFit(Adapter):
     """y' = y + s, which is to train the host's bias: b' = b + s. Hosts without a bias have no adapter.
 
-    A fresh adapter is exactly the identity. Parameters: D.
+    A fresh adapter is exactly the identity. Parameters: D. Shared output layers (`output`) are sites when they are
+    asked for. The two biases of relative attention (`pos_bias_u`, `pos_bias_v`) are none: they belong to no module that
+    is called.
     """
 
     sites = ("linear", "norm", "conv")
     by_row = True
+    shifts = True
 
     @classmethod
     def wants(cls, host: nn.Module) -> bool:

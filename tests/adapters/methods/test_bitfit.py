@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
-from tiny_models import ST_ENCODERS, TAGS
+from tiny_models import ST_ENCODERS, TAGS, VOCABULARY
 from torch import nn
 
 from pelasr.adapters.bank import Bank
+from pelasr.adapters.fold import fold
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.methods.bitfit import BitFit
+from pelasr.adapters.own import OwnParts, install
 from pelasr.backbones.base import build_backbone
 from pelasr.errors import PelasrError
 
@@ -26,6 +28,8 @@ MODELS = {
     "rnnt conformer": ("rnnt", {"encoder": "conformer"}),
     "st conformer": ("st", {"encoder": "conformer"}),
     "st e_branchformer": ("st", {"encoder": "e_branchformer"}),
+    "rnnt and ctc": ("rnnt", {"ctc_weight": 0.3}),
+    "st and ctc": ("st", {"encoder": "conformer", "ctc_weight": 0.3}),
 }
 
 
@@ -50,6 +54,11 @@ def make_bank(model, trained=True, **options):
         for parameter in bank.parameters():
             nn.init.normal_(parameter)
     return bank.eval()
+
+
+def every_kind(model):
+    """Those of the method, as far as there are such, and output layers."""
+    return [kind for kind in ("linear", "norm", "conv", "output") if kind in model.sites()]
 
 
 def loss(model, batch):
@@ -81,11 +90,12 @@ def test_it_is_a_shift_of_the_bias(name, languages):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradients_are_those_of_the_biases(name, make_model, make_batch):
-    """And three steps of SGD lead to where training the biases leads."""
+    """And three steps of SGD lead to where training the biases leads, of output layers too."""
     model, batch = make_model(*MODELS[name]), make_batch(["hi", "hi", "hi"])
     free = copy.deepcopy(model)
     freeze(model)
-    bank = make_bank(model, trained=False)
+    bank = make_bank(model, trained=False, sites=every_kind(model))
+    assert {"joint.lin_out", "ctc"} & {path for path, _ in model.named_modules()} <= set(bank.sites)
     biases = {path: free.get_submodule(path).bias for path in bank.sites}
     optimizers = [torch.optim.SGD(each, lr=1e-2) for each in (bank.parameters(), biases.values())]
     for _ in range(3):
@@ -105,12 +115,71 @@ def test_gradients_are_those_of_the_biases(name, make_model, make_batch):
 
 
 def test_it_trains_every_bias_that_a_module_adds(make_model):
-    """All of linear maps, norms and convolutions, but those of the output layers."""
-    model = make_model(*MODELS["st conformer"])
-    bank = make_bank(model)
+    """All of linear maps, norms and convolutions, but those of the output layers, unless it is told."""
+    model = make_model(*MODELS["st and ctc"])
     wanted = {name.removesuffix(".bias") for name, _ in model.named_parameters() if name.endswith(".bias")}
+    assert set(make_bank(model).sites) == wanted - {"ctc"}
+    bank = make_bank(model, sites=every_kind(model))
     assert set(bank.sites) == wanted
     assert bank.size("hi") == sum(model.get_submodule(path).bias.numel() for path in wanted)
+
+
+def run(model, bank, batch, rows, languages):
+    """Logits, losses, hypotheses."""
+    rows = torch.tensor(rows)
+    labels = batch.targets[rows], batch.target_lens[rows]
+    with bank.route(languages), torch.no_grad():
+        enc, lens = model.encode(batch.feats[rows], batch.lens[rows], batch.language_ids[rows])
+        found = [each.tokens for each in model.search(enc, lens)]
+        return model.logits(enc, lens, *labels), model.loss(enc, lens, *labels).total, found
+
+
+def test_output_layers_with_own_tokens(make_rnnt, make_batch):
+    """A new language shifts the tokens that all share; its own ones come after. Rows are as each alone, and as those
+    of a model with the shifted biases."""
+    model, batch = make_rnnt(ctc_weight=0.3), make_batch(["hi", "pa", "ur"], frames=[31, 31, 31])
+    install(model)
+    freeze(model)
+    bank = Bank("bitfit", {"sites": "output"}, model)
+    for language, own in (("hi", None), ("ur", None), ("pa", OwnParts(model, ["ਕ", "ਖ"], vector=True))):
+        bank.add(language, own=own)
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter)
+    batch.target_lens[:], batch.targets[1] = 3, torch.tensor([VOCABULARY, 2, VOCABULARY + 1])
+    logits, losses, found = run(model, bank, batch, [0, 1, 2], batch.languages)
+    assert logits.shape[-1] == VOCABULARY + 2
+    for row, language in enumerate(batch.languages):
+        alone, loss, tokens = run(model, bank, batch, [row], [language])
+        torch.testing.assert_close(logits[row, :, : alone.shape[-1]], alone[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(losses[row], loss[0], rtol=1e-5, atol=1e-5)
+        assert found[row] == tokens[0]
+        moved = copy.deepcopy(model)
+        for path in ("joint.lin_out", "ctc"):
+            moved.get_submodule(path).bias.data += bank.tensors(language)[f"{path}/shift"]
+        plain = Bank("output", {}, moved)
+        plain.add(language, own=bank.own_of(language))
+        other, loss, tokens = run(moved, plain, batch, [row], [language])
+        torch.testing.assert_close(alone, other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(losses[row], loss[0], rtol=1e-5, atol=1e-5)
+        assert found[row] == tokens[0]
+
+
+def test_folded_output_layers(make_rnnt, make_batch):
+    model, batch = make_rnnt(ctc_weight=0.3), make_batch(["ur", "ur"])
+    bank = make_bank(model, sites=["output", "joint"])
+    logits, losses, found = run(model, bank, batch, [0, 1], batch.languages)
+    fold(model, bank, "ur")
+    folded = run(model, Bank("output", {}, model), batch, [0, 1], [])
+    torch.testing.assert_close(folded[0], logits, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(folded[1], losses, rtol=1e-5, atol=1e-5)
+    assert folded[2] == found
+
+
+def test_only_shifts_go_on_output_layers(make_rnnt, make_st):
+    with pytest.raises(PelasrError, match="adapter_conf: sites: output: losses take the weights .*, not lora"):
+        Bank("lora", {"sites": ["joint", "output"]}, make_rnnt())
+    with pytest.raises(PelasrError, match="adapter bitfit needs a site 'output'"):
+        Bank("bitfit", {"sites": "output"}, make_st())  # its one output layer has no bias
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from pelasr.adapters.methods.houlsby import Houlsby
+from pelasr.errors import PelasrError
 
 
 @pytest.fixture
@@ -62,3 +64,39 @@ def test_dropout_in_training_only(trained):
     assert torch.equal(trained(None, y), trained(None, y))
     trained.train()
     assert not torch.equal(trained(None, y), trained(None, y))
+
+
+@pytest.mark.parametrize(
+    ("activation", "function"), [("relu", lambda h: h.clamp(min=0)), ("gelu", F.gelu), ("swish", F.silu)]
+)
+def test_formula_without_norm(activation, function):
+    torch.manual_seed(0)
+    adapter = Houlsby(width=6, bottleneck=3, norm=False, activation=activation)
+    y = torch.randn(2, 5, 6)
+    assert torch.equal(adapter(None, y), y)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    p = dict(adapter.named_parameters())
+    assert set(p) == {"down.weight", "down.bias", "up.weight", "up.bias"}
+    assert sum(map(torch.numel, p.values())) == 2 * 6 * 3 + 3 + 6
+    wanted = y + function(y @ p["down.weight"].T + p["down.bias"]) @ p["up.weight"].T + p["up.bias"]
+    torch.testing.assert_close(adapter(None, y), wanted)
+
+
+def test_gradients():
+    """Of a start that is not zero, against finite differences."""
+    torch.manual_seed(0)
+    adapter = Houlsby(width=4, bottleneck=3, activation="swish").double()
+    torch.nn.init.normal_(adapter.up.weight)
+    y = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    names, values = zip(*adapter.named_parameters(), strict=True)
+
+    def run(y, *values):
+        return torch.func.functional_call(adapter, dict(zip(names, values, strict=True)), (None, y))
+
+    assert torch.autograd.gradcheck(run, (y, *values))
+
+
+def test_an_unknown_activation():
+    with pytest.raises(PelasrError, match="activation: 'gleu'; did you mean 'gelu'"):
+        Houlsby(width=6, activation="gleu")

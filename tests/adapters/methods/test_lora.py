@@ -9,6 +9,7 @@ from tiny_models import TAGS
 from torch import nn
 
 from pelasr.adapters.bank import Bank
+from pelasr.adapters.fold import fold
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.methods.lora import Lora
 from pelasr.backbones.base import build_backbone
@@ -49,11 +50,14 @@ def pefts(model, targets, bank, language, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = inject_adapter_in_model(LoraConfig(target_modules=targets, **options), model)
-    for path in bank.sites:
+    for path in filter(lambda path: hasattr(made.get_submodule(path), "lora_A"), bank.sites):
         layer = made.get_submodule(path)
         for letter in "ab":
             weight = bank.tensors(language)[f"{path}/{letter}.weight"]
             getattr(layer, f"lora_{letter.upper()}")["default"].weight.data.copy_(weight)
+        if options.get("use_dora"):
+            length = layer.base_layer.weight.norm(dim=1) + bank.tensors(language)[f"{path}/magnitude"]
+            layer.lora_magnitude_vector["default"].weight.data.copy_(length)
     return made
 
 
@@ -66,11 +70,15 @@ def same_gradients(bank, language, theirs):
             wanted = getattr(layer, f"lora_{letter.upper()}")["default"].weight.grad
             assert ours.any()
             torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-6)
+        if "default" in layer.lora_magnitude_vector:
+            wanted = layer.lora_magnitude_vector["default"].weight.grad
+            torch.testing.assert_close(bank.tensors(language)[f"{path}/magnitude"].grad, wanted, rtol=1e-5, atol=1e-6)
 
 
-def test_fresh_is_the_identity():
+@pytest.mark.parametrize("dora", [False, True])
+def test_fresh_is_the_identity(dora):
     torch.manual_seed(0)
-    adapter = Lora(nn.Linear(4, 6), rank=3)
+    adapter = Lora(nn.Linear(4, 6), rank=3, dora=dora)
     y = torch.randn(2, 5, 6) * torch.tensor([1e-6, 1.0, 1e6, 0.0, -1.0, 3.0])
     assert torch.equal(adapter(torch.randn(2, 5, 4), y), y)
     assert adapter.a.weight.any()  # or nothing would ever train
@@ -106,17 +114,20 @@ def test_defaults_and_start_are_pefts():
         assert torch.equal(made.get_submodule(path).lora_B["default"].weight, fresh.b.weight)
 
 
-def test_outputs_and_gradients_are_pefts():
+@pytest.mark.parametrize(("rslora", "dora"), [(False, False), (True, False), (False, True), (True, True)])
+def test_outputs_and_gradients_are_pefts(rslora, dora):
+    """The magnitudes' gradients too, and none through the length of the rows."""
     torch.manual_seed(1)
     model = Maps()
     theirs = copy.deepcopy(model)
-    bank = make_bank(model, rank=3, alpha=5.0)
-    pefts(theirs, ["first", "second"], bank, "ur", r=3, lora_alpha=5.0)
+    bank = make_bank(model, rank=3, alpha=5.0, rslora=rslora, dora=dora)
+    theirs = pefts(theirs, ["first", "second"], bank, "ur", r=3, lora_alpha=5.0, use_rslora=rslora, use_dora=dora)
+    freeze(model)
     x = torch.randn(4, 7, 6)
     with bank.route(["ur"] * 4):
         ours = model(x)
     wanted = theirs(x)
-    torch.testing.assert_close(ours, wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
     ours.square().sum().backward()
     wanted.square().sum().backward()
     same_gradients(bank, "ur", theirs)
@@ -165,9 +176,75 @@ def test_a_translator_with_it_is_pefts(encoder, make_st, make_batch):
     same_gradients(bank, "hi", theirs)
 
 
-def test_dropout_in_training_only():
+def test_rows_of_dora_are_those_of_each_language():
+    torch.manual_seed(1)
+    model, x, languages = Maps(), torch.randn(5, 7, 6), ["hi", "ur", "ur", "hi", "ur"]
+    bank = make_bank(model, rank=3, dora=True)
+    with bank.route(languages):
+        mixed = model(x)
+    for row, language in enumerate(languages):
+        with bank.route([language]):
+            torch.testing.assert_close(model(x[row : row + 1])[0], mixed[row], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_fold(dora):
+    torch.manual_seed(1)
+    model, x = Maps(), torch.randn(2, 7, 6)
+    bank = make_bank(model, rank=3, rslora=True, dora=dora)
+    with bank.route(["hi", "hi"]):
+        adapted = model(x)
+    fold(model, bank, "hi")
+    torch.testing.assert_close(model(x), adapted, rtol=1e-5, atol=1e-5)
+
+
+def test_dora_goes_with_a_copy_of_the_backbone():
+    """A copy looks at the copied host; packs have no host's weights."""
+    torch.manual_seed(1)
+    model, x = Maps(), torch.randn(2, 7, 6)
+    bank = make_bank(model, rank=3, dora=True)
+    assert {name.rpartition("/")[2] for name in bank.tensors("hi")} == {"a.weight", "b.weight", "magnitude"}
+    assert bank.size("hi") == 3 * (6 + 8) + 8 + 3 * (8 + 5) + 5
+    with bank.route(["hi", "ur"]):
+        wanted = model(x)
+    copied, others = copy.deepcopy((model, bank))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    with others.route(["hi", "ur"]):
+        torch.testing.assert_close(copied(x), wanted)
+    assert others.of("hi")["first"].host[0] is copied.first
+
+
+def test_dora_of_rows_without_length():
+    """A row of zeros has no direction; its output stays finite, and as it is."""
     torch.manual_seed(0)
-    adapter = Lora(nn.Linear(4, 6), rank=3, dropout=0.5).eval()
+    host = nn.Linear(4, 6)
+    nn.init.zeros_(host.weight)
+    adapter, x = Lora(host, rank=3, dora=True), torch.randn(2, 5, 4)
+    found = adapter(x, host(x))
+    assert torch.equal(found, host(x))
+    found.sum().backward()
+    assert all(bool(parameter.grad.isfinite().all()) for parameter in adapter.parameters())
+
+
+def test_dropout_of_dora_is_pefts():
+    """The whole map sees dropped inputs in training."""
+    torch.manual_seed(1)
+    model = Maps()
+    bank = make_bank(model, rank=3, dora=True, dropout=0.5).train()
+    theirs = pefts(copy.deepcopy(model), ["first"], bank, "ur", r=3, lora_alpha=8, use_dora=True, lora_dropout=0.5)
+    x = torch.randn(4, 7, 6)
+    torch.manual_seed(2)
+    ours = bank.of("ur")["first"](x, model.first(x))
+    torch.manual_seed(2)
+    torch.testing.assert_close(ours, theirs.train().first(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_dropout_in_training_only(dora):
+    torch.manual_seed(0)
+    adapter = Lora(nn.Linear(4, 6), rank=3, dropout=0.5, dora=dora).eval()
     nn.init.normal_(adapter.b.weight)
     x, y = torch.randn(2, 7, 4), torch.randn(2, 7, 6)
     assert torch.equal(adapter(x, y), adapter(x, y))
