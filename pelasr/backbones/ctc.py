@@ -22,7 +22,15 @@ from pelasr.errors import PelasrError, nearest
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, espnet_sites
 from pelasr.nn.layers import Loss, ctc_loss, within
 from pelasr.nn.span_masks import SpanMasks, time_mask
-from pelasr.nn.speech_encoder import ENCODERS, NO_SITES, PRETRAINED_SITES, encoder_sites, make_encoder, make_frontend
+from pelasr.nn.speech_encoder import (
+    ENCODERS,
+    NO_SITES,
+    PRETRAINED_SITES,
+    encoder_sites,
+    frontend_sites,
+    make_encoder,
+    make_frontend,
+)
 from pelasr.search.ctc import ctc_beam_search, ctc_best_path
 from pelasr.search.hypothesis import Hypothesis
 from pelasr.search.lm import Fusion
@@ -38,7 +46,7 @@ class LogMelEncoder(nn.Module):
     def __init__(self, name: str, num_mels: int, conf: dict[str, Any]):
         super().__init__()
         self.stack = ESPnetEncoder(name, num_mels, conf)
-        self.output_size, self.num_layers = self.stack.output_size, 0
+        self.input_size, self.output_size, self.num_layers = num_mels, self.stack.output_size, 0
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, T, mels), (B,) to the last layer's output (B, T', D), alone in a list, and (B,)."""
@@ -158,9 +166,10 @@ class CTC(Backbone):
 
     def sites(self) -> dict[str, dict[str, int]]:
         """Beside those of `module_sites`: `layer`, the encoder's layers; `ffn`, its feed-forward sub-layers
-        before their residual is added; `attention`; `layer_norm`; `embed`, the projection before the layers; `input`,
-        what is given samples or features, and their number; `top`, what the output layer sees; `output`, that layer,
-        if it is shared; `encoder`, all but the convolutions over samples, to be fine-tuned."""
+        before their residual is added; `attention`; `layer_norm`; `embed`, the projection before the layers;
+        `conv_layer`, the blocks of convolution, norm and activation over samples; `input`, what is given samples or
+        features, and their number; `top`, what the output layer sees; `output`, that layer, if it is shared;
+        `encoder`, all but the convolutions over samples, to be fine-tuned."""
         width, left_out = self.encoder.output_size, [*self.own_sites(), "units"]
         first = {"encoder": width} if self.frontend is None else {"frontend": self.frontend.output_size}
         whole = {"encoder": {"encoder": width}, "input": first, "top": {"top": width}}
@@ -170,6 +179,8 @@ class CTC(Backbone):
         else:
             inner = encoder_sites(self.encoder, "encoder")
             typed = module_sites(self, PRETRAINED_SITES, [*left_out, *NO_SITES])
+        if self.frontend is not None:
+            whole |= frontend_sites(self.frontend, "frontend")
         return whole | inner | typed | layer_norms(typed, inner["layer"]) | output_sites(self)
 
     def own_sites(self) -> dict[str, str]:

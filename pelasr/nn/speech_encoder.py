@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from pelasr.config import check_keys, construct
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
+from pelasr.nn.attention import BertAttention, SpeechAttention
+from pelasr.nn.conv_block import ConvBlock
 from pelasr.nn.frames import set_inside
 from pelasr.nn.layers import within
 from pelasr.nn.positions import ConvPositions, RelativePositions, RotaryPositions, WeightNormConv1d
@@ -53,18 +55,21 @@ ATTENTION = ("attention", "self_attn")
 
 
 class Frontend(nn.Module):
-    """Convolutions from the waveform to frames, of transformers' `feature_extractor.conv_layers`."""
+    """Convolutions from the waveform to frames, of transformers' `feature_extractor.conv_layers`, which become
+    `ConvBlock`s."""
 
     def __init__(self, conv_layers: nn.ModuleList):
         super().__init__()
         self.conv_layers = conv_layers
+        for layer in self._layers():
+            layer.__class__ = ConvBlock  # of which it has all attributes
         convs: list[Any] = [layer.conv for layer in self._layers()]
         self.kernels = [conv.kernel_size[0] for conv in convs]
         self.strides = [conv.stride[0] for conv in convs]
         if not convs or min(*self.kernels, *self.strides) < 1:
             raise PelasrError("encoder_conf: conv_kernel, conv_stride: expected numbers above 0")
         self.subsampling = prod(self.strides)
-        self.output_size = convs[-1].out_channels
+        self.input_size, self.output_size = convs[0].in_channels, convs[-1].out_channels
 
     def _layers(self) -> Iterator[Any]:
         return iter(self.conv_layers)
@@ -80,26 +85,18 @@ class Frontend(nn.Module):
 
         Raises TooShortError if an utterance has no frame.
         """
-        shortest, longest = (int(size) for size in lens.aminmax())
+        shortest, samples = (int(size) for size in lens.aminmax())
         if self.frames(shortest) < 1:
             needed = 1
             for kernel, stride in zip(reversed(self.kernels), reversed(self.strides), strict=True):
                 needed = (needed - 1) * stride + kernel
             raise TooShortError(f"{shortest} samples are too short for the encoder, which needs {needed}")
-        x = x.flatten(1)[:, None, :longest]
+        x, longest = x.flatten(1)[:, :samples, None], samples
         for layer, kernel, stride in zip(self._layers(), self.kernels, self.strides, strict=True):
-            lens = (lens - kernel) // stride + 1
-            if isinstance(getattr(layer, "layer_norm", None), nn.GroupNorm) and shortest < longest:
-                x = layer.activation(_norm_each(layer.layer_norm, layer.conv(x), lens))
-            else:
-                x = layer(x)
-        return x.transpose(1, 2), lens
-
-
-def _norm_each(norm: nn.GroupNorm, x: Tensor, lens: Tensor) -> Tensor:
-    """Group norm of (B, C, T) over the frames of each utterance (B,) alone; zeros beyond them."""
-    out = [norm(row[None, :, :size].float()) for row, size in zip(x, lens.tolist(), strict=True)]
-    return torch.cat([nn.functional.pad(row, (0, x.shape[2] - row.shape[2])) for row in out]).to(x.dtype)
+            lens, longest = (lens - kernel) // stride + 1, (longest - kernel) // stride + 1
+            set_inside(within(lens, longest))
+            x = layer(x, lens if shortest < samples else None)
+        return x, lens
 
 
 class SpeechEncoder(nn.Module):
@@ -132,7 +129,9 @@ class SpeechEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = layers
         self.layerdrop, self.norm_last, self.always = layerdrop, norm_last, always
-        self.output_size: int = projection.projection.out_features  # type: ignore[union-attr]
+        inner: Any = projection.projection
+        self.input_size: int = inner.in_features
+        self.output_size: int = inner.out_features
         self.num_layers = len(layers)
 
     def forward(self, x: Tensor, lens: Tensor, masks: Masks | None = None) -> list[Tensor]:
@@ -262,6 +261,10 @@ def make_encoder(name: str, conf: dict[str, Any]) -> SpeechEncoder:
                 config.max_bucket_distance,
                 has_embedding=number == 0,
             )
+    else:
+        found: list[Any] = [part for path, part in layers.named_modules() if path.rpartition(".")[2] in ATTENTION]
+        for attention in found:  # which has all attributes of ours
+            attention.__class__ = BertAttention if is_bert else SpeechAttention
     encoder = SpeechEncoder(
         getattr(modeling, f"{cls}FeatureProjection")(config),
         _bert_positions(config) if is_bert else _conv_positions(config),
@@ -314,6 +317,12 @@ def _initialise(encoder: SpeechEncoder, std: float) -> None:
     for path, parameter in encoder.named_parameters():
         if path.endswith(("pos_bias_u", "pos_bias_v")):
             nn.init.xavier_uniform_(parameter)
+
+
+def frontend_sites(frontend: Frontend, prefix: str) -> dict[str, dict[str, int]]:
+    """{conv_layer: {path: width of the output}} of the convolutional blocks."""
+    widths = [conv.out_channels for conv in frontend.modules() if isinstance(conv, nn.Conv1d)]
+    return {"conv_layer": {f"{prefix}.conv_layers.{number}": width for number, width in enumerate(widths)}}
 
 
 def encoder_sites(encoder: SpeechEncoder, prefix: str) -> dict[str, dict[str, int]]:
