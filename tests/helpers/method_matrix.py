@@ -3,8 +3,6 @@
 PYTHONPATH=.:tests/helpers python tests/helpers/method_matrix.py      writes the table of docs/methods.md anew
 """
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -53,6 +51,9 @@ NO_DECODER = {name: "needs a site 'decoder'" for name in FAMILIES if name.starts
 LSTM = "rnnt lstm"
 SHARED = FAMILIES[1:6]  # output layers and decoders
 UNSEEN = "what it puts in the place of the top layer a shared output layer or decoder has never seen"
+NO_WAVEFORM = (*FAMILIES[:6], "ctc wav2vec2_bert")
+WAVEFORM = "only pretrained encoders that hear a waveform begin with such convolutions"
+DRAWN = "its prefix is drawn"
 METHODS = {
     "houlsby": Method({"bottleneck": 3}),
     "parallel": Method({"bottleneck": 3}, refused={LSTM: "an LSTM has no feed-forward sub-layers"}),
@@ -61,6 +62,11 @@ METHODS = {
     "bitfit": Method(),
     "norm": Method(),
     "adapterbias": Method(refused={LSTM: "an LSTM has no feed-forward sub-layers"}),
+    "prefix": Method({"frames": 2, "network": 3}, differs=DRAWN, refused={LSTM: "an LSTM has no attention"}),
+    "mam": Method({"frames": 2, "bottleneck": 3}, differs=DRAWN, refused={LSTM: "an LSTM has no attention"}),
+    "conv": Method({"reduction": 2}),
+    "cnn": Method(refused=dict.fromkeys(NO_WAVEFORM, WAVEFORM)),
+    "chapter": Method({"bottleneck": 3}, refused=dict.fromkeys(NO_WAVEFORM, WAVEFORM)),
     "layerwise": Method(
         {"bottleneck": 3, "features": 5},
         differs="its features are others than the top layer's",
@@ -69,6 +75,8 @@ METHODS = {
     "output": Method(),
     "decoder": Method(refused=NO_DECODER),
     "full": Method(),
+    "ladder": Method({"reduction": 2}),
+    "reprogramming": Method({"frames": 8}),
     "simadapter": Method({"method": "houlsby", "method_conf": {"bottleneck": 3}, "sources": ["hi", "ur"]}),
     "ia3": Method(own=True),
 }
@@ -143,25 +151,26 @@ def family(name: str) -> Family:
 def table() -> str:
     """The page's table: a row for each method, a column for each family, with reasons below."""
     reasons: list[str] = []
-    lines = [f"| method | {' | '.join(FAMILIES)} | a fresh one |", f"|{'---|' * (len(FAMILIES) + 2)}"]
 
     def note(reason: str) -> str:
-        if reason not in reasons:
+        if reason and reason not in reasons:
             reasons.append(reason)
-        return f"({reasons.index(reason) + 1})"
+        return str(reasons.index(reason) + 1) if reason else "yes"
 
+    columns = ["method", *FAMILIES, "starts as the backbone"]
+    lines = [f"|{'|'.join(columns)}|", f"|{'---|' * len(columns)}"]
     for name, method in METHODS.items():
-        cells = ["yes" if each not in method.refused else note(method.refused[each]) for each in FAMILIES]
-        fresh = note(method.differs) if method.differs else "changes nothing"
-        lines.append(f"| `{name}` | {' | '.join(cells)} | {fresh} |")
-    lines += ["", *(f"({number}) {reason}" + "  " for number, reason in enumerate(reasons, 1))]
-    return "\n".join(line.rstrip(" ") if not line.startswith("(") else line for line in lines) + "\n"
+        shown = f"`{method.file}`, `{name}`" if method.file else f"`{name}`"
+        cells = [note(method.refused.get(each, "")) for each in FAMILIES]
+        lines.append(f"|{'|'.join([shown, *cells, note(method.differs)])}|")
+    return "\n".join([*lines, "", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1)), ""])
 
 
-def write(change: Callable[[str], str] = lambda found: table()) -> None:
+def write() -> None:
     """Put the table into the page."""
     text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(re.sub(f"(?<={BEGIN}).*(?={END})", lambda found: change(found[0]), text, flags=re.DOTALL))
+    head, rest = text.split(BEGIN)
+    PAGE.write_text(head + BEGIN + table() + END + rest.split(END)[1], encoding="utf-8")
 
 
 if __name__ == "__main__":
