@@ -97,7 +97,7 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
             check_keys(entry, allowed, f"{path}: {name} has the settings of {source}")
         if ADAPT in entry and (own := {LANGS, EACH, *TOKENS} & set(entry)):
             raise PelasrError(f"{path}: {name} has the languages and tokens of {source}, not its own {min(own)}")
-        if FUSE in entry and (FUSE in entries[entry[FUSE]] or entries[entry[FUSE]].get(ADAPT) != entry.get(ADAPT)):
+        if FUSE in entry and (FUSE in entries[entry[FUSE]] or str(entries[entry[FUSE]].get(ADAPT)) != entry.get(ADAPT)):
             raise PelasrError(f"{path}: {name}: fuse: {entry[FUSE]} has no adapters of its own on the same backbone")
         inherited = entries[source] if source else {}
         inherited = {key: value for key, value in inherited.items() if key in (LANGS, *TOKENS)}
