@@ -1,7 +1,8 @@
 """Adapters, and how they hang on a frozen backbone; here what a method imports."""
 
 from pelasr.adapters.activations import find_activation
-from pelasr.adapters.base import Adapter
+from pelasr.adapters.base import Adapter, Shared, find_method
+from pelasr.nn.layers import within
 from pelasr.nn.mixed import LayerNorm, Linear
 
-__all__ = ["Adapter", "LayerNorm", "Linear", "find_activation"]
+__all__ = ["Adapter", "LayerNorm", "Linear", "Shared", "find_activation", "find_method", "within"]

@@ -38,7 +38,7 @@ class LogMelEncoder(nn.Module):
     def __init__(self, name: str, num_mels: int, conf: dict[str, Any]):
         super().__init__()
         self.stack = ESPnetEncoder(name, num_mels, conf)
-        self.output_size, self.num_layers = self.stack.output_size, 0
+        self.input_size, self.output_size, self.num_layers = num_mels, self.stack.output_size, 0
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, T, mels), (B,) to the last layer's output (B, T', D), alone in a list, and (B,)."""

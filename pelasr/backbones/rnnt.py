@@ -86,7 +86,7 @@ class LSTMEncoder(nn.Module):
         super().__init__()
         if not 1 <= reduction_layer < num_layers:
             raise PelasrError(f"encoder_conf: reduction_layer {reduction_layer} is not between 1 and num_layers - 1")
-        self.reduction_layer = reduction_layer
+        self.input_size, self.reduction_layer = input_size, reduction_layer
         sizes = [input_size] + [output_size * (2 if n == reduction_layer else 1) for n in range(1, num_layers)]
         self.layers = nn.ModuleList(
             ProjectedLSTM(size, hidden_size, output_size, layer_norm, dropout) for size in sizes

@@ -49,7 +49,7 @@ class SpeechEncoder(nn.Module):
                 self.position = PositionalEncoding(width, conf.get("positional_dropout_rate", 0.1))
                 make_stateless(self.position)
             self.stack = ESPnetEncoder(name, width, {**conf, "input_layer": None})
-        self.output_size = self.stack.output_size
+        self.input_size, self.output_size = num_mels, self.stack.output_size
         self.subsampling = self.stack.subsampling * (self.subsampler.subsampling if self.subsampler else 1)
 
     def forward(self, x: Tensor, lens: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from pelasr.config import check_keys, construct
 from pelasr.errors import PelasrError, TooShortError, brief, nearest
+from pelasr.nn.attention import BertAttention, SpeechAttention
 from pelasr.nn.frames import set_inside
 from pelasr.nn.layers import within
 from pelasr.nn.positions import ConvPositions, RelativePositions, RotaryPositions, WeightNormConv1d
@@ -64,7 +65,7 @@ class Frontend(nn.Module):
         if not convs or min(*self.kernels, *self.strides) < 1:
             raise PelasrError("encoder_conf: conv_kernel, conv_stride: expected numbers above 0")
         self.subsampling = prod(self.strides)
-        self.output_size = convs[-1].out_channels
+        self.input_size, self.output_size = convs[0].in_channels, convs[-1].out_channels
 
     def _layers(self) -> Iterator[Any]:
         return iter(self.conv_layers)
@@ -132,7 +133,9 @@ class SpeechEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.layers = layers
         self.layerdrop, self.norm_last, self.always = layerdrop, norm_last, always
-        self.output_size: int = projection.projection.out_features  # type: ignore[union-attr]
+        inner: Any = projection.projection
+        self.input_size: int = inner.in_features
+        self.output_size: int = inner.out_features
         self.num_layers = len(layers)
 
     def forward(self, x: Tensor, lens: Tensor, masks: Masks | None = None) -> list[Tensor]:
@@ -262,6 +265,10 @@ def make_encoder(name: str, conf: dict[str, Any]) -> SpeechEncoder:
                 config.max_bucket_distance,
                 has_embedding=number == 0,
             )
+    else:
+        found: list[Any] = [part for path, part in layers.named_modules() if path.rpartition(".")[2] in ATTENTION]
+        for attention in found:  # which has all attributes of ours
+            attention.__class__ = BertAttention if is_bert else SpeechAttention
     encoder = SpeechEncoder(
         getattr(modeling, f"{cls}FeatureProjection")(config),
         _bert_positions(config) if is_bert else _conv_positions(config),

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.nn.attention import without_positions
+
 
 class GatedAttention(nn.Module):
     """Self-attention whose bias by distance, the same in all layers, is gated by what is in a frame.
@@ -41,13 +43,13 @@ class GatedAttention(nn.Module):
         position_bias: Tensor | None = None,
         **kwargs: int,
     ) -> tuple[Tensor, None, Tensor]:
-        """(B, T, D), frames that may be attended to (B, 1, 1, T) or None for all, bias by distance (H, T, T), or None
-        to compute it, to (B, T, D), no weights, and the bias. The layer's number, which transformers' layer says, is
-        not used."""
+        """(B, T, D), keys that may be seen (B, 1, 1, prefix + T) or None for all, bias by distance (H, T, T), or None
+        to compute it, to (B, T, D), no weights, and the bias. The maps of keys and values may put a prefix before
+        their frames, which has no position. The layer's number, which transformers' layer says, is not used."""
         if position_bias is None:
             position_bias = self.bias_by_distance(x.shape[1])
         q, k, v = (self._split(proj(x)) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        bias = (self._gate(self._split(x)) * position_bias).to(q.dtype)
+        bias = without_positions((self._gate(self._split(x)) * position_bias).to(q.dtype), k)
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask, -math.inf)
         y = F.scaled_dot_product_attention(q, k, v, bias, self.dropout if self.training else 0.0)

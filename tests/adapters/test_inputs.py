@@ -53,7 +53,7 @@ class Longer(Adapter):
 """
 CHANNELS = {"rnnt": 5 * 2 + 3, "st": 5}
 CASES = [  # method, backbone, options
-    ("prefix", "st", {"frames": 3}),
+    ("mapped_prefix", "st", {"frames": 3}),
     ("prompt", "st", {"frames": 8, "channels": CHANNELS["st"]}),
     ("prompt", "rnnt", {"frames": 2, "channels": CHANNELS["rnnt"]}),
     ("shift", "rnnt", {"channels": CHANNELS["rnnt"]}),
@@ -65,6 +65,8 @@ LANGUAGES = ["hi", "ur", "hi", "pa"]
 @pytest.fixture(autouse=True)
 def _methods(tmp_path, monkeypatch):
     write_methods(tmp_path)
+    # The page's example, which is simpler than pelasr's own method of this name.
+    (tmp_path / "local/methods/prefix.py").rename(tmp_path / "local/methods/mapped_prefix.py")
     (tmp_path / "local/methods/shift.py").write_text(SHIFT)
     (tmp_path / "local/methods/longer.py").write_text(LONGER)
     monkeypatch.chdir(tmp_path)
@@ -194,7 +196,7 @@ def test_a_prefix_is_what_queries_also_attend_to(frames):
     x, mask = frames
     mask[1, :, 3:] = False
     model = Attends()
-    bank = Bank("prefix", {"frames": 3}, model)
+    bank = Bank("mapped_prefix", {"frames": 3}, model)
     for language in ("hi", "ur"):
         bank.add(language)
     with bank.route(["hi", "ur"]):
@@ -228,7 +230,7 @@ def test_hosts_may_be_called_by_keyword(languages, frames):
 
 
 def test_relative_positions_take_no_prefix(make_model):
-    bank = Bank("prefix", {}, make_model("st", {"encoder": "conformer"}))
+    bank = Bank("mapped_prefix", {}, make_model("st", {"encoder": "conformer"}))
     with pytest.raises(PelasrError, match="^site encoder.*self_attn: prefix: relative positions have none"):
         bank.add("hi")
 

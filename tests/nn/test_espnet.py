@@ -165,7 +165,7 @@ def test_legacy_positions_are_refused():
                 ESPnetEncoder(name, 6, {**ST_ENCODERS[name], **given})
         layer = ESPnetEncoder(name, 6, {**ST_ENCODERS[name], "input_layer": "linear"}).encoder.encoders[0]
         kinds = {type(module).__name__ for module in layer.modules()}
-        assert "RelPositionMultiHeadedAttention" in kinds and "LegacyRelPositionMultiHeadedAttention" not in kinds
+        assert "RelativeAttention" in kinds and "LegacyRelPositionMultiHeadedAttention" not in kinds
 
 
 def test_positions_are_settled_where_espnet_has_another_default():
