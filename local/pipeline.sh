@@ -132,7 +132,11 @@ made_with() { # the recipe's own options, as they were when the data were made; 
 }
 . "$here/side_by_side.sh"
 which_of() { # which_of backbones|adapted: those that train backbones for the experiments wanted, or that have adapters
-  if [ "$dry_run" = true ]; then echo "$exps"; else pelasr experiments "${what[@]}" --exps "$exps" --which "$1"; fi
+  if [ "$dry_run" = true ] && [ -z "$adapters$seeds" ]; then
+    echo "$exps"
+  else
+    pelasr experiments "${what[@]}" --exps "$exps" --which "$1"
+  fi
 }
 starts() { # starts N "what": is this stage wanted?
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] && log "stage $1: $2"
@@ -197,9 +201,10 @@ case " ${adapter_overrides[*]} " in
 esac
 
 run "$here/../tools/install.sh" ${extras:+"$extras"}
-what=(--experiments "$experiments" ${adapters:+--comparison "$comparison"})
+what=(--experiments "$experiments")
+[ -z "$adapters" ] || what+=(${comparison:+--comparison "$comparison"})
 firsts=$first
-if [ -n "$adapters$seeds" ] && command -v pelasr >/dev/null; then
+if [ -n "$adapters$seeds" ]; then
   # From here on `exps` names methods, and other seeds' experiments, too.
   trained_in=
   [ "$stage" -lt 5 ] || [ "$dry_run" = true ] || trained_in=$exp_dir

@@ -130,7 +130,7 @@ def papers(found: Sequence[Mapping[str, Any]], order: str) -> list[str]:
     return parts
 
 
-def scatter(grid: Grid, measure: Measure, baseline: str) -> Any:
+def scatter(grid: Grid, measure: Measure) -> Any:
     """A matplotlib figure of a measure, with its 95 % interval, against the parameters of a language: a point for each
     method; what has no parameters of a language's own is a line."""
     from matplotlib.figure import Figure

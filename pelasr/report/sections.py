@@ -102,8 +102,8 @@ def intervals(grid: Grid, measure: Measure) -> list[str]:
     several = list(dict.fromkeys(name for name, _, metric in grid.seeds if metric == measure.metric))
     if several:
         text = (
-            f"95 % intervals. Of {', '.join(several)}: Student's t, from the variance between training seeds and that"
-            " over utterances by bootstrap."
+            f"95 % intervals. Of {', '.join(several)}: of the mean over training seeds, Student's interval over seeds"
+            " and the bootstrap's over utterances together (the squares of their half-widths are added)."
         )
         if len(several) < len(grid.experiments):
             text += " Of the others: bootstrap over utterances (another training seed may move a figure by more)."
@@ -148,7 +148,7 @@ def comparisons(grid: Grid, measure: Measure) -> list[str]:
     if parts:
         text = f"Difference in {measure.name} on the same utterances, in points ({measure.sign}), by paired bootstrap."
         if any(metric.startswith(measure.paired) for _, _, metric in grid.seeds):
-            text += " Of several training seeds: the mean of the differences seed by seed, with Student's interval."
+            text += " Of several training seeds: the mean of the differences seed by seed, its interval as the means'."
         parts[:0] = ["## Paired comparisons", text + " `not clear`: the 95 % interval holds zero."]
     return parts
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from pelasr.backbones.format import read_backbone
 from pelasr.backbones.source import Source
-from pelasr.cost import COST
 from pelasr.data.kaldi import data_sha256
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
@@ -48,7 +47,7 @@ def decode(
             decode_sets(part, service, wanted, folder / "decode", ngpu, how.beam_size, how.lm)
             for each in wanted:
                 output = folder / "decode" / f"{each.set}_{each.language}"
-                made = [output / file for file in ("text", "scores", "limited", COST)]
+                made = [output / file for file in ("text", "scores", "limited")]
                 missing[each.set, each.language].write(done=True, outputs=made)
     return True
 

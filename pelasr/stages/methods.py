@@ -144,7 +144,7 @@ def write_page(
     grid = select(lines or results, test_set, descriptions, place.languages)
     chart = output.with_suffix(".png")
     with atomic_write(chart, "wb") as stream:
-        figure = report.scatter(grid, task.measures[0], baseline)
+        figure = report.scatter(grid, task.measures[0])
         figure.savefig(stream, format="png", metadata={"Software": None})
     note, paper = (load_yaml(path) if path.exists() else {} for path in notes)
     corpus = read_corpus(place.exp)
