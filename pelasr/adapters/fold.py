@@ -15,10 +15,15 @@ def fold(backbone: nn.Module, bank: Bank, language: str) -> None:
     """
     if bank.own_of(language) is not None:
         raise PelasrError(f"{language!r} has tokens or a language vector of its own, which no folding can express")
-    for path, adapter in bank.of(language).items():
+    # Those that cannot come first: of a method's parts some may.
+    for path, adapter in sorted(bank.of(language).items(), key=lambda item: _can(item[1])):
         host = backbone.get_submodule(path)
         if bank.cls.copies:
             host.load_state_dict(adapter.state_dict())
         else:
             assert isinstance(adapter, Adapter)
             adapter.fold(host)
+
+
+def _can(adapter: nn.Module) -> bool:
+    return not isinstance(adapter, Adapter) or type(adapter).fold is not Adapter.fold

@@ -14,6 +14,7 @@ from pelasr.errors import PelasrError, TooShortError
 from pelasr.nn.defaults import settled
 from pelasr.nn.frames import inside, set_inside
 from pelasr.nn.layers import within
+from pelasr.nn.positions import add_position_biases
 from pelasr.nn.stateless import make_stateless
 
 ESPNET_ENCODERS = {
@@ -63,6 +64,7 @@ class ESPnetEncoder(nn.Module):
         for module in self.encoder.modules():
             if type(module) is relative.__base__:  # of which it has all attributes
                 module.__class__ = relative
+                add_position_biases(module)
         make_stateless(self.encoder)
         # The subsampling, if there is any: kernel and stride over time of convolutions that add nothing at the ends.
         convolutions = [part for part in getattr(self.encoder.embed, "conv", ()) if not isinstance(part, nn.ReLU)]

@@ -26,6 +26,8 @@ class Layerwise(Adapter):
     (L - 1) (2 D d + d + 3 D), L (D m + 3 m + 1), and 2 D of each norm.
     """
 
+    because = "it is for layers with feed-forward sub-layers and layer norms"
+
     @classmethod
     def choose(cls, found: Mapping[str, Any], backbone: Any) -> Mapping[str, Any]:
         kinds = {site.kind for site in found.values()}

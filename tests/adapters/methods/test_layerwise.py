@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pelasr.adapters.bank import Bank
+from pelasr.adapters.fold import fold
 from pelasr.adapters.freeze import freeze
 from pelasr.adapters.methods.layerwise import EAdapter
 from pelasr.adapters.own import OwnParts
@@ -146,6 +147,19 @@ def test_gradients(languages, monkeypatch):
         torch.testing.assert_close(others[name], gradient, msg=str(name))
 
 
+def test_nothing_is_folded_by_half(make_st):
+    """Its norms could be."""
+    model = make_st()
+    bank = Bank("layerwise", {"sites": ["layer_norm", "ffn"]}, model)
+    bank.add("en-de")
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(PelasrError, match="eadapter adapters cannot be folded"):
+        fold(model, bank, "en-de")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
 def test_in_a_translator_as_in_any_other_backbone(make_st):
     """E-adapters have no output layer of their own; features are refused."""
     model = make_st()
@@ -155,7 +169,9 @@ def test_in_a_translator_as_in_any_other_backbone(make_st):
             Bank("layerwise", {}, each)
 
 
-def test_what_it_refuses():
+def test_what_it_refuses(make_rnnt):
+    with pytest.raises(PelasrError, match="adapter layerwise needs a site 'ffn': it is for layers with feed-forward"):
+        Bank("layerwise", {}, make_rnnt())
     with pytest.raises(PelasrError, match="`layer` and `top` go together"):
         Bank("layerwise", {"sites": ["layer"]}, make())
     with pytest.raises(PelasrError, match=f"site encoder.layers.0: features: 512: the output layer sees {D} channels"):
