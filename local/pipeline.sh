@@ -21,6 +21,9 @@ word_bonus=
 rows=$exps
 unlisted=${unlisted:-rows}
 fit_langs=
+adapters=
+seeds=
+comparison=
 experiments=conf/experiments.yaml
 note=conf/results.yaml
 train_dir=
@@ -48,12 +51,15 @@ seed=
 dry_run=false
 recipe_langs=$langs
 recipe_options=${options:-}
-paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapter experiments model lm ${paths:-}"
+paths="train_dir dev_dir test_dir data_dir dump_dir exp_dir results config adapter experiments comparison model lm ${paths:-}"
 options="stage: first stage: 1 data, 2 tokens, 3 stats, 4 backbone, 5 adapt, 6 decode, 7 score and table
 stop_stage: last stage
 exps: experiments of the file, or all
 rows: rows of the table, which are experiments of the file, or all
 experiments: YAML file that says what they are
+adapters: methods of the comparison, or all, which are then fitted and compared; without exps, nothing else is
+comparison: YAML file of the methods; default: comparison/NAME.yaml beside the configuration NAME.yaml
+seeds: training seeds, as \"0 1 2\": all that is trained and fitted is so with each of them; data are the same
 langs: the recipe's languages, which its backbones are trained on
 fit_langs: languages to fit and decode from stage 5 on, of the recipe's or new ones; default: the recipe's
 train_dir: of one new language in fit_langs: its data directory, if it is not data_dir/train_<language>
@@ -100,6 +106,14 @@ if [ -f "$own_experiments" ] && [[ "$given" != *" experiments "* ]]; then
   case "$given" in *" exps "* | *" rows "*) ;; *) exps=$all_exps rows=$all_exps ;; esac
   case "$given" in *" exp_dir "*) ;; *) exp_dir=exp/$(basename "$config" .yaml) ;; esac
 fi
+if [ -z "$comparison" ]; then
+  comparison=$(dirname "$config")/comparison/$(basename "$config")
+  [ -f "$comparison" ] || comparison=
+fi
+if [ -n "$seed" ] && [ -n "$seeds" ]; then
+  echo "$0: --seed $seed --seeds '$seeds': one of them; the data are made with --seed" >&2
+  exit 2
+fi
 if grep -q '^backbone: *ctc' "$config" 2>/dev/null; then extras=${extras:+$extras,}hf; fi
 results=${results:-$exp_dir/RESULTS.md}
 
@@ -117,15 +131,22 @@ made_with() { # the recipe's own options, as they were when the data were made; 
   done <<<"$recipe_options"
 }
 . "$here/side_by_side.sh"
-which_of() { # which_of backbones|adapted|fused: those that train backbones for the experiments wanted, that have adapters,
-  # or that fuse those of others
-  if [ "$dry_run" = true ]; then [ "$1" = fused ] || echo "$exps"; else pelasr experiments "${what[@]}" --exps "$exps" --which "$1"; fi
+which_of() { # which_of backbones|adapted: those that train backbones for the experiments wanted, or that have adapters
+  if [ "$dry_run" = true ] && [ -z "$adapters$seeds" ]; then
+    echo "$exps"
+  else
+    pelasr experiments "${what[@]}" --exps "$exps" --which "$1"
+  fi
 }
 starts() { # starts N "what": is this stage wanted?
   [ "$stage" -le "$1" ] && [ "$stop_stage" -ge "$1" ] && log "stage $1: $2"
 }
 
-case "$given" in *" rows "*) exps=$rows ;; esac
+case "$given" in
+  *" rows "*) exps=$rows ;;
+  *" exps "*) ;;
+  *) [ -z "$adapters" ] || exps= ;;
+esac
 [ "$exps" = all ] && exps=$all_exps
 case "$adapter" in */* | *.yaml) ;; *) adapter=$here/../conf/adapter/$adapter.yaml ;; esac
 if [ ! -f "$adapter" ]; then
@@ -173,31 +194,42 @@ for ((n = 0; n < ${#overrides[@]}; n += 2)); do
   esac
 done
 
+read -r first_seed _ <<<"${seed:-$seeds}" # other seeds' experiments have it in their names
 case " ${adapter_overrides[*]} " in
   *" --seed "*) ;;
-  *) adapter_overrides+=(${seed:+--seed "$seed"}) ;;
+  *) adapter_overrides+=(${first_seed:+--seed "$first_seed"}) ;;
 esac
 
 run "$here/../tools/install.sh" ${extras:+"$extras"}
+what=(--experiments "$experiments")
+[ -z "$adapters" ] || what+=(${comparison:+--comparison "$comparison"})
+firsts=$first
+if [ -n "$adapters$seeds" ]; then
+  # From here on `exps` names methods, and other seeds' experiments, too.
+  trained_in=
+  [ "$stage" -lt 5 ] || [ "$dry_run" = true ] || trained_in=$exp_dir
+  exps=$(pelasr experiments "${what[@]}" --exps "$exps" --adapters "$adapters" --seeds "$seeds" --which all \
+    ${trained_in:+--trained_in "$trained_in"})
+  firsts=$(pelasr experiments "${what[@]}" --exps "$first" --seeds "$seeds" --which all)
+fi
 if [ "$dry_run" != true ] && [ ${#overrides[@]} -gt 0 ]; then
   # A misspelt option should not wait for the stage that reads it.
-  pelasr config --config "$config" --adapter "$adapter" --experiments "$experiments" --exps "$exps" \
+  pelasr config --config "$config" --adapter "$adapter" "${what[@]}" --exps "$exps" \
     --others "$(sed -n 's/:.*//p' <<<"$options" | tr '\n' ' ')" "${overrides[@]}" >/dev/null ||
     { echo "$0: the pipeline's own options are listed by $0 --help" >&2; exit 2; }
 fi
 
-what=(--experiments "$experiments")
 place=(--data_dir "$data_dir" --dump_dir "$dump_dir" --exp_dir "$exp_dir" --langs "$langs")
 
 if starts 1 "data"; then
   prepare_data
   [ "$dry_run" = true ] || { mkdir -p "$exp_dir" && made_with >"$exp_dir/made_with"; }
-  run pelasr data "${place[@]}" "${what[@]}" --exps "$first $exps" --config "$config" --sets "train dev $sets" \
+  run pelasr data "${place[@]}" "${what[@]}" --exps "$firsts $exps" --config "$config" --sets "train dev $sets" \
     --skip_bad "$skip_bad" --nj "$nj" "${backbone_overrides[@]}"
   [ "$dry_run" = true ] || echo "$langs" >"$exp_dir/langs"
 fi
 if starts 2 "tokens"; then
-  run pelasr tokens "${place[@]}" "${what[@]}" --exps "$first $exps" --sets "dev $sets" --token_type "$token_type" \
+  run pelasr tokens "${place[@]}" "${what[@]}" --exps "$firsts $exps" --sets "dev $sets" --token_type "$token_type" \
     --vocab_size "$vocab_size"
 fi
 if starts 3 "features and statistics"; then
@@ -206,9 +238,9 @@ if starts 3 "features and statistics"; then
 fi
 train_one() { # train_one EXPERIMENT: the backbone that it owns
   local from=$first
-  [ "$1" != "$first" ] || from=
+  case " $firsts " in *" $1 "*) from= ;; esac
   run $train_cmd pelasr train "${place[@]}" "${what[@]}" --exp "$1" --config "$config" --ngpu "$ngpu" \
-    ${from:+--init "$from"} ${seed:+--seed "$seed"} "${backbone_overrides[@]}"
+    ${from:+--init "$from"} ${first_seed:+--seed "$first_seed"} "${backbone_overrides[@]}"
 }
 adapt_one() {
   run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$1" --adapter "$adapter" \
@@ -220,7 +252,7 @@ decode_one() {
     --ngpu "$((ngpu > 0))" ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"} "${with_lm[@]}"
 }
 if starts 4 "backbone"; then
-  [ -z "$first" ] || train_one "$first"
+  side_by_side train_one $firsts
   side_by_side train_one $(which_of backbones)
 fi
 if starts 5 "adapters"; then
@@ -230,8 +262,9 @@ if starts 5 "adapters"; then
       ${train_dir:+--train_dir "$train_dir"} ${dev_dir:+--dev_dir "$dev_dir"} ${test_dir:+--test_dir "$test_dir"} \
       "${backbone_overrides[@]}"
   fi
-  side_by_side adapt_one $(which_of adapted)
-  side_by_side adapt_one $(which_of fused)
+  rounds=$(which_of adapted) # a line for what may run side by side
+  mapfile -t rounds <<<"$rounds"
+  for round in "${rounds[@]}"; do side_by_side adapt_one $round; done
 fi
 if starts 6 "decoding"; then
   side_by_side decode_one $exps
@@ -246,6 +279,13 @@ if starts 7 "scores and table"; then
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
     page=$results
     [ "$name" = test ] || page=${results%.md}_$name.md
-    run pelasr table "${place[@]}" "${what[@]}" --set "$name" --recipe "$recipe" --page "$note" --output "$page"
+    if [ -n "$adapters" ]; then
+      run pelasr methods "${place[@]}" "${what[@]}" --exps "$exps" --set "$name" --recipe "$recipe" \
+        --page "${comparison%.yaml}_note.yaml" --paper "$here/../conf/comparison/papers.yaml" \
+        --output "${page%.md}_methods.md"
+      case "$given" in *" exps "* | *" rows "*) ;; *) continue ;; esac
+    fi
+    run pelasr table "${place[@]}" --experiments "$experiments" ${comparison:+--comparison "$comparison"} \
+      --set "$name" --recipe "$recipe" --page "$note" --output "$page"
   done
 fi

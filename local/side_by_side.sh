@@ -2,30 +2,42 @@
 # cores or GPUs. Two trainings on a thread each take less time together than one after the other on two.
 
 side_by_side() { # side_by_side FUNCTION EXPERIMENT...: calls it for each, `jobs` at a time; fails if any does
-  local function=$1 slots slot experiment pid begun=() failed=0
+  local function=$1 slots slot experiment ended begun=() names=() failed=()
   shift
   slots=${jobs:-$((ngpu > 0 ? 1 : cores))}
   [ "$ngpu" -eq 0 ] || [ "$slots" -le "$ngpu" ] || slots=$ngpu
   [ "$slots" -le $# ] || slots=$#
   if [ "$slots" -le 1 ] || [ "$dry_run" = true ]; then
-    for experiment in "$@"; do "$function" "$experiment"; done
+    for experiment in "$@"; do
+      ended=0
+      "$function" "$experiment" || ended=$?
+      [ $ended -ne 130 ] || return 130
+      [ $ended -eq 0 ] || failed+=("$experiment")
+    done
+    say_failed "${failed[@]}"
     return
   fi
   running=() # process groups, by slot
   trap 'stop_running; exit 130' INT TERM
   for experiment in "$@"; do
-    until slot=$(free_slot "$slots"); do wait -n || failed=1; done
+    until slot=$(free_slot "$slots"); do wait -n || true; done
     set -m # a process group of its own, which can be ended as a whole
     # No terminal, so that there are lines, which say whose they are, and not bars.
     with_share "$slot" "$slots" "$function" "$experiment" </dev/null 2> >(cat >&2) &
     running[slot]=$!
     begun+=($!) # one that has ended already gives its slot, and its place in `running`, to another
+    names+=("$experiment")
     set +m
   done
-  while [ -n "$(jobs -rp)" ]; do wait -n || failed=1; done
-  for pid in "${begun[@]}"; do wait "$pid" || failed=1; done
+  for ended in "${!begun[@]}"; do wait "${begun[ended]}" || failed+=("${names[ended]}"); done
   trap - INT TERM
-  return $failed
+  say_failed "${failed[@]}"
+}
+
+say_failed() { # say_failed EXPERIMENT...: which failed, if any; the others have come to their end
+  [ $# -gt 0 ] || return 0
+  echo "$0: failed: $*; the reason stands above. What else was to run has run; the same command goes on" >&2
+  return 1
 }
 
 free_slot() { # free_slot SLOTS: a number below it at which nothing runs

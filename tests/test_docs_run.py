@@ -37,8 +37,9 @@ def clone(tmp_path_factory) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
     (folder / ".venv").symlink_to(ROOT / ".venv")
-    for path in [*folder.glob("conf/*.yaml"), *folder.glob("conf/adapter/*.yaml"), *folder.glob("egs/*/*/conf/*.yaml")]:
-        shrink(path)
+    for pattern in ("conf/*.yaml", "conf/adapter/*.yaml", "conf/comparison/*.yaml", "egs/*/*/conf/*.yaml"):
+        for path in folder.glob(pattern):
+            shrink(path)
     for path in folder.glob("egs/*/*/run.sh"):
         text = re.sub(r"^size=.*", "size=test", path.read_text(), flags=re.MULTILINE)
         sizes = {"must_c": 40, "mboshi": 20}
@@ -64,6 +65,9 @@ def shrink(path: Path) -> None:
             entry.update({key: value for key, value in (("max_epoch", 1), ("epoch_steps", 1)) if key in entry})
             if "must_c" in str(path) and {"langs", "vocab_size"} & set(entry):
                 entry["vocab_size"] = 28
+    elif "methods" in config:
+        config["shared"].update(max_epoch=1, warmup_steps=1, epoch_steps=1)
+        config["shared"].pop("val_interval", None)
     elif "backbone" in config or "adapter" in config:
         config.update(max_epoch=1, warmup_steps=1, **({"epoch_steps": 1} if "adapter" in config else {}))
         for key in OTHER_SIZES:

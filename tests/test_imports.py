@@ -21,7 +21,7 @@ LAYERS = """
     adapters search score
     nn data
     storage
-    config done parallel terminal
+    config cost done parallel terminal
     files progress
     errors version
 """

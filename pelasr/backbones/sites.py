@@ -7,20 +7,23 @@ from torch import nn
 
 from pelasr.adapters.own import OUTPUT
 from pelasr.nn.parts import Parts
+from pelasr.nn.positions import PositionBias
 
 TYPED = {
     "linear": (nn.Linear,),
     "norm": (nn.LayerNorm, nn.BatchNorm1d),
     "conv": (nn.Conv1d, nn.Conv2d),
     "lstm": (nn.LSTM,),
+    "position": (PositionBias,),
 }
 
 
 def module_sites(backbone: nn.Module, names: Mapping[str, str], left_out: Iterable[str]) -> dict[str, dict[str, int]]:
     """{kind: {path: width of the output}}, only kinds that the backbone has.
 
-    `linear`, `norm`, `conv` and `lstm` are all modules of a type. `names` tells further kinds of linear maps, as
-    {linear_q: q}; in it and in `left_out`, what is no site, a module is called by its path or the last part of that.
+    `linear`, `norm`, `conv`, `lstm` and `position`, the biases of relative attention, are all modules of a type.
+    `names` tells further kinds of linear maps, as {linear_q: q}; in it and in `left_out`, what is no site, a module is
+    called by its path or the last part of that.
     """
     left_out = set(left_out)
     found: dict[str, dict[str, int]] = {}

@@ -40,10 +40,11 @@ def add_config(sub: argparse.ArgumentParser) -> None:
 
 
 def add_definitions(sub: argparse.ArgumentParser) -> None:
-    """`--experiments`, the file."""
+    """`--experiments` and `--comparison`, the files."""
     sub.add_argument(
         "--experiments", type=Path, default=Path("conf/experiments.yaml"), help="YAML file that defines experiments"
     )
+    sub.add_argument("--comparison", type=Path, help="YAML file of methods to compare, which are experiments too")
 
 
 def add_experiment(sub: argparse.ArgumentParser) -> None:
@@ -179,9 +180,11 @@ def fit_langs_of(known: argparse.Namespace, place: "Place", sets: list[str]) -> 
 
 def experiments_of(known: argparse.Namespace) -> "dict[str, Experiment]":
     """All experiments of the file, by name."""
+    from pelasr.stages.comparison import read_comparison
     from pelasr.stages.experiment import load_experiments
 
-    return load_experiments(known.experiments)
+    methods = read_comparison(known.comparison).entries if known.comparison else {}
+    return load_experiments(known.experiments, methods)
 
 
 def experiment_of(known: argparse.Namespace) -> "Experiment":
@@ -206,5 +209,7 @@ def adapter_of(experiment: "Experiment", default: Path, overrides: dict[str, Any
     from pelasr.config import load_yaml
     from pelasr.stages.experiment import resolve
 
+    if experiment.whole:
+        return resolve({}, experiment, overrides), f"{experiment.base} of the comparison"
     path = default.with_name(f"{experiment.adapter}.yaml") if experiment.adapter else default
     return resolve(load_yaml(path), experiment, overrides), str(path)

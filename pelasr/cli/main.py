@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _recorded(known: argparse.Namespace, given: Sequence[str]) -> AbstractContextManager[dict[str, str]]:
     """Record the run where results pages look for it, if it is that of a stage."""
-    if "exp_dir" not in known or known.verb == "table":
+    if "exp_dir" not in known or known.verb in ("table", "methods"):
         return nullcontext({})
     from pelasr.score.environment import recorded
 

@@ -13,10 +13,14 @@ def add_settings(verbs: Any) -> None:
     """Add the verbs to a parser's."""
     sub = add_verb(verbs, "experiments", _experiments, "Print names of experiments: what may run side by side.")
     add_experiments(sub, required=True)
+    sub.add_argument("--adapters", help="methods of --comparison, or all, beside them")
+    sub.add_argument("--seeds", help="training seeds: all of these experiments for each of them")
+    sub.add_argument("--trained_in", type=Path, metavar="DIR", help="models: check that adapters have their backbones")
     kinds = (
-        "those that train a backbone for the ones that are named; of these those that have adapters, or fuse others'"
+        "all; those that train a backbone for them; or those that have adapters, in a few lines: what is in one, of"
+        " further seeds, or made of others' packs, waits for those before"
     )
-    sub.add_argument("--which", choices=["backbones", "adapted", "fused"], required=True, help=kinds)
+    sub.add_argument("--which", choices=["all", "backbones", "adapted"], required=True, help=kinds)
 
     sub = add_verb(verbs, "params", _params, "Count parameters, on the live modules.", overridable=True)
     add_config(sub)
@@ -33,12 +37,23 @@ def add_settings(verbs: Any) -> None:
 
 
 def _experiments(known: argparse.Namespace, rest: list[str]) -> None:
-    chosen = chosen_of(known)
-    if known.which == "backbones":
+    from pelasr.stages.comparison import check_trained, expand
+
+    chosen = expand(known.experiments, known.exps, known.comparison, known.adapters, known.seeds)
+    if known.trained_in is not None:
+        check_trained(known.trained_in, chosen)
+    if known.which == "all":
+        print(*(experiment.name for experiment in chosen))
+    elif known.which == "backbones":
         print(*dict.fromkeys(experiment.backbone for experiment in chosen))
     else:
-        fuses = known.which == "fused"
-        print(*(each.name for each in chosen if each.adapted and bool(each.fuse) == fuses))
+        adapted = [experiment for experiment in chosen if experiment.adapted]
+        fused = [experiment.name for experiment in adapted if experiment.fuse]
+        print(*(each.name for each in adapted if each.seed is None and each.name not in fused))
+        if later := [each.name for each in adapted if each.seed is not None and each.name not in fused]:
+            print(*later)
+        if fused:
+            print(*fused)
 
 
 def _params(known: argparse.Namespace, rest: list[str]) -> None:

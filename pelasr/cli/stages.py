@@ -1,6 +1,7 @@
 """The verbs of the stages and their options; `pelasr.stages` is what they do."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def add_stages(verbs: Any) -> None:
     """Add the verbs to a parser's."""
     for add in (_add_data, _add_tokens, _add_stats, _add_train, _add_add, _add_adapt):
         add(verbs)
-    for add in (_add_decode, _add_score, _add_forgetting, _add_table):
+    for add in (_add_decode, _add_score, _add_forgetting, _add_table, _add_methods):
         add(verbs)
 
 
@@ -122,6 +123,7 @@ def _add_train(verbs: Any) -> None:
 
 def _train(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.config import load_yaml, parse_overrides
+    from pelasr.score.seeds import seeded, split_seed
     from pelasr.stages.experiment import find_experiment, resolve
     from pelasr.stages.train import check_imported, train_backbone
 
@@ -131,6 +133,8 @@ def _train(known: argparse.Namespace, rest: list[str]) -> bool:
     if owner.adapted:
         return check_imported(place_of(known), owner)
     if known.init:
+        if experiment.seed is not None and split_seed(known.init)[1] is None:
+            known.init = seeded(known.init, experiment.seed)
         source = find_experiment(experiments, known.init)
         if source.each or source.backbone != source.name:
             raise PelasrError(f"--init {known.init}: trains no backbone for them all; name an experiment that does")
@@ -187,11 +191,16 @@ def _add_adapt(verbs: Any) -> None:
 def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
     from pelasr.config import parse_overrides
     from pelasr.stages.adapt import fit_adapters
+    from pelasr.stages.rates import fit_rates
 
-    place, experiment = place_of(known), experiment_of(known)
+    place, experiment, overrides = place_of(known), experiment_of(known), parse_overrides(rest)
     languages = fit_langs_of(known, place, ["train"])
-    config, path = adapter_of(experiment, known.adapter, parse_overrides(rest)) if experiment.adapted else ({}, "")
-    return fit_adapters(place, experiment, config, path, languages, known.ngpu, known.tokens, known.go_on)
+    config, path = adapter_of(experiment, known.adapter, overrides) if experiment.adapted else ({}, "")
+    how = (config, path, languages, known.ngpu, known.tokens, known.go_on)
+    if experiment.rates:
+        rate = (overrides.get("optim_conf") or {}).get("lr")
+        return fit_rates(place, experiment if rate is None else replace(experiment, rates=(rate,)), *how)
+    return fit_adapters(place, experiment, *how)
 
 
 def _add_decode_as(sub: argparse.ArgumentParser) -> None:
@@ -238,6 +247,30 @@ def _score(known: argparse.Namespace, rest: list[str]) -> bool:
     return score(place_of(known), experiments_of(known), chosen, sets, known.recipe, _decoding(known))
 
 
+def _add_methods(verbs: Any) -> None:
+    text = "Stage 7: what methods cost beside their figures; write RESULTS_methods.md and its chart."
+    sub = add_stage(verbs, "methods", _methods, text)
+    add_experiments(sub, required=True)
+    sub.add_argument("--set", default="test", help="name of the data set, without the language")
+    add_recipe(sub)
+    sub.add_argument("--page", type=Path, required=True, help="YAML file of a note on the figures, if any")
+    sub.add_argument("--paper", type=Path, required=True, help="YAML file of published figures")
+    sub.add_argument("--output", type=Path, metavar="FILE", required=True, help="the page")
+
+
+def _methods(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages.comparison import read_comparison
+    from pelasr.stages.methods import record_costs, write_page
+
+    place, chosen = place_of(known), chosen_of(known)
+    if known.comparison is None:
+        raise PelasrError("which methods are compared? Name their file with --comparison")
+    baseline = read_comparison(known.comparison).baseline
+    record_costs(place, chosen, known.set, known.recipe)
+    write_page(place, baseline, chosen, known.set, known.recipe, (known.page, known.paper), known.output)
+    return True
+
+
 def _add_forgetting(verbs: Any) -> None:
     text = "Stage 7: measure whether added languages changed anything for the others."
     sub = add_stage(verbs, "forgetting", _forgetting, text)
@@ -271,9 +304,15 @@ def _add_table(verbs: Any) -> None:
 
 
 def _table(known: argparse.Namespace, rest: list[str]) -> bool:
+    from pelasr.stages.comparison import read_comparison
+    from pelasr.stages.experiment import load_experiments
     from pelasr.stages.table import write_page
 
-    descriptions = {experiment.name: experiment.description for experiment in experiments_of(known).values()}
+    experiments = load_experiments(known.experiments)
+    methods = read_comparison(known.comparison).entries if known.comparison else {}
+    without = methods.keys() - experiments.keys()  # they have a page of their own
+    descriptions = {experiment.name: experiment.description for experiment in experiments.values()}
     output = known.output or known.exp_dir / "RESULTS.md"
-    write_page(place_of(known), descriptions, known.set, known.recipe, known.page, output, known.forgetting)
+    place, page = place_of(known), known.page
+    write_page(place, descriptions, known.set, known.recipe, page, output, known.forgetting, without)
     return False

@@ -1,5 +1,7 @@
 """Encoding and searching batches of utterances."""
 
+import math
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -22,14 +24,15 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Recognised:
-    """One utterance's label sequence, its score by the search, whether the length limit ended it, and the loss of its
-    reference."""
+    """One utterance's label sequence, its score by the search, whether the length limit ended it, the loss of its
+    reference (NaN if nobody asked), and its share of the seconds in which its batch was encoded and searched."""
 
     example: Example
     tokens: list[int]
     score: float
     limited: bool
     loss: float
+    seconds: float = 0.0
 
 
 def encode(
@@ -109,17 +112,22 @@ def recognise(
     fabric: Any = None,
     workers: int = 0,
     fusions: Mapping[str, Fusion] | None = None,
+    losses: bool = True,
 ) -> Iterator[Recognised]:
     """Search batches of like length and mixed languages; of the processes of a `fabric` each takes its share. `workers`
-    processes read ahead. `fusions`: language models, by the source of the examples."""
+    processes read ahead. `fusions`: language models, by the source of the examples. `losses`: those of the references
+    are wanted too."""
     order = search_batches(examples, bank is None or bank.mixes_languages, backbone.batch_frames)
     if fabric is not None:
         order = order[fabric.global_rank :: fabric.world_size]
     for indices, batch in zip(order, batches(examples, order, collate, workers), strict=True):
         models = [fusions[examples[index].source] for index in indices] if fusions is not None else None
-        found = zip(*search(backbone, bank, batch, beam_size, losses=True, fusions=models), strict=True)
-        for index, (hypothesis, loss) in zip(indices, found, strict=True):
-            yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss)
+        begun = time.perf_counter()
+        found, of_references = search(backbone, bank, batch, beam_size, losses=losses, fusions=models)
+        share = (time.perf_counter() - begun) / len(indices)
+        of_references = of_references if losses else [math.nan] * len(indices)
+        for index, hypothesis, loss in zip(indices, found, of_references, strict=True):
+            yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss, share)
 
 
 def search_batches(examples: list[Example], mixed: bool, batch_frames: int | None) -> list[list[int]]:

@@ -1,5 +1,6 @@
 """Decoding test sets: Kaldi text of the hypotheses, and their scores."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from pelasr.adapters.own import HEAD
 from pelasr.adapters.routes import Served, Unadapted
 from pelasr.backbones.source import Source
 from pelasr.backbones.store import LoadedBackbone, load_backbone
+from pelasr.cost import write_cost
 from pelasr.data.batch import Collate, load_examples
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import Tokenizer
@@ -53,7 +55,7 @@ def decode_sets(
     beam_size: int | None = None,
     lm: LMOptions | None = None,
 ) -> None:
-    """Write `<output>/<set>_<language>/{text,scores,limited}` of what is wanted, in batches that mix languages.
+    """Write `<output>/<set>_<language>/{text,scores,limited,cost.json}` of what is wanted, in batches that mix them.
 
     `beam_size`: of the search; default: the backbone's, or that for a language model, `lm`. `limited` names the
     utterances whose hypothesis was ended by the length limit.
@@ -76,12 +78,13 @@ def decode_sets(
     beam_size = beam_size or (WIDE if lm else backbone.module.beam_size)
     collate = Collate(backbone.languages, new=languages)
     fusions = _fusions(lm, wanted, tokenizers) if lm else None
-    found = recognise(backbone.module, bank, examples, collate, beam_size, fusions=fusions)
+    found = recognise(backbone.module, bank, examples, collate, beam_size, fusions=fusions, losses=False)
     written: dict[str, list[Recognised]] = {f"{each.set}_{each.language}": [] for each in wanted}
     for item in track(found, len(examples), f"decoding {output.parent.name}"):
         written[item.example.source].append(item)
     for name, items in written.items():
         _write(output / name, sorted(items, key=_name), tokenizers)
+        write_cost(output / name, math.fsum(item.seconds for item in items), device)
         if limited := sum(item.limited for item in items):
             say(f"{name}: {limited} of {len(items)} hypotheses hit the length limit, see {output / name}/limited")
 

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pelasr.nn.positions import PositionBias
+
 
 class SpeechAttention(nn.Module):
     """What the attention of wav2vec 2.0 and of HuBERT becomes: it has the same attributes."""
@@ -52,8 +54,8 @@ class BertAttention(nn.Module):
     linear_v: nn.Linear
     linear_out: nn.Linear
     linear_pos: nn.Linear
-    pos_bias_u: nn.Parameter
-    pos_bias_v: nn.Parameter
+    bias_u: PositionBias
+    bias_v: PositionBias
     distance_embedding: nn.Embedding
     dropout: nn.Dropout
     head_size: int
@@ -79,8 +81,9 @@ class BertAttention(nn.Module):
         if kind in ("relative", "relative_key"):
             if kind == "relative":
                 assert relative_position_embeddings is not None
-                bias = self._by_distance(q + self.pos_bias_v[None, :, None, :], relative_position_embeddings)
-                q = q + self.pos_bias_u[None, :, None, :]
+                flat = _together(q)
+                q, by_place = (_heads(bias(flat), self.head_size) for bias in (self.bias_u, self.bias_v))
+                bias = self._by_distance(by_place, relative_position_embeddings)
             else:
                 bias = self._by_near_distance(q)
             bias = without_positions(bias, k)

@@ -14,6 +14,7 @@ from pelasr.errors import PelasrError, TooShortError
 from pelasr.nn.defaults import settled
 from pelasr.nn.frames import inside, set_inside
 from pelasr.nn.layers import within
+from pelasr.nn.positions import add_position_biases
 from pelasr.nn.stateless import make_stateless
 
 ESPNET_ENCODERS = {
@@ -57,12 +58,13 @@ class ESPnetEncoder(nn.Module):
         # ESPnet prints that there is no flash attention, which is not used. All threads have one standard output.
         with _importing, redirect_stdout(io.StringIO()):
             cls = getattr(import_module(f"espnet2.asr.encoder.{name}_encoder"), ESPNET_ENCODERS[name])
-            relative = import_module("pelasr.nn.espnet_attention").RelativeAttention
+            from pelasr.nn.espnet_attention import RelativeAttention
         self.encoder = construct(cls, {"use_flash_attn": False, **conf}, "encoder_conf", input_size=input_size)
         self.input_size, self.output_size = input_size, self.encoder.output_size()
         for module in self.encoder.modules():
-            if type(module) is relative.__base__:  # of which it has all attributes
-                module.__class__ = relative
+            if type(module) is RelativeAttention.__base__:  # of which it has all attributes
+                module.__class__ = RelativeAttention
+                add_position_biases(module)
         make_stateless(self.encoder)
         # The subsampling, if there is any: kernel and stride over time of convolutions that add nothing at the ends.
         convolutions = [part for part in getattr(self.encoder.embed, "conv", ()) if not isinstance(part, nn.ReLU)]

@@ -1,5 +1,7 @@
 """How pretrained speech encoders are told where a frame is."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -89,3 +91,27 @@ def _waves(times: Tensor, size: int, base: float, x: Tensor) -> Tensor:
     lengths = base ** (torch.arange(0, size, 2, device=x.device, dtype=torch.float32) / size)
     phases = times[:, None] / lengths
     return torch.stack([phases.sin(), phases.cos()], dim=-1)
+
+
+class PositionBias(nn.Module):
+    """One of the two biases of relative attention (Dai et al. 2019, u and v), which queries get before they meet keys,
+    or positions. A module of its own, so that it is a site; the parameter stays the attention's."""
+
+    def __init__(self, attention: nn.Module, name: str):
+        super().__init__()
+        self._attention, self.name = [attention], name  # in a list: no submodule
+        self.out_features = self.bias.numel()
+
+    @property
+    def bias(self) -> Tensor:
+        """(D,)."""
+        return getattr(self._attention[0], self.name).view(-1)
+
+    def forward(self, q: Tensor) -> Tensor:
+        """Queries (B, T, D) and the bias."""
+        return q + self.bias
+
+
+def add_position_biases(attention: Any) -> None:
+    """Give relative attention, with the parameters `pos_bias_u` and `pos_bias_v`, its modules `bias_u` and `bias_v`."""
+    attention.bias_u, attention.bias_v = (PositionBias(attention, f"pos_bias_{name}") for name in "uv")

@@ -19,7 +19,7 @@ from pelasr.nn.attention import BertAttention, SpeechAttention
 from pelasr.nn.conv_block import ConvBlock
 from pelasr.nn.frames import set_inside
 from pelasr.nn.layers import within
-from pelasr.nn.positions import ConvPositions, RelativePositions, RotaryPositions, WeightNormConv1d
+from pelasr.nn.positions import ConvPositions, RelativePositions, RotaryPositions, WeightNormConv1d, add_position_biases
 from pelasr.nn.wavlm import GatedAttention
 
 Masks = Callable[[Tensor, Tensor], Tensor]  # projected frames (B, T, D), frames (B,) to frames of which some are masked
@@ -265,6 +265,8 @@ def make_encoder(name: str, conf: dict[str, Any]) -> SpeechEncoder:
         found: list[Any] = [part for path, part in layers.named_modules() if path.rpartition(".")[2] in ATTENTION]
         for attention in found:  # which has all attributes of ours
             attention.__class__ = BertAttention if is_bert else SpeechAttention
+            if hasattr(attention, "pos_bias_u"):
+                add_position_biases(attention)
     encoder = SpeechEncoder(
         getattr(modeling, f"{cls}FeatureProjection")(config),
         _bert_positions(config) if is_bert else _conv_positions(config),

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pelasr.data.language import is_pair, split_pair
 from pelasr.errors import PelasrError
-from pelasr.score.results import latest, method_of
+from pelasr.score.results import TOTAL, latest, method_of
+from pelasr.score.seeds import ALL, split_seed
 
 Line = Mapping[str, Any]
 
@@ -59,13 +60,15 @@ class Grid:
     """The lines of one set, keyed by (experiment, language key, metric), in the order of a table.
 
     `experiments`: {name: description}. `languages`: the recipe's, which the mean is over. `columns`: these, `mean` when
-    there are several, then languages that were scored but are outside the mean (added to the model later).
+    there are several, then languages that were scored but are outside the mean (added to the model later). `seeds`: of
+    a cell that is a mean over seeds, the lines of each.
     """
 
     lines: dict[tuple[str, str, str], Line]
     experiments: dict[str, str]
     languages: list[str]
     columns: list[str]
+    seeds: dict[tuple[str, str, str], list[Line]] = field(default_factory=dict)
 
     @property
     def headings(self) -> dict[str, str]:
@@ -140,15 +143,46 @@ def select(
     `languages`: the recipe's, in its order; by default all that were scored. Raises PelasrError for a set without
     results.
     """
-    lines = {key[:1] + key[2:]: line for key, line in latest(results).items() if key[1] == test_set}
+    found = {key[:1] + key[2:]: line for key, line in latest(results).items() if key[1] == test_set}
+    lines, seeds = over_seeds(found)
     if not lines:
         sets = ", ".join(sorted({line["set"] for line in results})) or "none"
         raise PelasrError(f"no results for the set {test_set}; sets with results: {sets}; score it first")
     methods = {name: method_of(line) for (name, _, _), line in sorted(lines.items())}
     named = {name: text for name, text in (experiments or {}).items() if name in methods}
-    scored = list(dict.fromkeys(language for _, language, _ in lines if language != "mean"))
+    scored = list(dict.fromkeys(language for _, language, _ in lines if language not in ("mean", TOTAL)))
     inside = list(languages or scored)
     mean = ["mean"] if len(inside) > 1 else []
     columns = [*inside, *mean, *(name for name in scored if name not in inside)]
     rows = named | {name: text for name, text in methods.items() if name not in named}
-    return Grid(lines, rows, inside, columns)
+    return Grid(lines, rows, inside, columns, seeds)
+
+
+def over_seeds(
+    found: Mapping[tuple[str, str, str], Line],
+) -> tuple[dict[tuple[str, str, str], Line], dict[tuple[str, str, str], list[Line]]]:
+    """The lines of experiments by (experiment, language key, metric), in which means over seeds have the place of the
+    first seed's; and of each of these means the lines of its seeds.
+
+    A mean that is not that of the seeds' latest lines is left out.
+    """
+    plain: dict[tuple[str, str, str], Line] = {}
+    others: dict[tuple[str, str, str], dict[Any, Line]] = {}
+    for (name, language, metric), line in found.items():
+        base, seed = split_seed(name)
+        if seed is None:
+            plain[name, language, metric] = line
+        else:
+            others.setdefault((base, language, split_seed(metric)[0]), {})[seed] = line
+    several = {}
+    for key, lines in others.items():
+        mean = lines.get(ALL)
+        if mean is None or key not in plain:
+            continue
+        first, *later = mean["seed"]
+        parts = [plain[key], *(lines[seed] for seed in later if seed in lines)]
+        value = math.fsum(part["value"] for part in parts) / len(parts)
+        if first == plain[key]["seed"] and len(parts) == len(mean["seed"]) and abs(value - mean["value"]) < 1e-3:
+            plain[key] = {**mean, "experiment": key[0], "metric": key[2]}
+            several[key] = parts
+    return plain, several

@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
+from itertools import chain
+from statistics import fmean, stdev
 from typing import Any
 
 from pelasr.report.grid import Grid, Line, Measure
+from pelasr.score.results import TOTAL
 
 # Okabe and Ito's palette, told apart with any colour vision.
 COLOURS = ["#999999", "#0072B2", "#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#F0E442"]
@@ -32,8 +35,10 @@ def provenance(grid: Grid, environment: Mapping[str, str], times: Sequence[Mappi
     """The section on how the numbers were made."""
     facts = {key: str(value) for key, value in environment.items()}
     labels = {"scorer": "scorer", "seed": "seed", "data_sha256": "data sha256", "commit": "scored at commit"}
+    lines = [*grid.lines.values(), *chain.from_iterable(grid.seeds.values())]
+    lines = [line for line in lines if line["language"] != TOTAL and not isinstance(line["seed"], list)]
     for key, label in labels.items():
-        facts[label] = ", ".join(sorted({str(line[key]) for line in grid.lines.values()}))
+        facts[label] = ", ".join(sorted({str(line[key]) for line in lines}))
     parts = ["## How these numbers were made", "\n".join(f"- {key}: `{value}`" for key, value in facts.items())]
     if times:
         rows = [[run["stage"], run["started"], run["host"], *_cost(run)] for run in times]
@@ -94,7 +99,37 @@ def intervals(grid: Grid, measure: Measure) -> list[str]:
     for name in grid.experiments:
         rows.append([name, *(measure.interval(line) for line in grid.row(name, measure.metric).values())])
     text = "95 % intervals, bootstrap over utterances (another training seed may move a figure by more):"
-    return [text, markdown(["", *grid.headings.values()], rows)]
+    several = list(dict.fromkeys(name for name, _, metric in grid.seeds if metric == measure.metric))
+    if several:
+        text = (
+            f"95 % intervals. Of {', '.join(several)}: of the mean over training seeds, Student's interval over seeds"
+            " and the bootstrap's over utterances together (the squares of their half-widths are added)."
+        )
+        if len(several) < len(grid.experiments):
+            text += " Of the others: bootstrap over utterances (another training seed may move a figure by more)."
+    return [text, markdown(["", *grid.headings.values()], rows), *_spread(grid, measure, several)]
+
+
+def _spread(grid: Grid, measure: Measure, names: list[str]) -> list[str]:
+    """The table of what seeds do: mean, standard deviation, smallest and largest figure."""
+    rows = []
+    for name in names:
+        cells, seeds = [], ""
+        for column in grid.columns:
+            parts = grid.seeds.get((name, column, measure.metric), [])
+            cells.append(_deviation(measure, parts) if parts else "-")
+            seeds = " ".join(str(part["seed"]) for part in parts) or seeds
+        rows.append([name, seeds, *cells])
+    if not rows:
+        return []
+    text = "Over training seeds: mean, standard deviation (n - 1), and the smallest and the largest."
+    return [text, markdown(["", "seeds", *grid.headings.values()], rows)]
+
+
+def _deviation(measure: Measure, parts: Sequence[Line]) -> str:
+    values = [part["value"] for part in parts]
+    shown = [f"{value:.{measure.decimals}f}" for value in (fmean(values), stdev(values), min(values), max(values))]
+    return "{} ± {} ({} to {})".format(*shown)
 
 
 def comparisons(grid: Grid, measure: Measure) -> list[str]:
@@ -112,6 +147,8 @@ def comparisons(grid: Grid, measure: Measure) -> list[str]:
         parts.append(markdown(["", other, name, "difference", "95 % interval", f"{name} is"], rows))
     if parts:
         text = f"Difference in {measure.name} on the same utterances, in points ({measure.sign}), by paired bootstrap."
+        if any(metric.startswith(measure.paired) for _, _, metric in grid.seeds):
+            text += " Of several training seeds: the mean of the differences seed by seed, its interval as the means'."
         parts[:0] = ["## Paired comparisons", text + " `not clear`: the 95 % interval holds zero."]
     return parts
 

@@ -47,6 +47,12 @@ class Scoring(Protocol):
 
     def compare(self, one: Mapping[str, Texts], other: Mapping[str, Texts]) -> Figures: ...
 
+    def score_over_seeds(self, runs: Sequence[Mapping[str, Texts]]) -> Figures: ...
+
+    def compare_over_seeds(
+        self, one: Sequence[Mapping[str, Texts]], other: Sequence[Mapping[str, Texts]]
+    ) -> Figures: ...
+
     def scorer(self, metric: str) -> str: ...
 
 
@@ -111,6 +117,41 @@ def compare(
     found = task.compare(*sides)
     figures = {(group, f"{metric}_minus_{other}"): estimate for (group, metric), estimate in found.items()}
     return _record(task, facts, test_set, sides[0], figures, exp)
+
+
+def score_over_seeds(
+    task: Scoring,
+    facts: Mapping[str, Any],
+    names: Sequence[str],
+    test_set: str,
+    folders: Mapping[str, str | Path],
+    exp: str | Path = "exp",
+) -> list[dict[str, Any]]:
+    """The task's figures as means over the runs `names` of one experiment, which differ in the seed alone.
+
+    Appends them to `exp/results.jsonl` under the experiment of `facts`, and returns them.
+    """
+    _check(facts, folders)
+    runs = [_read_all(folders, test_set, Path(exp) / name) for name in names]
+    return _record(task, facts, test_set, runs[0], task.score_over_seeds(runs), exp)
+
+
+def compare_over_seeds(
+    task: Scoring,
+    facts: Mapping[str, Any],
+    names: Sequence[str],
+    others: Sequence[str],
+    other: str,
+    test_set: str,
+    folders: Mapping[str, str | Path],
+    exp: str | Path = "exp",
+) -> list[dict[str, Any]]:
+    """Paired comparison of the runs `names` with the runs `others`, seed by seed; see `compare`."""
+    _check(facts, folders)
+    sides = [[_read_all(folders, test_set, Path(exp) / name) for name in side] for side in (names, others)]
+    found = task.compare_over_seeds(*sides)
+    figures = {(group, f"{metric}_minus_{other}"): estimate for (group, metric), estimate in found.items()}
+    return _record(task, facts, test_set, sides[0][0], figures, exp)
 
 
 def _check(facts: Mapping[str, Any], keys: Collection[str]) -> None:

@@ -34,6 +34,7 @@ KEYS = [
     "scorer",
     "commit",
 ]
+TOTAL = "total"  # as the language of a line that is about none, such as what a fit took
 OLD_KEYS = set(KEYS) - {"task", *SETTINGS}
 OLD_TASKS: dict[str, str] = {"wer": "recognition", "cer": "recognition"}
 OLD_TASKS |= {metric: "translation" for metric in ("bleu", "chrf", "limited", "train_hours")}

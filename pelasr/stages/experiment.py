@@ -1,7 +1,9 @@
 """Experiments: named settings of one program (A0 ... A5), and the folders they live in."""
 
+import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from pelasr.config import check_keys, load_yaml, override
 from pelasr.data.language import check_language
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError, brief, nearest
+from pelasr.score.seeds import seeded, split_seed
 from pelasr.search.lm import LMOptions
 from pelasr.terminal import split_words
 
@@ -27,7 +30,7 @@ AS_USUAL = Decoding()
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
 LANGS, EACH, ADAPTER, SERVE, FUSE = "langs", "each", "adapter", "serve", "fuse"
-TOKENS = ("token_type", "vocab_size")
+TOKENS, RATES = ("token_type", "vocab_size"), "lr"
 KINDS = {  # what is expected of an entry's keys
     DESCRIPTION: (str, "words"),
     LANGS: (str, "languages in one string"),
@@ -64,6 +67,14 @@ class Experiment:
     serve: str | None = None
     fuse: str | None = None
     tokens: dict[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...] = ()
+    seed: int | None = None
+    whole: bool = False
+
+    @property
+    def base(self) -> str:
+        """Its name without the seed."""
+        return split_seed(self.name)[0]
 
     @property
     def trains(self) -> bool:
@@ -78,10 +89,17 @@ class Experiment:
         return {folder: place.of(self.languages) if self.languages else place}
 
 
-def load_experiments(path: str | Path) -> dict[str, Experiment]:
-    """Read an experiments file: {name: {description, overrides or read_early or adapt}}."""
-    entries, result = _read_entries(path), {}
-    for name, entry in entries.items():
+def load_experiments(path: str | Path, comparison: Mapping[str, dict[str, Any]] | None = None) -> dict[str, Experiment]:
+    """Read an experiments file: {name: {description, overrides or read_early or adapt}}.
+
+    `comparison`: entries that stand beside them, see `pelasr.stages.comparison`; all settings of their adapters are in
+    the entry. Raises PelasrError for what is wrong with either.
+    """
+    entries, methods, result = _read_entries(path), dict(comparison or {}), {}
+    for name in methods:
+        if _check_name(name, "comparison: method") in entries:
+            raise PelasrError(f"{path}: {name!r} is a method of the comparison too: rename the experiment")
+    for name, entry in (entries := entries | methods).items():
         entry = dict(entry)
         for key in (ADAPT, READ_EARLY, COMPARE, FUSE):
             if key in entry:
@@ -101,7 +119,9 @@ def load_experiments(path: str | Path) -> dict[str, Experiment]:
             raise PelasrError(f"{path}: {name}: fuse: {entry[FUSE]} has no adapters of its own on the same backbone")
         inherited = entries[source] if source else {}
         inherited = {key: value for key, value in inherited.items() if key in (LANGS, *TOKENS)}
-        result[name] = _experiment(name, inherited | entry, f"{path}: {name}")
+        method = {ADAPTER: entry.pop(ADAPTER)} if name in methods else {}
+        found = _experiment(name, inherited | entry, f"{path}: {name}")
+        result[name] = replace(found, whole=True, overrides=method | found.overrides) if method else found
     return result
 
 
@@ -126,6 +146,8 @@ def _check_name(name: Any, where: str) -> str:
     plain = found.isprintable() and not re.search(r"[\s/\\]", found) and len(found.encode()) <= 100
     if type(name) not in (str, int) or not plain or found.startswith((".", "-")) or not found:
         raise PelasrError(f"{where} {brief(found)!r}: want a name of a folder, as A1")
+    if split_seed(found)[1] is not None:
+        raise PelasrError(f"{where} {brief(found)!r}: such names are those of runs with another seed (--seeds)")
     return found
 
 
@@ -140,6 +162,8 @@ def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
     if ADAPTER in entry:
         _check_name(entry[ADAPTER], f"{where}: {ADAPTER}")
     adapted, early = entry.pop(ADAPT, None), entry.pop(READ_EARLY, None)
+    if RATES in entry and not adapted:
+        raise PelasrError(f"{where}: {RATES} goes with {ADAPT}; a backbone's learning rate is optim_conf: {{lr: ...}}")
     return Experiment(
         name=name,
         description=entry.pop(DESCRIPTION, name),
@@ -153,17 +177,38 @@ def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
         serve=entry.pop(SERVE, None) if adapted else None,
         fuse=entry.pop(FUSE, None),
         tokens={key: entry.pop(key) for key in TOKENS if key in entry},
+        rates=_rates(entry.pop(RATES), where) if RATES in entry else (),
         overrides=entry,
     )
 
 
+def _rates(given: Any, where: str) -> tuple[float, ...]:
+    """Learning rates to choose among: a number, or a list of them."""
+    rates = given if isinstance(given, list) else [given]
+    for rate in rates:
+        if type(rate) not in (int, float) or not 0 < rate < math.inf:
+            raise PelasrError(f"{where}: {RATES}: {brief(repr(rate))} is no number above 0")
+    if not rates or len(set(rates)) < len(rates):
+        raise PelasrError(f"{where}: {RATES}: {brief(repr(given))}: want one number or several, each once")
+    return tuple(map(float, rates))
+
+
 def find_experiment(experiments: dict[str, Experiment], name: str) -> Experiment:
-    """One experiment by name; an unknown one is an error that lists what there is."""
-    if name not in experiments:
+    """One experiment by name, `A1`, or with another seed, `A1.seed2`: with the backbone of that seed too, if it was not
+    imported. An unknown one is an error that lists what there is."""
+    base, seed = split_seed(name)
+    if base not in experiments or not (seed is None or isinstance(seed, int)):
         raise PelasrError(f"no experiment {name!r}; {nearest(name, experiments)}")
-    return experiments[name]
+    found = experiments[base]
+    if seed is None:
+        return found
+    owner = found.backbone
+    backbone = owner if experiments[owner].adapted else seeded(owner, seed)
+    compare = found.compare and seeded(found.compare, seed)
+    return replace(found, name=name, backbone=backbone, compare=compare, seed=seed)
 
 
 def resolve(config: dict[str, Any], experiment: Experiment, overrides: dict[str, Any]) -> dict[str, Any]:
-    """The configuration file, then the experiment's settings, then the command line's."""
-    return override(override(config, experiment.overrides), overrides)
+    """The configuration file, then the experiment's settings, then the command line's; but a seed in its name."""
+    found = override(override(config, experiment.overrides), overrides)
+    return found if experiment.seed is None else found | {"seed": experiment.seed}

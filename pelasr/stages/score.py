@@ -15,8 +15,9 @@ from pelasr.files import read_json, sha256_json
 from pelasr.packs.format import PackDescription, read_checked
 from pelasr.progress import say
 from pelasr.score.results import SETTINGS
+from pelasr.score.seeds import ALL, seeded
 from pelasr.stages.decode import decoded, served_by
-from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment
+from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment, find_experiment
 from pelasr.tasks.base import Task, task_of
 from pelasr.train.inputs import features_of
 
@@ -48,7 +49,7 @@ def score(
                 f"{experiment.name}: is about {' '.join(experiment.languages)}: it has no row in the table"
             )
         task = find_task_of(place, experiment)
-        other = experiments[experiment.compare] if experiment.compare else None
+        other = find_experiment(experiments, experiment.compare) if experiment.compare else None
         for name in sets:
             for languages in _rows(place, experiment, name, how):
                 if stale := _not_decoded(place, experiment, name, languages, how):
@@ -66,7 +67,43 @@ def score(
                     say(f"{experiment.name} is not compared with {other.name}: {stale}")
                 elif other:
                     compare(task, facts, other.name, name, folders, place.exp)
+    for experiment in chosen:
+        runs = [run for run in chosen if run.base == experiment.name]
+        if len(runs) > 1:
+            _score_over_seeds(place, experiments, runs, sets, recipe, how)
     return True
+
+
+def _score_over_seeds(
+    place: Place,
+    experiments: dict[str, Experiment],
+    runs: list[Experiment],
+    sets: list[str],
+    recipe: str,
+    how: Decoding,
+) -> None:
+    """Means over the runs of an experiment, the first seed's first, as lines of `<experiment>.seeds`."""
+    from pelasr.score.decoded import compare_over_seeds, score_over_seeds
+
+    first = runs[0]
+    task, others = find_task_of(place, first), []
+    if first.compare:
+        others = [find_experiment(experiments, run.compare) for run in runs if run.compare]
+    for name in sets:
+        for languages in _rows(place, first, name, how):
+            if any(_not_decoded(place, run, name, languages, how) for run in runs):
+                say(f"{first.name}: no mean over seeds of {' '.join(languages)}: not all seeds have decoded them")
+                continue
+            part, found = replace(place, languages=languages), [facts_of(place, run, languages, how) for run in runs]
+            facts = {"recipe": recipe, "experiment": seeded(first.name, ALL), **found[0]}
+            facts |= {"data_sha256": data_of(part, first, name), "seed": [each["seed"] for each in found]}
+            facts["config_sha256"] = sha256_json([each["config_sha256"] for each in found])
+            folders = {language: place.folder(name, language) for language in languages}
+            names = [run.name for run in runs]
+            score_over_seeds(task, facts, names, name, folders, place.exp)
+            if others and not any(_not_decoded(place, other, name, languages, how) for other in others):
+                sides = names, [other.name for other in others]
+                compare_over_seeds(task, facts, *sides, seeded(others[0].name, ALL), name, folders, place.exp)
 
 
 def _rows(place: Place, experiment: Experiment, name: str, how: Decoding) -> list[list[str]]:
@@ -149,8 +186,13 @@ def facts_of(place: Place, experiment: Experiment, languages: list[str], how: De
         "trainable_parameters": added if packs else total,
         "total_parameters": total,
         "seed": trained[0].get("seed"),
-        "config_sha256": hashes[0] if len(hashes) == 1 else sha256_json(hashes),
+        "config_sha256": one_hash(hashes),
     }
+
+
+def one_hash(hashes: list[str]) -> str:
+    """What results call the settings of several trainings by: a hash of theirs, or the one there is."""
+    return hashes[0] if len(hashes) == 1 else sha256_json(hashes)
 
 
 def data_of(place: Place, experiment: Experiment, name: str) -> str:

@@ -4,7 +4,7 @@ Shown is the latest line of each (experiment, set, language, metric). Nothing de
 lines give the same bytes. How is the task's, which the lines say, see `pelasr.tasks`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pelasr.report.grid import Grid, select
 from pelasr.report.sections import corpus_section, paper_section, provenance
 from pelasr.score.environment import read_environment
 from pelasr.score.results import read_results
+from pelasr.score.seeds import split_seed
 from pelasr.storage import is_finite
 from pelasr.tasks.base import Task, task_of_results
 
@@ -150,12 +151,15 @@ def write_page(
     page: Path,
     output: Path,
     forgetting: bool = False,
+    without: Collection[str] = (),
 ) -> None:
     """Stage 7: a set's table on the terminal, its page and its chart, all from `<exp>/results.jsonl`.
 
-    `forgetting`: on the terminal only what the page says of languages that were added later.
+    `forgetting`: on the terminal only what the page says of languages that were added later. `without`: experiments
+    that have another page.
     """
     results = read_results(place.exp / "results.jsonl")
+    results = [line for line in results if split_seed(line["experiment"])[0] not in without]
     extra = load_yaml(page) if page.exists() else {}
     chart = output.with_suffix(".png")
     make_chart(results, chart, name, descriptions, place.languages)

@@ -18,7 +18,13 @@ from pelasr.files import atomic_write
 from pelasr.report.bars import bar_chart
 from pelasr.report.grid import Grid, Measure
 from pelasr.report.sections import comparisons, rates
-from pelasr.score.bootstrap import Estimate, mean_interval, paired_mean_test
+from pelasr.score.bootstrap import (
+    Estimate,
+    difference_over_seeds,
+    mean_interval,
+    mean_over_seeds,
+    paired_mean_test,
+)
 from pelasr.score.decoded import Figures, Texts, groups, write_details
 from pelasr.version import __version__
 
@@ -106,6 +112,28 @@ class Task:
                 drawn = self._are_drawn_together(one)
                 value, lo, hi, _ = paired_mean_test(partial(self.figure, metric), mine, others, together=drawn)
                 figures[group, metric] = Estimate(value, lo, hi)
+        return figures
+
+    def score_over_seeds(self, runs: Sequence[Mapping[str, Texts]]) -> Figures:
+        """The measures as means over trainings that differ in the seed alone, {(key or mean, metric): figure}."""
+        figures: Figures = {}
+        for metric in (measure.metric for measure in self.measures):
+            tables = [self._tables(metric, texts) for texts in runs]
+            for group, members in groups(runs[0]).items():
+                chosen = [{key: table[key] for key in members} for table in tables]
+                drawn = self._are_drawn_together(runs[0])
+                figures[group, metric] = mean_over_seeds(partial(self.figure, metric), chosen, drawn)
+        return figures
+
+    def compare_over_seeds(self, one: Sequence[Mapping[str, Texts]], other: Sequence[Mapping[str, Texts]]) -> Figures:
+        """As `compare`, of means over seeds: the trainings of both sides are in the order of their seeds."""
+        figures: Figures = {}
+        for metric in self.compared:
+            tables = [[self._tables(metric, texts) for texts in side] for side in (one, other)]
+            for group, members in groups(one[0]).items():
+                mine, others = ([{key: table[key] for key in members} for table in side] for side in tables)
+                drawn = self._are_drawn_together(one[0])
+                figures[group, metric] = difference_over_seeds(partial(self.figure, metric), mine, others, drawn)
         return figures
 
     def write(self, texts: Texts, tables: Mapping[str, np.ndarray]) -> None:

@@ -58,6 +58,15 @@ class Translation(Task):
             figures[group, "limited"] = _exact(math.fsum(limited[pair] for pair in members) / len(members))
         return figures | {(pair, "train_hours"): _exact(hours[pair]) for pair in texts if pair in hours}
 
+    def score_over_seeds(self, runs: Sequence[Mapping[str, Texts]]) -> Figures:
+        """BLEU, chrF2, and the mean number of hypotheses at the length limit."""
+        counts = {pair: [_count_limited(texts[pair]) for texts in runs] for pair in runs[0]}
+        means = {pair: math.fsum(found) / len(runs) for pair, found in counts.items()}
+        figures = super().score_over_seeds(runs)
+        for group, members in groups(runs[0]).items():
+            figures[group, "limited"] = _exact(math.fsum(means[pair] for pair in members) / len(members))
+        return figures
+
     def write(self, texts: Texts, tables: Mapping[str, np.ndarray]) -> None:
         """BLEU of each sentence, and sacrebleu's summary."""
         write_details(texts, ["bleu"], [(f"{value:.2f}",) for value in bleu.sentence_bleu(tables["bleu"])])

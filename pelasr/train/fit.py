@@ -15,6 +15,7 @@ from pelasr.adapters.own import HEAD
 from pelasr.backbones.base import AUDIO, NOTHING, TEXTS, Backbone, build_backbone
 from pelasr.backbones.format import BACKBONE_FACTS
 from pelasr.backbones.store import describe_backbone, load_backbone, load_encoder
+from pelasr.cost import read_cost, write_cost
 from pelasr.data.batch import Collate, Example, load_examples
 from pelasr.data.features import load_stats
 from pelasr.data.hears import FRAMES_PER_HOUR, Hears
@@ -58,6 +59,8 @@ def fit(runs: Sequence[AdapterRun], ngpu: int) -> None:
     """
     fabric = make_fabric(ngpu, adapters=True)
     for run in runs:
+        if fabric.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(fabric.device)
         _fit(fabric, run)
 
 
@@ -189,7 +192,11 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     if not run.marker.finished:
         trained = f"training {report['trainable']:,} parameters of {report['total']:,}"
         loop.monitor.say(f"{trained}{'' if bank.cls.copies else ', the backbone is frozen'}")
+        if history and (before := read_cost(folder)):
+            loop.place.seconds = before.seconds
         loop.run()
+        if first:
+            write_cost(folder, loop.place.seconds, fabric.device)
     if first:
         for language, pack in zip(languages, run.packs, strict=True):
             entry = best_entry(loop.history, language)

@@ -104,6 +104,7 @@ class Progress:
     skips: int = 0
     loss: float = 0.0  # sum over the utterances since the last validation
     utterances: int = 0
+    seconds: float = 0.0  # of work so far, without what was lost by interruptions
 
 
 class Fit:
@@ -198,6 +199,7 @@ class Fit:
 
     def run(self) -> None:
         """Train to the end. Raises PelasrError after `max_skips` steps that were not finite."""
+        self.counted = time.monotonic()  # up to when `place.seconds` is
         if self.checkpoint.exists():
             self._load()
         else:
@@ -342,6 +344,8 @@ class Fit:
         return values
 
     def _save(self) -> None:
+        now = time.monotonic()
+        self.place.seconds, self.counted = self.place.seconds + now - self.counted, now
         if self.fabric.global_rank != 0:
             return
         state = {

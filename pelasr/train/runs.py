@@ -134,7 +134,7 @@ def _started(folder: Path, languages: list[str], go_on: bool) -> dict[str, Any]:
     found = begun["inputs"].get("started", {}) if begun else {}
     for language in languages:
         pack = folder.parent / "packs" / language
-        if found.get(language) == _hash_of(pack) or not _is_from_elsewhere(pack):
+        if found.get(language) == _hash_of(pack) or not is_from_elsewhere(pack):
             continue
         if begun or not go_on:
             cure = f"delete {folder}" if begun else "train it further with --continue true"
@@ -200,10 +200,10 @@ def _hash_of(pack: Path) -> str:
     return sha256_file(path) if path.is_file() else ""
 
 
-def _is_from_elsewhere(pack: Path) -> bool:
+def is_from_elsewhere(pack: Path) -> bool:
     """Whether a whole pack was made by no fit of its experiment."""
     made = _fit_of(pack)
-    paths = pack.parents[1].glob("fit_*/adapt.json")
+    paths = [path for folder in ("fit_*", "lr_*/fit_*") for path in pack.parents[1].glob(f"{folder}/adapt.json")]
     return made is not None and not any(made[0] in _hashes(path) for path in paths)
 
 

@@ -59,6 +59,7 @@ WHOLE = (
     "top",
     "layer",
     "layer_norm",
+    "position",
     "ffn",
     "prediction",
     "output",

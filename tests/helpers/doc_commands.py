@@ -41,7 +41,7 @@ def recipe(text: str, clone: Path, monkeypatch) -> None:
     assert done.returncode == 0, done.stderr
     lines = [shlex.split(line) for line in done.stdout.splitlines()]
     told = [words[words.index("pelasr") :] for words in lines if "pelasr" in words]
-    assert {words[1] for words in told} >= {"decode", "score", "table"}
+    assert {words[1] for words in told} >= {"decode", "score", "methods" if "--adapters" in text else "table"}
     monkeypatch.chdir(clone / re.search(r"egs/\w+/\w+", text)[0])
     for words in told:
         known, rest = build_parser().parse_known_args(with_underscores(words[1:]))
@@ -53,7 +53,9 @@ def recipe(text: str, clone: Path, monkeypatch) -> None:
             check = ["--config", "../../../conf/rnnt_mini.yaml", "--adapter", known.adapter, *rest]
         else:
             continue
-        main(["config", "--experiments", str(known.experiments), "--exps", known.exp, *map(str, check)])
+        what = ["--experiments", str(known.experiments), "--exps", known.exp]
+        what += ["--comparison", str(known.comparison)] if known.comparison else []
+        main(["config", *what, *map(str, check)])
 
 
 def data_alone(text: str, clone: Path, monkeypatch) -> None:
@@ -128,6 +130,10 @@ RUNS = {
     "egs/mini_europe/st1/run.sh --rows all": recipe,
     "pelasr params --config conf/st_le2021.yaml --vocab_size 10000 --num_languages 8"
     " --adapter conf/adapter/houlsby_st.yaml": pelasr,
+    "egs/mini_indic/asr1/run.sh --adapters all --stage 5": recipe,
+    'egs/mini_indic/asr1/run.sh --adapters "houlsby lora" --seeds "0 1 2" --jobs 2': recipe,
+    "egs/mini_indic/asr1/run.sh --config conf/ssl_mini.yaml --adapters all": recipe,
+    'egs/mini_europe/st1/run.sh --adapters "houlsby lora bitfit"': recipe,
     "egs/mini_europe/st1/run.sh --experiments mine.yaml --rows 9 --stage 5": recipe,
     "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --fit_langs ur --adapt_max_epoch 40": recipe,
     "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --fit_langs pa"

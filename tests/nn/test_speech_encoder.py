@@ -88,6 +88,7 @@ def test_every_site_is_called(kind):
     module = make_ours(kind)
     sites = module_sites(module, PRETRAINED_SITES, NO_SITES) | encoder_sites(module.encoder, "encoder")
     wanted = {"linear", "norm", "conv", "q", "k", "v", "out", "ffn_in", "ffn_out", "layer", "ffn", "attention", "embed"}
+    wanted |= {"position"} if kind == "bert_relative" else set()
     assert sites.keys() == wanted
     layers = LAYERS["num_hidden_layers"]
     for name in ("q", "k", "v", "out", "layer", "attention"):

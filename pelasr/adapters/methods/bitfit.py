@@ -12,9 +12,8 @@ from pelasr.errors import PelasrError
 class BitFit(Adapter):
     """y' = y + s, which is to train the host's bias: b' = b + s. Hosts without a bias have no adapter.
 
-    A fresh adapter is exactly the identity. Parameters: D. Shared output layers (`output`) are sites when they are
-    asked for. The two biases of relative attention (`pos_bias_u`, `pos_bias_v`) are none: they belong to no module that
-    is called.
+    A fresh adapter is exactly the identity. Parameters: D. Shared output layers (`output`) and the two biases of
+    relative attention (`position`) are sites when they are asked for.
     """
 
     sites = ("linear", "norm", "conv")
@@ -40,4 +39,4 @@ class BitFit(Adapter):
 
     @torch.no_grad()
     def fold(self, host: Any) -> None:
-        host.bias += self.shift
+        host.bias.add_(self.shift)

@@ -14,6 +14,7 @@ from pelasr.adapters.methods.bitfit import BitFit
 from pelasr.adapters.own import OwnParts, install
 from pelasr.backbones.base import build_backbone
 from pelasr.errors import PelasrError
+from pelasr.nn.positions import PositionBias
 
 HOSTS = {
     "linear": (nn.Linear(4, 6), (3, 5, 4)),
@@ -57,8 +58,16 @@ def make_bank(model, trained=True, **options):
 
 
 def every_kind(model):
-    """Those of the method, as far as there are such, and output layers."""
-    return [kind for kind in ("linear", "norm", "conv", "output") if kind in model.sites()]
+    """Those of the method, as far as there are such, output layers and the biases of relative attention."""
+    return [kind for kind in ("linear", "norm", "conv", "output", "position") if kind in model.sites()]
+
+
+def bias_of(model, path):
+    """The parameter that a site's adapter shifts."""
+    host = model.get_submodule(path)
+    if not isinstance(host, PositionBias):
+        return host.bias
+    return getattr(model.get_submodule(path.rpartition(".")[0]), host.name)
 
 
 def loss(model, batch):
@@ -96,7 +105,7 @@ def test_gradients_are_those_of_the_biases(name, make_model, make_batch):
     freeze(model)
     bank = make_bank(model, trained=False, sites=every_kind(model))
     assert {"joint.lin_out", "ctc"} & {path for path, _ in model.named_modules()} <= set(bank.sites)
-    biases = {path: free.get_submodule(path).bias for path in bank.sites}
+    biases = {path: bias_of(free, path) for path in bank.sites}
     optimizers = [torch.optim.SGD(each, lr=1e-2) for each in (bank.parameters(), biases.values())]
     for _ in range(3):
         for optimizer in optimizers:
@@ -108,7 +117,8 @@ def test_gradients_are_those_of_the_biases(name, make_model, make_batch):
         ours.sum().backward()
         wanted.sum().backward()
         for path, bias in biases.items():
-            torch.testing.assert_close(bank.tensors("hi")[f"{path}/shift"].grad, bias.grad, rtol=1e-3, atol=1e-4)
+            shift = bank.tensors("hi")[f"{path}/shift"].grad
+            torch.testing.assert_close(shift, bias.grad.flatten(), rtol=1e-3, atol=1e-4)
         for optimizer in optimizers:
             optimizer.step()
     assert loss(free, batch).sum() < loss(model, batch).sum()
@@ -119,6 +129,8 @@ def test_it_trains_every_bias_that_a_module_adds(make_model):
     model = make_model(*MODELS["st and ctc"])
     wanted = {name.removesuffix(".bias") for name, _ in model.named_parameters() if name.endswith(".bias")}
     assert set(make_bank(model).sites) == wanted - {"ctc"}
+    wanted |= {path for path, module in model.named_modules() if isinstance(module, PositionBias)}
+    assert len(wanted) > len(make_bank(model).sites) + 1
     bank = make_bank(model, sites=every_kind(model))
     assert set(bank.sites) == wanted
     assert bank.size("hi") == sum(model.get_submodule(path).bias.numel() for path in wanted)

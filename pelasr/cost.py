@@ -1,0 +1,56 @@
+"""What a fit or a decoding took: `cost.json` in its folder."""
+
+import json
+import resource
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pelasr.files import atomic_write, read_json
+
+COST = "cost.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Wall time; peak memory, of the process on a CPU, of what torch allocated on a GPU; and on what.
+
+    `seconds` are those of the work itself: a fit's steps and validations, or encoder and search of a decoding; not of
+    starting, or of reading a test set.
+    """
+
+    seconds: float
+    memory_mb: int
+    device: str
+    threads: int
+
+    @property
+    def where(self) -> str:
+        """`cpu, 2 threads`: two costs can be compared if it is the same."""
+        return f"{self.device}, {self.threads} thread{'s' * (self.threads != 1)}"
+
+
+def write_cost(folder: Path, seconds: float, device: Any) -> None:
+    """Say what the work in a folder took, on a torch.device, by this process's peak memory so far."""
+    import torch
+
+    on_gpu = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) >> 20 if on_gpu else _peak_mb()
+    name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
+    cost = Cost(round(seconds, 3), peak, name, torch.get_num_threads())
+    with atomic_write(folder / COST) as stream:
+        json.dump(asdict(cost), stream, indent=1)
+
+
+def read_cost(folder: Path) -> Cost | None:
+    """What `write_cost` wrote; None where there is none, as of work of earlier versions."""
+    path = folder / COST
+    if not path.exists():
+        return None
+    keys = ("seconds", "memory_mb", "device", "threads")
+    found = read_json(path, "delete it", keys)
+    return Cost(*(found[key] for key in keys))
+
+
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
