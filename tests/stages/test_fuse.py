@@ -12,6 +12,7 @@ from small_fits import ADAPTED, CONFIG, fit, flip, pack
 from pelasr.backbones.store import load_backbone
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError
+from pelasr.packs.manage import merge_packs
 from pelasr.packs.pack import load_bank, read_pack
 from pelasr.stages.adapt import fit_adapters
 from pelasr.storage import load_weights
@@ -116,6 +117,12 @@ def test_a_fit_is_gone_on_with(place):
     made = load_weights(place.exp / "A6/packs/hi/pack.safetensors")
     theirs = pack(place, "hi")
     assert torch.equal(made["encoder.layers.0/source.up.weight"][0], theirs["encoder.layers.0/up.weight"])
+
+
+def test_they_have_no_average(place):
+    packs = [place.exp / f"A6/packs/{language}" for language in ("hi", "ta")]
+    with pytest.raises(PelasrError, match="merge: simadapter: packs that are made of others' adapters have no average"):
+        merge_packs(packs, None, "hi", Path("out"), place.exp / "A6")
 
 
 def test_some_sources(place):
