@@ -12,10 +12,10 @@ COST = "cost.json"
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time; peak memory, of the process on a CPU, of what torch allocated on a GPU; and on what.
+    """Seconds; peak memory, of the process on a CPU, of what torch allocated on a GPU; and on what.
 
-    `seconds` are those of the work itself: a fit's steps and validations, or encoder and search of a decoding; not of
-    starting, or of reading a test set.
+    The seconds are those of the work itself: of a fit's steps and validations; or of a decoding's encoder and search,
+    of the processor on a CPU. Starting, and reading a test set, are left out.
     """
 
     seconds: float
