@@ -1,6 +1,5 @@
 """Stage 5 of an experiment with several learning rates: each is fitted, the best on dev has its packs taken."""
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from pelasr.config import override
 from pelasr.cost import read_cost
 from pelasr.data.place import Place, label
+from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json, sha256_file
 from pelasr.packs.format import PackDescription, read_checked
@@ -54,7 +54,7 @@ def fit_rates(
         return fit_adapters(place, experiment, config, where, only, ngpu, tokens, go_on)
     rates = experiment.rates
     if experiment.seed is not None or go_on:
-        rates = (_read_chosen(_record(first, only), experiment),)
+        rates = (_read_chosen(first, only),)
     worked = False
     for rate in rates:
         one = replace(experiment, name=f"{experiment.name}/{folder_of(rate)}", rates=())
@@ -67,8 +67,7 @@ def fit_rates(
         worked |= _copy_pack(folder / folder_of(chosen.lr) / "packs" / language, folder / "packs" / language)
     record = {"chosen": chosen.lr, "candidates": [asdict(each) for each in found]}
     if not go_on and read_record(folder, only) != record:
-        with atomic_write(_record(folder, only)) as stream:
-            json.dump(record, stream, indent=1)
+        Marker(_record(folder, only), record).write(done=True)
         worked = True
     if len(found) > 1:
         say(f"{folder}: learning rate {chosen.lr:g} is the best on dev of {' '.join(f'{each.lr:g}' for each in found)}")
@@ -82,21 +81,21 @@ def folder_of(rate: float) -> str:
 
 def read_record(folder: Path, languages: list[str]) -> dict[str, Any] | None:
     """What was chosen for languages that were fitted together: `chosen`, a learning rate, and `candidates`; None where
-    nothing was."""
-    path = _record(folder, languages)
-    return read_json(path, "delete it; stage 5 writes it again", ("chosen", "candidates")) if path.exists() else None
+    nothing was, or the file is not as it was written: stage 5 writes it again."""
+    found = Marker(_record(folder, languages), {}).found
+    return found["inputs"] if found is not None else None
 
 
 def _record(folder: Path, languages: list[str]) -> Path:
     return folder / f"rates_{label(languages)}.json"
 
 
-def _read_chosen(path: Path, experiment: Experiment) -> float:
-    if not path.exists():
-        raise PelasrError(
-            f"{path}: no such file; the learning rate is chosen with the first seed: run stage 5 of {experiment.base}"
-        )
-    return float(read_json(path, "run stage 5 of the first seed again", ("chosen",))["chosen"])
+def _read_chosen(folder: Path, languages: list[str]) -> float:
+    record = read_record(folder, languages)
+    if record is None:
+        what = "no such file, or not as it was written; the learning rate is chosen with the first seed"
+        raise PelasrError(f"{_record(folder, languages)}: {what}: run stage 5 of {folder.name}")
+    return float(record["chosen"])
 
 
 def _candidate(folder: Path, rate: float, languages: list[str]) -> Candidate:
