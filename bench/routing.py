@@ -3,14 +3,16 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python bench/routing.py                     on the CPU
     .venv/bin/python bench/routing.py --device cuda                         on a GPU
+    OMP_NUM_THREADS=1 .venv/bin/python bench/routing.py --methods "lora conv" --models rnnt_mini
 
-prints two markdown tables, in five minutes. The models are those of conf/rnnt_mini.yaml and conf/st_mini.yaml with
-random weights, the adapters those of conf/adapter/{houlsby,lora}_{mini,st_mini}.yaml, with weights that are the same
-for all languages: so the three ways of processing 32 utterances do the same work and find the same, which is asserted.
+prints two markdown tables, in twenty minutes. The models are those of conf/{rnnt_mini,st_mini,ssl_mini}.yaml with
+random weights, the adapters those of METHODS below, all methods that mix languages, with weights that are the same for
+all languages: so the three ways of processing 32 utterances do the same work and find the same, which is asserted.
 
 *Decoding* is encoder and search: greedy for the RNN-T, whose bias of blank is such that an utterance has some twenty
-tokens, a beam of 5 and 8 to 16 tokens for translation. *Training* is a loss and the gradients of the adapters. *Mixed*
-is one batch of 8 languages, *one* the same 32 utterances in one language, *loop* 8 batches of a language each.
+tokens, a beam of 5 and 8 to 16 tokens for translation, the best path of CTC. *Training* is a loss and the gradients of
+the adapters. *Mixed* is one batch of 8 languages, *one* the same 32 utterances in one language, *loop* 8 batches of a
+language each.
 
 The second table has PEFT's batches of several adapters (`adapter_names`), which loop over the adapters at every map, on
 linear maps of the same shapes alone, LoRA of rank 8: q and v of st_mini.yaml for the encoder's frames and for a step of
@@ -27,6 +29,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from io import StringIO
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -34,9 +37,14 @@ from torch import Tensor, nn
 
 from pelasr.adapters.bank import Bank
 from pelasr.adapters.freeze import freeze
+from pelasr.adapters.own import HEAD, OwnParts
 from pelasr.backbones.base import backbone_options, build_backbone
+from pelasr.backbones.ctc import CTC
+from pelasr.backbones.rnnt import RNNT
 from pelasr.backbones.st import ST
 from pelasr.config import load_yaml
+from pelasr.data.tokenizer import SPECIAL
+from pelasr.errors import PelasrError
 from pelasr.score.environment import environment
 from pelasr.search.attention import CachedDecoder
 from pelasr.search.beam import beam_search
@@ -44,9 +52,24 @@ from pelasr.search.beam import beam_search
 CONF = Path(__file__).parents[1] / "conf"
 LANGUAGES = [f"language{n}" for n in range(8)]
 UTTERANCES, VOCABULARY, END, BEAM = 32, 400, 399, 5
-MODELS = {"rnnt_mini": "mini", "st_mini": "st_mini"}  # configurations of backbones and suffixes of the adapters'
+MODELS = ("rnnt_mini", "st_mini", "ssl_mini")
+METHODS = {  # with their options; where a backbone has no such sites, the second
+    "adapterbias": [{}, {"sites": "layer"}],
+    "bitfit": [{}],
+    "conv": [{}],
+    "houlsby": [{"bottleneck": 64}],
+    "ladder": [{}],
+    "layerwise": [{"bottleneck": 64, "features": 64}, {"bottleneck": 64, "sites": ["ffn", "layer_norm"]}],
+    "lora": [{}],
+    "norm": [{}],
+    "output": [{}],
+    "parallel": [{"bottleneck": 64}, {"bottleneck": 64, "sites": "layer"}],
+    "prefix": [{"frames": 10}],
+    "reprogramming": [{"frames": 100}],
+    "simadapter": [{"method": "houlsby", "method_conf": {"bottleneck": 64}, "sources": LANGUAGES}],
+}
 MIXED, ONE, LOOP = "mixed", "one", "loop"
-TARGETS = {ONE: 1.25, LOOP: 0.5}  # of decoding: mixed divided by the others, at most
+TARGETS = {"decoding": {ONE: 1.25, LOOP: 0.5}, "training": {ONE: 1.3}}  # mixed divided by the others, at most
 SHAPES = {  # name: (maps, D_in, D, frames or hypotheses)
     "q and v, frames": (14, 96, 96, 60),
     "q and v, beam search": (14, 96, 96, 5),
@@ -61,8 +84,9 @@ def build(name: str) -> nn.Module:
     conf = load_yaml(CONF / f"{name}.yaml")
     options = {key: value for key, value in conf.items() if key in backbone_options(conf["backbone"])}
     with redirect_stdout(StringIO()):  # ESPnet tells that there is no flash attention
-        model = build_backbone(conf["backbone"], options, VOCABULARY, len(LANGUAGES))
-    if not isinstance(model, ST):
+        tokens = len(SPECIAL) if conf["backbone"] == "ctc" else VOCABULARY  # or own ones of each language
+        model = build_backbone(conf["backbone"], options, tokens, len(LANGUAGES))
+    if isinstance(model, RNNT):
         model.joint.lin_out.bias.data[0] += 1.3
     freeze(model)
     return model.eval()
@@ -71,8 +95,10 @@ def build(name: str) -> nn.Module:
 def make_bank(name: str, options: dict | None, model: nn.Module) -> Bank:
     """A bank of eight languages with the same random weights."""
     bank = Bank(name, options, model)
+    own = [f"<{n}>" for n in range(VOCABULARY - len(SPECIAL))]
     for language in LANGUAGES:
-        bank.add(language)
+        has_own = isinstance(model, CTC) and HEAD in model.own_sites().values()
+        bank.add(language, OwnParts(model, own, vector=False) if has_own else None)
     tensors = {key: torch.randn_like(tensor) * 0.02 for key, tensor in bank.tensors(LANGUAGES[0]).items()}
     with torch.no_grad():
         for language in LANGUAGES:
@@ -82,13 +108,15 @@ def make_bank(name: str, options: dict | None, model: nn.Module) -> Bank:
 
 
 class Data:
-    """Utterances of 2 to 2.5 s, log-mel of noise, with 8 to 16 tokens; the rows' languages take turns."""
+    """Utterances of 2 to 2.5 s of noise, log-mel or a waveform, with 8 to 16 tokens; the rows' languages take turns."""
 
-    def __init__(self, device: str):
+    def __init__(self, device: str, waveform: bool = False):
         torch.manual_seed(0)
         frames = torch.randint(200, 251, (UTTERANCES,))
         self.lens, self.counts = (part.to(device) for part in (frames, torch.randint(8, 17, (UTTERANCES,))))
-        self.feats = torch.randn(UTTERANCES, int(frames.max()), 80, device=device)
+        if waveform:
+            self.lens = 160 * self.lens
+        self.feats = torch.randn(UTTERANCES, int(self.lens.max()), 1 if waveform else 80, device=device)
         self.targets = torch.randint(1, END, (UTTERANCES, int(self.counts.max())), device=device)
         self.ids = torch.zeros(UTTERANCES, dtype=torch.long, device=device)
         self.languages = [LANGUAGES[n % len(LANGUAGES)] for n in range(UTTERANCES)]
@@ -155,20 +183,31 @@ def measure(calls: dict[str, Callable[[], list]], repeats: int, device: str) -> 
     return {name: 1000 * float(torch.tensor(found).median()) for name, found in seconds.items()}, results[0]
 
 
-def measure_models(repeats: int, device: str) -> list[list[str]]:
-    data, table = Data(device), []
-    for model_name, suffix in MODELS.items():
-        for method in ("houlsby", "lora"):
-            model = build(model_name).to(device)
-            conf = load_yaml(CONF / "adapter" / f"{method}_{suffix}.yaml")
-            bank = make_bank(method, conf["adapter_conf"], model).to(device)
+def try_bank(method: str, model: nn.Module) -> Bank | None:
+    """A bank of a method that there may be on a model; None where nothing is trained."""
+    for options in METHODS[method]:
+        try:
+            bank = make_bank(method, options, model)
+        except PelasrError:
+            continue
+        return bank if any(parameter.requires_grad for parameter in bank.parameters()) else None
+    return None
+
+
+def measure_models(models: list[str], methods: list[str], repeats: int, device: str) -> list[list[str]]:
+    table = []
+    for model_name, method in product(models, methods):
+        model = build(model_name).to(device)
+        data = Data(device, isinstance(model, CTC))
+        bank = try_bank(method, model)
+        if bank is not None:
+            bank.to(device)
             for task, work in {"decoding": data.decode, "training": data.train}.items():
                 calls = ways(bank, data.languages, lambda rows, work=work, model=model: work(model, rows))
                 ms, found = measure(calls, repeats, device)
                 name = f"{task}, {sum(map(len, found)) / UTTERANCES:.1f} tokens" if task == "decoding" else task
-                ratios = [f"{ms[MIXED] / ms[other]:.2f}" for other in TARGETS]
-                if task == "decoding":
-                    ratios = [f"{ratio} (<= {TARGETS[other]:g})" for ratio, other in zip(ratios, TARGETS, strict=True)]
+                targets = {other: f" (<= {most:g})" for other, most in TARGETS[task].items()}
+                ratios = [f"{ms[MIXED] / ms[other]:.2f}{targets.get(other, '')}" for other in (ONE, LOOP)]
                 table.append([model_name, method, name, *(f"{value:.0f}" for value in ms.values()), *ratios])
     return table
 
@@ -242,6 +281,8 @@ def show(columns: list[str], table: list[list[str]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--models", type=str.split, default=list(MODELS), help="some of them")
+    parser.add_argument("--methods", type=str.split, default=list(METHODS), help="some of them")
     parser.add_argument("--repeats", type=int, default=11, help="timed calls of each way")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
@@ -251,7 +292,7 @@ def main() -> None:
     repeats = f"medians of {arguments.repeats}"
     print(f"{machine}; threads: {torch.get_num_threads()}; torch {facts['torch']}; {repeats}")
     columns = ["model", "adapters", "work", "mixed ms", "one ms", "loop ms", "mixed / one", "mixed / loop"]
-    show(columns, measure_models(arguments.repeats, arguments.device))
+    show(columns, measure_models(arguments.models, arguments.methods, arguments.repeats, arguments.device))
     columns = ["maps", "shape", "pelasr mixed ms", "pelasr one ms", "PEFT mixed ms", "PEFT one ms", "pelasr / PEFT"]
     show(columns, measure_maps(arguments.repeats, arguments.device))
 

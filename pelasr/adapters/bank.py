@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapters.base import Adapter, Shared, find_method, method_options
+from pelasr.adapters.base import Adapter, Shared, find_method, make_adapter, method_options
 from pelasr.adapters.hooks import hang, routed_by
 from pelasr.adapters.own import OwnParts, routed
 from pelasr.adapters.where import KNOWN, NEW, Site, find_sites
-from pelasr.config import arguments_of, check_keys, construct
+from pelasr.config import check_keys
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.mixed import Route
 from pelasr.nn.parts import Parts
@@ -89,11 +89,11 @@ class Bank(nn.Module):
         """Give a language fresh adapters, and the own parts that it comes with; `settled`: as its pack holds them."""
         if _key(language) in self.adapters:
             raise PelasrError(f"language {language!r} has adapters already")
-        made = {_key(path): self._make(path, site) for path, site in self._sites_for(own).items()}
+        made = {_key(path): self._make(language, path, site) for path, site in self._sites_for(own).items()}
         if settled:
             made = {path: _packed(adapter) for path, adapter in made.items()}
         if own is not None:
-            self.own[_key(language)] = own
+            self.own[_key(language)] = own.requires_grad_(not self.cls.fuses)
         self.adapters[_key(language)] = nn.ModuleDict(made)
 
     def take(self, other: "Bank") -> None:
@@ -112,12 +112,12 @@ class Bank(nn.Module):
         own = self.own_of(language)
         return own.tokens if own is not None else []
 
-    def _make(self, path: str, site: Site) -> nn.Module:
+    def _make(self, language: str, path: str, site: Site) -> nn.Module:
         """What a new language has at a site."""
         given = site.given(self._backbone[0].get_submodule(path))
-        given = {name: value for name, value in given.items() if name in arguments_of(site.cls)}
+        given |= {"path": path, "language": language, "alone": path not in self._sites[KNOWN]}
         try:
-            return construct(site.cls, site.options, "adapter_conf", **given)
+            return make_adapter(site.cls, site.options, "adapter_conf", **given)
         except PelasrError as error:
             raise PelasrError(f"site {path}: {error}") from None
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from pelasr.config import arguments_of, class_in, find_module
+from pelasr.config import arguments_of, class_in, construct, find_module
 from pelasr.errors import PelasrError
 from pelasr.nn.parts import Parts
 
@@ -20,11 +20,15 @@ class Adapter(nn.Module):
     must be independent between rows.
 
     The constructor takes the options, and as far as it names them `width`, of the host's output, `width_in`, of its
-    input, `host`, the module itself, to be looked at, and `index`, its number among those of its kind, from 0. `sites`
+    input, `host`, the module itself, to be looked at, `path`, its name in the backbone, `index`, its number among those
+    of its kind, from 0, `language`, whose adapter it is to be, and `alone`, whether only languages that are new to the
+    backbone have one at this site. `sites`
     are the kinds of site the method goes to by itself, as far as the backbone has them, `sides` those of the backbone,
     `because` what is said where there is no such site. `size` is the option that is 0 where there is to be no adapter.
     A method that `copies` has neither: every language gets its own copy of the host modules, to be trained. One that is
-    made of others says in `parts` which hangs on which kind of site; its options are theirs.
+    made of others says in `parts` which hangs on which kind of site; its options are theirs. One that `fuses` the
+    adapters of other packs hangs where these do, whose method and options are its options `method` and `method_conf`;
+    its `load(number, tensors)` takes an adapter, and own parts are those of such a pack and not trained.
 
     `by_row`: it also works with parameters that have a row for each of x, (B, ...), as the modules of `pelasr.nn.mixed`
     do: so mixed batches are faster. Any other is run under `vmap` in mixed batches, where it sees batches of one.
@@ -42,6 +46,7 @@ class Adapter(nn.Module):
     parts: Mapping[str, type["Adapter"]] = {}
     size: str = ""
     copies: bool = False
+    fuses: bool = False
     by_row: bool = False
     shifts: bool = False
     needs: tuple[str, ...] = ()
@@ -92,7 +97,8 @@ class Shared:
     losses: dict[Any, Tensor] = field(default_factory=dict)
 
 
-GIVEN = ("width", "width_in", "host", "index")  # what a method's constructor is given beside its options
+# What a method's constructor is given beside its options.
+GIVEN = ("width", "width_in", "host", "path", "index", "language", "alone")
 
 
 def options_of(cls: type[Adapter]) -> list[str]:
@@ -104,7 +110,14 @@ def method_options(name: str) -> list[str]:
     """Options of a method, `sites` included; those of a fine-tuning are none."""
     cls = find_method(name)
     parts = cls.parts.values() if cls.parts else [cls]
-    return [] if cls.copies else ["sites", *dict.fromkeys(key for part in parts for key in options_of(part))]
+    sites = [] if cls.copies or cls.fuses else ["sites"]
+    return [] if cls.copies else [*sites, *dict.fromkeys(key for part in parts for key in options_of(part))]
+
+
+def make_adapter(cls: type[Adapter], options: dict[str, Any], where: str, **given: Any) -> Adapter:
+    """An adapter of a class with its options, and with what is given as far as the class names it. Raises PelasrError,
+    which begins with `where`, for options that it cannot have."""
+    return construct(cls, options, where, **{name: given[name] for name in given if name in arguments_of(cls)})
 
 
 def find_method(name: str) -> type[Adapter]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from pelasr.adapters.bank import Bank
-from pelasr.adapters.base import find_method
+from pelasr.adapters.base import Shared, find_method
 from pelasr.adapters.hooks import routed_by
 from pelasr.adapters.own import routed
 from pelasr.adapters.where import Site
@@ -34,7 +34,7 @@ class FineTuned(Bank):
             )
         self._hosts = {path: backbone.get_submodule(path) for path in self.sites}
 
-    def _make(self, path: str, site: Site) -> nn.Module:
+    def _make(self, language: str, path: str, site: Site) -> nn.Module:
         return copy.deepcopy(self._hosts[path]).requires_grad_(True)
 
     def total_size(self, backbone: Parts) -> int:
@@ -48,7 +48,7 @@ class FineTuned(Bank):
             raise PelasrError(f"{self.method} fine-tuning takes one language a batch, not {' '.join(set(languages))}")
         copies = self.of(languages[0])
         self._fired.update(self.sites)
-        nothing = Route([], torch.zeros(0), set(), {}, frozenset(), frozenset())  # no bank's adapters, either
+        nothing = Route([], torch.zeros(0), set(), {}, frozenset(), frozenset(), Shared())  # no bank's adapters
         with routed_by(nothing, copies), routed([self.own_of(languages[0])], None):
             yield
 

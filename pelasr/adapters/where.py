@@ -1,11 +1,11 @@
 """Where the adapters of a method hang, and which of its classes hangs there."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from pelasr.adapters.base import SIDES, Adapter, options_of
+from pelasr.adapters.base import SIDES, Adapter, find_method, method_options, options_of
 from pelasr.adapters.own import OUTPUT
 from pelasr.config import check_keys, require_keys
 from pelasr.errors import PelasrError, nearest
@@ -39,6 +39,8 @@ def find_sites(
     Raises PelasrError for a kind of site that the backbone does not have, or the method cannot hang on, for two classes
     of a method at one module, and where there would be no adapter at all.
     """
+    if cls.fuses:
+        return _fused_sites(method, cls, options, backbone, which)
     there, found = backbone.sites(), {}
     for kind in _kinds(cls, options, there, which):
         if kind not in there:
@@ -60,6 +62,30 @@ def find_sites(
         what = f"{cls.size} 0 everywhere" if cls.size else f"{method} at these sites"
         raise PelasrError(f"adapter_conf: {what} leaves no adapter")
     return dict(cls.choose(found, backbone))
+
+
+def _fused_sites(
+    method: str, cls: type[Adapter], options: dict[str, Any], backbone: Parts, which: str
+) -> dict[str, Site]:
+    """Where the adapters hang that a method fuses, with its own class."""
+    if "method" not in options:
+        raise PelasrError(f"adapter {method} is made of another experiment's packs: name that with `fuse: EXPERIMENT`")
+    name, conf = options["method"], options.get("method_conf") or {}
+    inner, where = find_method(name), f"adapter_conf: method_conf of {name}"
+    if inner.copies or inner.fuses:
+        raise PelasrError(f"adapter_conf: method: {method} fuses adapters, which {name} is not made of")
+    if not isinstance(conf, dict):
+        raise PelasrError(f"{where}: expected `key: value` lines")
+    check_keys(conf, method_options(name), where)
+    found = find_sites(name, inner, conf, backbone, which)
+    own = {key: value for key, value in options.items() if key != "method_conf"}
+    for path, site in found.items():
+        if site.cls is not inner or site.kind == OUTPUT:
+            raise PelasrError(
+                f"adapter_conf: method: {method} cannot fuse {name} at {path}: several methods, or no module"
+            )
+        found[path] = replace(site, cls=cls, options=own | {"method_conf": site.options})
+    return found
 
 
 def _kinds(cls: type[Adapter], options: dict[str, Any], there: dict[str, Any], which: str) -> list[str]:

@@ -351,9 +351,10 @@ class RNNT(Backbone):
         self, enc: Tensor, enc_lens: Tensor, targets: Tensor, target_lens: Tensor, prefix: Tensor | None = None
     ) -> Loss:
         """The transducer's, and CTC's if there is any. `prefix` is not used: the language vector tells the language."""
-        joint = self.joint
+        joint, encoded = self.joint, self.joint.lin_enc(enc)
+        set_inside(within(target_lens + 1, targets.shape[1] + 1))
         transducer = transducer_loss(
-            joint.lin_enc(enc),
+            encoded,
             joint.lin_dec(self.predict(targets)),
             joint.lin_out.weight,
             shifted(OUTPUT_LAYER, joint.lin_out.bias, len(enc)),

@@ -17,8 +17,8 @@ def add_settings(verbs: Any) -> None:
     sub.add_argument("--seeds", help="training seeds: all of these experiments for each of them")
     sub.add_argument("--trained_in", type=Path, metavar="DIR", help="models: check that adapters have their backbones")
     kinds = (
-        "all; those that train a backbone for them; or those that have adapters, in a line or two: what is in the"
-        " second, of further seeds, waits for the first"
+        "all; those that train a backbone for them; or those that have adapters, in a few lines: what is in one, of"
+        " further seeds, or made of others' packs, waits for those before"
     )
     sub.add_argument("--which", choices=["all", "backbones", "adapted"], required=True, help=kinds)
 
@@ -48,9 +48,12 @@ def _experiments(known: argparse.Namespace, rest: list[str]) -> None:
         print(*dict.fromkeys(experiment.backbone for experiment in chosen))
     else:
         adapted = [experiment for experiment in chosen if experiment.adapted]
-        print(*(experiment.name for experiment in adapted if experiment.seed is None))
-        if later := [experiment.name for experiment in adapted if experiment.seed is not None]:
+        fused = [experiment.name for experiment in adapted if experiment.fuse]
+        print(*(each.name for each in adapted if each.seed is None and each.name not in fused))
+        if later := [each.name for each in adapted if each.seed is not None and each.name not in fused]:
             print(*later)
+        if fused:
+            print(*fused)
 
 
 def _params(known: argparse.Namespace, rest: list[str]) -> None:

@@ -41,8 +41,8 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Stack:
-    """Adapters of several languages at one site as one, their parameters stacked; None: a language without one there,
-    whose rows stay as they are. Threads may share it."""
+    """Adapters of several languages at one site as one, their parameters stacked, with zeros at the end of the shorter
+    ones; None: a language without one there, whose rows stay as they are. Threads may share it."""
 
     def __init__(self, path: str, adapters: Sequence[nn.Module | None]):
         self._path = path
@@ -50,7 +50,7 @@ class Stack:
         self._adapter: Any = there[0]
         device = next((parameter.device for parameter in there[0].parameters()), None)
         found = [_parameters(there[0] if adapter is None else adapter) for adapter in adapters]
-        self._stacks = [torch.stack(parameters) for parameters in zip(*found, strict=True)]
+        self._stacks = [_stacked(parameters) for parameters in zip(*found, strict=True)]
         self._has = None
         if len(there) < len(found):
             has = [adapter is not None for adapter in adapters]
@@ -151,6 +151,19 @@ def _shape(value: Any) -> torch.Size | None:
 def _parameters(module: nn.Module) -> list[Tensor]:
     """In the order that `_with_parameters` takes them."""
     return [parameter for _, parameter in module.named_parameters(remove_duplicate=False)]
+
+
+def _stacked(parameters: Sequence[Tensor]) -> Tensor:
+    """Of all languages (L, ...)."""
+    if len({parameter.shape for parameter in parameters}) > 1:
+        most = max(map(len, parameters))
+        parameters = [torch.cat([p, p.new_zeros(most - len(p), *p.shape[1:])]) for p in parameters]
+    return torch.stack(list(parameters))
+
+
+def merged_rows(module: nn.Module) -> Any:
+    """A copy of a module by row whose parameters (B, S, ...) are (B S, ...): S of its kind for every row."""
+    return _with_parameters(module, (parameter.flatten(0, 1) for parameter in _parameters(module)))
 
 
 def _with_parameters(module: nn.Module, parameters: Iterator[Tensor]) -> Any:

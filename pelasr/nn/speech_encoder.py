@@ -138,6 +138,7 @@ class SpeechEncoder(nn.Module):
         """Frames (B, T, C), their number (B,) to what the first layer is given and what each puts out, L + 1 tensors
         (B, T, D); where a norm comes last, the last one is after it. `masks` change the projected frames."""
         inside = within(lens, x.shape[1])
+        set_inside(inside)
         given: dict[str, Any] = {"attention_mask": None if bool(inside.all()) else inside[:, None, None]}
         x = _first(self.projection(x))
         if masks is not None:
@@ -150,7 +151,6 @@ class SpeechEncoder(nn.Module):
         if self.norm is not None and not self.norm_last:
             x = self.norm(x)
         states = [self.dropout(x)]
-        set_inside(inside)
         for number, layer in enumerate(self.layers):
             can_drop = self.training and self.layerdrop > 0 and number >= self.always
             dropped = can_drop and bool(torch.rand([], device="cpu") < self.layerdrop)

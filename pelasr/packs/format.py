@@ -13,6 +13,7 @@ from pelasr.errors import PelasrError, brief
 from pelasr.storage import has_names, is_count, is_finite, is_hash, read_description
 
 FORMAT = 2
+FUSED = "method_conf"  # of a pack that fuses others: their options
 CURE = "restore it, or fit the language again"
 
 
@@ -40,6 +41,14 @@ def _is_option(value: Any) -> bool:
     return all(each is None or isinstance(each, str) or is_finite(each) for each in inner)
 
 
+def _is_conf(value: Any) -> bool:
+    return (
+        has_names(value, lambda each: True)
+        and _is_kinds(value.get("sites", ""))
+        and all(_is_option(each) for key, each in value.items() if key != "sites")
+    )
+
+
 def _is_kinds(value: Any) -> bool:
     """Kinds of site: one, several, or by whose they are."""
     parts = value.values() if isinstance(value, dict) and has_names(value, lambda each: True) else [value]
@@ -57,9 +66,8 @@ KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a description: wha
     "adapter_conf": (
         "options of the method",
         lambda value: (
-            has_names(value, lambda each: True)
-            and _is_kinds(value.get("sites", ""))
-            and all(_is_option(each) for key, each in value.items() if key != "sites")
+            _is_conf({key: each for key, each in value.items() if key != FUSED} if isinstance(value, dict) else value)
+            and _is_conf(value.get(FUSED, {}))
         ),
     ),
     "sites": ("widths by path", lambda value: has_names(value, is_count)),

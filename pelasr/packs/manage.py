@@ -110,6 +110,8 @@ def merge_packs(
     backbone = _backbone(model)
     opened = [open_pack(folder, backbone) for folder in packs]
     bank, first = bank_for(opened[0], backbone), opened[0].description
+    if bank.cls.fuses:
+        raise PelasrError(f"merge: {first.adapter}: packs that are made of others' adapters have no average")
     for pack in opened:
         check_making(pack, first.adapter, first.adapter_conf)
         for key in ("own_tokens", "own_vector"):

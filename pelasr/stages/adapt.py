@@ -1,11 +1,13 @@
 """Stage 5: fitting adapters. What is finished is not done again."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pelasr.backbones.source import Source, write_model
 from pelasr.data.language import check_language
 from pelasr.data.place import Place, label
+from pelasr.errors import PelasrError
 from pelasr.progress import say
 from pelasr.stages.experiment import Experiment
 from pelasr.stages.settings import split_adapter_options
@@ -33,6 +35,7 @@ def fit_adapters(
     from pelasr.adapters.base import find_method
 
     settings = split_adapter_options(config, where)
+    fuse = _fused(place, experiment, settings.method, where)
     source, folder = Source(place.exp / experiment.backbone, experiment.weights), place.exp / experiment.name
     for language in only:
         check_language(language, "--fit_langs")
@@ -49,9 +52,9 @@ def fit_adapters(
         run_folder = folder / f"fit_{label(languages)}"
         if languages[0] in new:
             part = replace(place, languages=languages)
-            run = plan_adapters(run_folder, part, source, languages, settings, tokens, go_on)
+            run = plan_adapters(run_folder, part, source, languages, settings, tokens, go_on, fuse)
         else:
-            run = plan_adapters(run_folder, place, source, languages, settings, go_on=go_on)
+            run = plan_adapters(run_folder, place, source, languages, settings, go_on=go_on, fuse=fuse)
         if run.done:
             say(f"stage 5: the adapters of {' '.join(languages)} in {run_folder} are fitted already")
         else:
@@ -62,3 +65,15 @@ def fit_adapters(
 
     fit(runs, ngpu)
     return True
+
+
+def _fused(place: Place, experiment: Experiment, method: str, where: str) -> Path | None:
+    """The packs that the method fuses. Raises PelasrError if it fuses none and the experiment names them, or the other
+    way round."""
+    from pelasr.adapters.base import find_method
+
+    if find_method(method).fuses and not experiment.fuse:
+        raise PelasrError(f"{experiment.name}: {method} is made of another experiment's packs: add `fuse: EXPERIMENT`")
+    if experiment.fuse and not find_method(method).fuses:
+        raise PelasrError(f"{where}: adapter {method} is not made of packs: leave out `fuse: {experiment.fuse}`")
+    return place.exp / experiment.fuse / "packs" if experiment.fuse else None

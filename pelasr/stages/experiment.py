@@ -29,8 +29,8 @@ class Decoding:
 AS_USUAL = Decoding()
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
-LANGS, EACH, ADAPTER, SERVE, TOKENS = "langs", "each", "adapter", "serve", ("token_type", "vocab_size")
-RATES = "lr"
+LANGS, EACH, ADAPTER, SERVE, FUSE = "langs", "each", "adapter", "serve", "fuse"
+TOKENS, RATES = ("token_type", "vocab_size"), "lr"
 KINDS = {  # what is expected of an entry's keys
     DESCRIPTION: (str, "words"),
     LANGS: (str, "languages in one string"),
@@ -50,8 +50,8 @@ class Experiment:
     `adapt` and its own name the backbone in its folder was imported; others may adapt it too.
     `backbone` names the experiment that trains, `weights` which of its weights are used, `compare` an experiment to
     test against, utterance by utterance, `serve` the language whose pack alone is fitted and serves all of them (to see
-    what it does to the others), `languages` those of an experiment that is not about the recipe's, and
-    `tokens` the kind and number of its tokens where they are its own.
+    what it does to the others), `fuse` the experiment whose packs its adapters are made of, `languages` those of an
+    experiment that is not about the recipe's, and `tokens` the kind and number of its tokens where they are its own.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Experiment:
     each: bool = False
     adapter: str | None = None
     serve: str | None = None
+    fuse: str | None = None
     tokens: dict[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...] = ()
     seed: int | None = None
@@ -100,7 +101,7 @@ def load_experiments(path: str | Path, comparison: Mapping[str, dict[str, Any]] 
             raise PelasrError(f"{path}: {name!r} is a method of the comparison too: rename the experiment")
     for name, entry in (entries := entries | methods).items():
         entry = dict(entry)
-        for key in (ADAPT, READ_EARLY, COMPARE):
+        for key in (ADAPT, READ_EARLY, COMPARE, FUSE):
             if key in entry:
                 entry[key] = str(entry[key])  # YAML reads the row 2 as a number
                 if entry[key] not in entries:
@@ -114,6 +115,8 @@ def load_experiments(path: str | Path, comparison: Mapping[str, dict[str, Any]] 
             check_keys(entry, allowed, f"{path}: {name} has the settings of {source}")
         if ADAPT in entry and (own := {LANGS, EACH, *TOKENS} & set(entry)):
             raise PelasrError(f"{path}: {name} has the languages and tokens of {source}, not its own {min(own)}")
+        if FUSE in entry and (FUSE in entries[entry[FUSE]] or str(entries[entry[FUSE]].get(ADAPT)) != entry.get(ADAPT)):
+            raise PelasrError(f"{path}: {name}: fuse: {entry[FUSE]} has no adapters of its own on the same backbone")
         inherited = entries[source] if source else {}
         inherited = {key: value for key, value in inherited.items() if key in (LANGS, *TOKENS)}
         method = {ADAPTER: entry.pop(ADAPTER)} if name in methods else {}
@@ -172,6 +175,7 @@ def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
         each=entry.pop(EACH, False),
         adapter=entry.pop(ADAPTER, None) if adapted else None,
         serve=entry.pop(SERVE, None) if adapted else None,
+        fuse=entry.pop(FUSE, None),
         tokens={key: entry.pop(key) for key in TOKENS if key in entry},
         rates=_rates(entry.pop(RATES), where) if RATES in entry else (),
         overrides=entry,

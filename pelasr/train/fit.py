@@ -30,6 +30,7 @@ from pelasr.storage import save_weights
 from pelasr.tasks.base import said, task_of
 from pelasr.train.evaluate import macro
 from pelasr.train.fabric import make_fabric
+from pelasr.train.fuse import Sources
 from pelasr.train.kept import BestBackbones, BestSnapshots
 from pelasr.train.loop import CHECKPOINT, Data, Fit, Objective
 from pelasr.train.monitor import HISTORY, read_history
@@ -160,6 +161,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     freeze(backbone.module)
     torch.manual_seed(training.seed)
     bank = make_bank(run.config.method, run.config.options, backbone.module)
+    sources = Sources(run.fuse, run.marker.inputs["fuse"], backbone) if run.fuse is not None else None
     history = _earlier(run.marker, folder)
     if first:
         keep_started(run)
@@ -171,6 +173,9 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
             load_pack(started[language], bank, backbone)
             if begins:
                 report_started(run, language, backbone.tokenizer.with_own(bank.own_tokens(language)))
+            continue
+        if sources is not None:
+            sources.add(bank, language, backbone)
             continue
         bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", begins) if new else None)
     check_frozen(backbone.module)

@@ -64,7 +64,8 @@ def plan_backbone(
 class AdapterRun:
     """The fit of languages on a frozen backbone, in a folder beside which the packs go, `<folder>/../packs/<language>`.
 
-    `tokens`: of languages that are new to the backbone, see `new_language.make_own`; None: there are none.
+    `tokens`: of languages that are new to the backbone, see `new_language.make_own`; None: there are none. `fuse`: the
+    folder of the packs that are fused.
     """
 
     folder: Path
@@ -74,6 +75,7 @@ class AdapterRun:
     config: AdapterConfig
     tokens: str | None
     marker: Marker
+    fuse: Path | None = None
 
     @property
     def packs(self) -> list[Path]:
@@ -99,20 +101,27 @@ def plan_adapters(
     config: AdapterConfig,
     tokens: str | None = None,
     go_on: bool = False,
+    fuse: Path | None = None,
 ) -> AdapterRun:
     """The run that fits languages, with the data of a place. `go_on`: one that is done is trained further, and packs
-    that no fit of the experiment has made. Raises PelasrError where another fit is in the folder, and for what earlier
-    stages should have made."""
-    backbone = weights_sha256(*source)
+    that no fit of the experiment has made. `fuse`: the folder of packs that the method fuses. Raises PelasrError where
+    another fit is in the folder, and for what earlier stages should have made."""
+    backbone, description = weights_sha256(*source), read_backbone(source.folder)
+    fused = {}
+    if fuse is not None:
+        from pelasr.train.fuse import with_packs
+
+        config, fused["fuse"] = with_packs(config, fuse, description.languages, languages)
     inputs = {
         **{"adapter": config.method, "adapter_conf": config.options},
-        **consumed(place, read_backbone(source.folder).heard),
+        **consumed(place, description.heard),
         **({"tokens": tokens} if tokens is not None else {}),
         "backbone": backbone,
+        **fused,
     }
     inputs |= _started(folder, languages, go_on)
     marker, training = _fit_marker(folder, inputs, config.training, go_on)
-    return AdapterRun(folder, place, source, languages, config._replace(training=training), tokens, marker)
+    return AdapterRun(folder, place, source, languages, config._replace(training=training), tokens, marker, fuse)
 
 
 def _started(folder: Path, languages: list[str], go_on: bool) -> dict[str, Any]:

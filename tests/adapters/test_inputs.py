@@ -51,6 +51,33 @@ class Longer(Adapter):
     def before(self, args, kwargs):
         return (torch.cat([args[0], args[0] + self.more], dim=1), *args[1:]), kwargs
 """
+MAPPED_PREFIX = '''
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pelasr.adapters import Adapter
+from pelasr.errors import PelasrError
+
+
+class MappedPrefix(Adapter):
+    """Keys and values get `frames` more, which are mapped as the others are. Parameters: 2 frames D."""
+
+    sites = ("attention",)
+    by_row = True
+
+    def __init__(self, host: nn.Module, frames: int = 4):
+        super().__init__()
+        if hasattr(host, "linear_pos"):
+            raise PelasrError("prefix: relative positions have none for a prefix; use a transformer encoder")
+        self.key, self.value = (nn.Parameter(torch.randn(frames, host.linear_k.in_features)) for _ in range(2))
+
+    def before(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        query, key, value, mask = args
+        key = torch.cat([self.key.expand(len(key), -1, -1), key], dim=1)
+        value = torch.cat([self.value.expand(len(value), -1, -1), value], dim=1)
+        return (query, key, value, F.pad(mask, (self.key.shape[-2], 0), value=True)), kwargs
+'''
 CHANNELS = {"rnnt": 5 * 2 + 3, "st": 5}
 CASES = [  # method, backbone, options
     ("mapped_prefix", "st", {"frames": 3}),
@@ -65,8 +92,7 @@ LANGUAGES = ["hi", "ur", "hi", "pa"]
 @pytest.fixture(autouse=True)
 def _methods(tmp_path, monkeypatch):
     write_methods(tmp_path)
-    # The page's example, which is simpler than pelasr's own method of this name.
-    (tmp_path / "local/methods/prefix.py").rename(tmp_path / "local/methods/mapped_prefix.py")
+    (tmp_path / "local/methods/mapped_prefix.py").write_text(MAPPED_PREFIX)
     (tmp_path / "local/methods/shift.py").write_text(SHIFT)
     (tmp_path / "local/methods/longer.py").write_text(LONGER)
     monkeypatch.chdir(tmp_path)

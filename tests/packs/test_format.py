@@ -28,6 +28,7 @@ def refused(exp, message):
 
 NAMES = ["../../etc", "hi/x", "", "hi\n", ".hi", "hi.", "hi..x", "a" * 41, 5, "hi-", "-hi", "a-b-c", "हि", "C:hi"]
 NO_TOKENS = "\x9b\u00ad\u200b\u200e\u2028\u2029\u202e\u2066\ue000\ufeff\U000e0041\U0010ffff\u0378"
+FUSION = {"method": "houlsby", "method_conf": {"bottleneck": 4}, "sources": ["hi"]}
 HOSTILE = [
     *(("own_tokens", [token]) for token in NO_TOKENS),
     ("training", {"utterances": -1}),
@@ -63,6 +64,10 @@ HOSTILE = [
     ("adapter_conf", {"bottleneck": 4, "sites": [[1]]}),
     ("adapter_conf", {"bottleneck": 4, "sites": []}),
     ("adapter_conf", {"bottleneck": 4, "host": "x"}),
+    *(("adapter_conf", FUSION | {"method_conf": conf}) for conf in (5, {"sites": 5}, {"bottleneck": {"a": {"b": 1}}})),
+    *(("adapter_conf", FUSION | {"sources": sources}) for sources in ([], 5, ["hi"] * 2, [["hi"]], "../hi")),
+    ("adapter_conf", FUSION),
+    ("adapter_conf", FUSION | {"method": "simadapter"}),
     ("training", [1]),
     ("training", {"hours": "<script>"}),
     ("training", {"dev": {"wer": "1"}}),

@@ -66,6 +66,11 @@ def test_command_line_wins_over_experiment_over_file(tmp_path):
         ("A1:\n  langs: no\n", "A1: langs: expected languages in one string, found False"),
         ("A1:\n  each: please\n", "A1: each: expected true or false, found 'please'"),
         ("A1:\nA5:\n  adapt: A1\n  langs: hi\n", "A5 has the languages and tokens of A1, not its own langs"),
+        ("A1:\nA5:\n  adapt: A1\n  fuse: A4\n", "A5 refers to 'A4'"),
+        ("A1:\nA5:\n  adapt: A1\n  fuse: A1\n", "A5: fuse: A1 has no adapters of its own on the same backbone"),
+        ("A1:\nA5:\n  adapt: A1\n  fuse: A5\n", "A5: fuse: A5 has no adapters of its own"),
+        ("A1:\nB:\nA5:\n  adapt: B\nA6:\n  adapt: A1\n  fuse: A5\n", "A6: fuse: A5 has no adapters of its own"),
+        ("A1:\nA5:\n  adapt: A1\nA6:\n  fuse: A5\n", "A6: fuse: A5 has no adapters of its own"),
         ("A1:\n  each: true\nA5:\n  adapt: A1\n", "A5 refers to 'A1', which trains no backbone of its own for all"),
     ],
 )
@@ -86,6 +91,14 @@ def test_a_source_must_train_a_backbone_of_its_own(tmp_path, content):
     """Otherwise a backbone of the source's name would be trained, without the settings of whom it reads."""
     with pytest.raises(PelasrError, match="A6.*backbone"):
         load_experiments(put(tmp_path, content))
+
+
+def test_adapters_of_another_experiment(tmp_path):
+    found = load_experiments(
+        put(tmp_path, "A1:\n5:\n  adapt: A1\nA6:\n  adapt: A1\n  adapter: simadapter_mini\n  fuse: 5\n")
+    )
+    assert (found["A6"].fuse, found["A6"].adapter, found["A6"].overrides) == ("5", "simadapter_mini", {})
+    assert found["5"].fuse is None
 
 
 def test_a_backbone_that_was_imported(tmp_path):

@@ -42,7 +42,7 @@ class Cnn(Adapter):
 
     def forward(self, x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
         """(B, T, C_in), (B, T', C), and which of T' are the utterance's own (B, T'), to (B, T', C)."""
-        z = self.conv(x.mT).mT
+        z = self.conv(x.mT.to(self.conv.weight.dtype)).mT  # autocast does not reach convolutions within vmap
         if self.norm is not None:
             z = self.norm(z, inside) if isinstance(self.norm, TimeNorm) else self.norm(z)
         return y + (self.scale * self.activation(z)).to(y.dtype)
