@@ -31,7 +31,7 @@ from pelasr.cli.arguments import (
 )
 from pelasr.errors import PelasrError
 from pelasr.terminal import split_words
-from pelasr.train.options import TOKENS
+from pelasr.train.options import FRESH, STARTS, TOKENS
 
 if TYPE_CHECKING:
     from pelasr.stages.experiment import Decoding
@@ -179,6 +179,8 @@ def _add_adapt(verbs: Any) -> None:
     add_fit_langs(sub, "languages to fit, also new ones; default: all of --langs")
     tokens = "of a new language: its own where the shared ones lack, keep the shared, or auto: own if many are unknown"
     sub.add_argument("--tokens", choices=TOKENS, default="auto", help=tokens)
+    start = "adapters begin fresh, as those of another language's pack, of the nearest pack, or meta-trained"
+    sub.add_argument("--start", default=FRESH, metavar="|".join([*STARTS, "LANGUAGE"]), help=start)
     more = "true: train further what is fitted already, or was imported, by the options of this call"
     sub.add_argument("--continue", dest="go_on", type=boolean, default=False, help=more)
     add_gpus(sub)
@@ -191,7 +193,7 @@ def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
     place, experiment = place_of(known), experiment_of(known)
     languages = fit_langs_of(known, place, ["train"])
     config, path = adapter_of(experiment, known.adapter, parse_overrides(rest)) if experiment.adapted else ({}, "")
-    return fit_adapters(place, experiment, config, path, languages, known.ngpu, known.tokens, known.go_on)
+    return fit_adapters(place, experiment, config, path, languages, known.ngpu, known.tokens, known.go_on, known.start)
 
 
 def _add_decode_as(sub: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from pelasr.data.place import Place, label
 from pelasr.progress import say
 from pelasr.stages.experiment import Experiment
 from pelasr.stages.settings import split_adapter_options
+from pelasr.train.origins import Start
 from pelasr.train.runs import plan_adapters
 
 
@@ -21,11 +22,12 @@ def fit_adapters(
     ngpu: int,
     tokens: str = "auto",
     go_on: bool = False,
+    start: str = "fresh",
 ) -> bool:
     """Stage 5: fit adapters of some languages on an experiment's frozen backbone, if the experiment has adapters.
 
     Languages beyond those of the backbone are fitted each by itself; `tokens`: see `new_language.make_own`.
-    `go_on`: what is fitted already is trained further.
+    `go_on`: what is fitted already is trained further. `start`: what adapters begin as, see `origins.Start`.
     """
     if not experiment.adapted:
         say(f"stage 5: {experiment.name} has no adapters")
@@ -43,15 +45,16 @@ def fit_adapters(
     known, new = [x for x in only if x in place.languages], [x for x in only if x not in place.languages]
     # Fine-tuning gives each language a run of its own; adapters of several languages are fitted in mixed batches.
     groups = [[language] for language in known] if find_method(settings.method).copies else [known] if known else []
+    begin = Start(start, folder, place, source, settings)
     runs = []
     for languages in [*groups, *([language] for language in new)]:
         # A folder for each choice of languages: fitting one again later leaves the run that fitted all as it is.
         run_folder = folder / f"fit_{label(languages)}"
         if languages[0] in new:
             part = replace(place, languages=languages)
-            run = plan_adapters(run_folder, part, source, languages, settings, tokens, go_on)
+            run = plan_adapters(run_folder, part, source, languages, settings, tokens, go_on, begin)
         else:
-            run = plan_adapters(run_folder, place, source, languages, settings, go_on=go_on)
+            run = plan_adapters(run_folder, place, source, languages, settings, go_on=go_on, start=begin)
         if run.done:
             say(f"stage 5: the adapters of {' '.join(languages)} in {run_folder} are fitted already")
         else:
