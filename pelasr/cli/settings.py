@@ -98,4 +98,4 @@ def _suggest(family: str, rest: list[str], others: list[str]) -> None:
 
     training = [field.name for field in fields(TrainingOptions)]
     keys = ["backbone", "task", "model", *backbone_options(family), *training]
-    suggest(rest, [*keys, "adapter_conf", *(f"adapt_{key}" for key in training)], others)
+    suggest(rest, [*keys, "adapter_conf", *(f"adapt_{key}" for key in ("meta_conf", *training))], others)

@@ -15,6 +15,7 @@ from pelasr.packs.format import PackDescription, read_checked
 from pelasr.progress import say
 from pelasr.stages.adapt import fit_adapters
 from pelasr.stages.experiment import Experiment
+from pelasr.train.options import FRESH
 from pelasr.train.runs import is_from_elsewhere
 
 
@@ -39,6 +40,7 @@ def fit_rates(
     ngpu: int,
     tokens: str = "auto",
     go_on: bool = False,
+    start: str = FRESH,
 ) -> bool:
     """Stage 5: fit languages by each of an experiment's learning rates, in `<exp>/<experiment>/lr_<rate>`, and copy the
     packs of the best one to `<exp>/<experiment>/packs`. Options as in `fit_adapters`.
@@ -51,7 +53,7 @@ def fit_rates(
     folder, first = place.exp / experiment.name, place.exp / experiment.base
     only = [language for language in only if experiment.serve in (None, language)]
     if not only:
-        return fit_adapters(place, experiment, config, where, only, ngpu, tokens, go_on)
+        return fit_adapters(place, experiment, config, where, only, ngpu, tokens, go_on, start)
     rates = experiment.rates
     if experiment.seed is not None or go_on:
         rates = (_read_chosen(first, only),)
@@ -59,7 +61,7 @@ def fit_rates(
     for rate in rates:
         one = replace(experiment, name=f"{experiment.name}/{folder_of(rate)}", rates=())
         settings = override(config, {"optim_conf": {"lr": rate}})
-        worked |= fit_adapters(place, one, settings, where, only, ngpu, tokens, go_on)
+        worked |= fit_adapters(place, one, settings, where, only, ngpu, tokens, go_on, start)
     found = [_candidate(folder / folder_of(rate), rate, only) for rate in rates]
     chosen = _best(found)
     write_model(folder, Source(place.exp / experiment.backbone, experiment.weights))
