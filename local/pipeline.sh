@@ -30,6 +30,7 @@ train_dir=
 dev_dir=
 test_dir=
 tokens=auto
+start=fresh
 continue=false
 forgetting=false
 skip_bad=false
@@ -66,6 +67,7 @@ train_dir: of one new language in fit_langs: its data directory, if it is not da
 dev_dir: the same for dev
 test_dir: the same for test
 tokens: of a new language: own, keep (the shared ones), or auto: own if many of its characters are unknown
+start: in stage 5 adapters begin fresh, as those of another LANGUAGE's pack, of the nearest pack, or meta-trained (meta)
 continue: true: stage 5 trains further what is fitted already, or was imported, by the options of this call
 config: YAML file of the backbone
 adapter: YAML file of the adapters, or a name in conf/adapter; experiments that name one have their own
@@ -244,7 +246,8 @@ train_one() { # train_one EXPERIMENT: the backbone that it owns
 }
 adapt_one() {
   run $train_cmd pelasr adapt "${place[@]}" "${what[@]}" --exp "$1" --adapter "$adapter" \
-    --fit_langs "$fit_langs" --ngpu "$ngpu" --tokens "$tokens" --continue "$continue" "${adapter_overrides[@]}"
+    --fit_langs "$fit_langs" --ngpu "$ngpu" --tokens "$tokens" --start "$start" \
+    --continue "$continue" "${adapter_overrides[@]}"
 }
 with_lm=(${lm:+--lm "$lm"} ${lm_weight:+--lm_weight "$lm_weight"} ${word_bonus:+--word_bonus "$word_bonus"})
 decode_one() {

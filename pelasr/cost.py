@@ -1,22 +1,21 @@
 """What a fit or a decoding took: `cost.json` in its folder."""
 
-import json
 import resource
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pelasr.files import atomic_write, read_json
+from pelasr.done import Marker
 
 COST = "cost.json"
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Wall time; peak memory, of the process on a CPU, of what torch allocated on a GPU; and on what.
+    """Seconds; peak memory, of the process on a CPU, of what torch allocated on a GPU; and on what.
 
-    `seconds` are those of the work itself: a fit's steps and validations, or encoder and search of a decoding; not of
-    starting, or of reading a test set.
+    The seconds are those of the work itself: of a fit's steps and validations; or of a decoding's encoder and search,
+    of the processor on a CPU. Starting, and reading a test set, are left out.
     """
 
     seconds: float
@@ -38,18 +37,14 @@ def write_cost(folder: Path, seconds: float, device: Any) -> None:
     peak = torch.cuda.max_memory_allocated(device) >> 20 if on_gpu else _peak_mb()
     name = torch.cuda.get_device_name(device) if on_gpu else "cpu"
     cost = Cost(round(seconds, 3), peak, name, torch.get_num_threads())
-    with atomic_write(folder / COST) as stream:
-        json.dump(asdict(cost), stream, indent=1)
+    Marker(folder / COST, asdict(cost)).write(done=True)
 
 
 def read_cost(folder: Path) -> Cost | None:
-    """What `write_cost` wrote; None where there is none, as of work of earlier versions."""
-    path = folder / COST
-    if not path.exists():
-        return None
-    keys = ("seconds", "memory_mb", "device", "threads")
-    found = read_json(path, "delete it", keys)
-    return Cost(*(found[key] for key in keys))
+    """What `write_cost` wrote; None where there is none, as of work of earlier versions, or none that is as it was
+    written: no work is lost for want of it."""
+    found = Marker(folder / COST, {}).found
+    return Cost(**found["inputs"]) if found is not None else None
 
 
 def _peak_mb() -> int:

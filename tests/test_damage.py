@@ -128,7 +128,7 @@ def test_nothing_is_done_again(place):
 def test_all_files_are_named(place):
     """What stages write is in the list above, or of the same kind as something there, or made by nothing that reads."""
     known = {Path(file).name for file in FILES} | {"tokens.json", "RESULTS.md", "RESULTS.png", "curves.png"}
-    known |= {"score.tsv", "result.txt", "adapt.lock", "train.lock", ".lock"}
+    known |= {"score.tsv", "result.txt", "cost.json", "adapt.lock", "train.lock", ".lock"}
     written = {path.name for top in ("dump", "exp") for path in Path(top).rglob("*") if path.is_file()}
     left = {name for name in written - known if not name.startswith("events.") and not name[:3].isdecimal()}
     assert not left

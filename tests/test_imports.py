@@ -20,8 +20,8 @@ LAYERS = """
     backbones report
     adapters search score
     nn data
-    storage
-    config cost done parallel terminal
+    cost storage
+    config done parallel terminal
     files progress
     errors version
 """

@@ -47,13 +47,11 @@ def _experiments(known: argparse.Namespace, rest: list[str]) -> None:
     elif known.which == "backbones":
         print(*dict.fromkeys(experiment.backbone for experiment in chosen))
     else:
-        adapted = [experiment for experiment in chosen if experiment.adapted]
-        fused = [experiment.name for experiment in adapted if experiment.fuse]
-        print(*(each.name for each in adapted if each.seed is None and each.name not in fused))
-        if later := [each.name for each in adapted if each.seed is not None and each.name not in fused]:
-            print(*later)
-        if fused:
-            print(*fused)
+        # A line for what may run side by side: other seeds take what the first one chose, fusions others' packs.
+        rounds: dict[tuple[bool, bool], list[str]] = {}
+        for each in (experiment for experiment in chosen if experiment.adapted):
+            rounds.setdefault((each.fuse is not None, each.seed is not None), []).append(each.name)
+        print(*(" ".join(rounds[key]) for key in sorted(rounds)), sep="\n")
 
 
 def _params(known: argparse.Namespace, rest: list[str]) -> None:
@@ -98,4 +96,4 @@ def _suggest(family: str, rest: list[str], others: list[str]) -> None:
 
     training = [field.name for field in fields(TrainingOptions)]
     keys = ["backbone", "task", "model", *backbone_options(family), *training]
-    suggest(rest, [*keys, "adapter_conf", *(f"adapt_{key}" for key in training)], others)
+    suggest(rest, [*keys, "adapter_conf", *(f"adapt_{key}" for key in ("meta_conf", *training))], others)

@@ -32,7 +32,7 @@ from pelasr.cli.arguments import (
 )
 from pelasr.errors import PelasrError
 from pelasr.terminal import split_words
-from pelasr.train.options import TOKENS
+from pelasr.train.options import FRESH, STARTS, TOKENS
 
 if TYPE_CHECKING:
     from pelasr.stages.experiment import Decoding
@@ -183,6 +183,8 @@ def _add_adapt(verbs: Any) -> None:
     add_fit_langs(sub, "languages to fit, also new ones; default: all of --langs")
     tokens = "of a new language: its own where the shared ones lack, keep the shared, or auto: own if many are unknown"
     sub.add_argument("--tokens", choices=TOKENS, default="auto", help=tokens)
+    start = "adapters begin fresh, as those of another language's pack, of the nearest pack, or meta-trained"
+    sub.add_argument("--start", default=FRESH, metavar="|".join([*STARTS, "LANGUAGE"]), help=start)
     more = "true: train further what is fitted already, or was imported, by the options of this call"
     sub.add_argument("--continue", dest="go_on", type=boolean, default=False, help=more)
     add_gpus(sub)
@@ -196,7 +198,7 @@ def _adapt(known: argparse.Namespace, rest: list[str]) -> bool:
     place, experiment, overrides = place_of(known), experiment_of(known), parse_overrides(rest)
     languages = fit_langs_of(known, place, ["train"])
     config, path = adapter_of(experiment, known.adapter, overrides) if experiment.adapted else ({}, "")
-    how = (config, path, languages, known.ngpu, known.tokens, known.go_on)
+    how = (config, path, languages, known.ngpu, known.tokens, known.go_on, known.start)
     if experiment.rates:
         rate = (overrides.get("optim_conf") or {}).get("lr")
         return fit_rates(place, experiment if rate is None else replace(experiment, rates=(rate,)), *how)

@@ -25,7 +25,8 @@ BATCH_SIZE = 64
 @dataclass(frozen=True)
 class Recognised:
     """One utterance's label sequence, its score by the search, whether the length limit ended it, the loss of its
-    reference (NaN if nobody asked), and its share of the seconds in which its batch was encoded and searched."""
+    reference (NaN if nobody asked), and its share of the seconds, of the processor on a CPU, in which its batch was
+    encoded and searched."""
 
     example: Example
     tokens: list[int]
@@ -118,13 +119,15 @@ def recognise(
     processes read ahead. `fusions`: language models, by the source of the examples. `losses`: those of the references
     are wanted too."""
     order = search_batches(examples, bank is None or bank.mixes_languages, backbone.batch_frames)
+    # What other processes do at the same time hardly changes processor time; a GPU's can only be waited for.
+    clock = time.process_time if next(backbone.parameters()).device.type == "cpu" else time.perf_counter
     if fabric is not None:
         order = order[fabric.global_rank :: fabric.world_size]
     for indices, batch in zip(order, batches(examples, order, collate, workers), strict=True):
         models = [fusions[examples[index].source] for index in indices] if fusions is not None else None
-        begun = time.perf_counter()
+        begun = clock()
         found, of_references = search(backbone, bank, batch, beam_size, losses=losses, fusions=models)
-        share = (time.perf_counter() - begun) / len(indices)
+        share = (clock() - begun) / len(indices)
         of_references = of_references if losses else [math.nan] * len(indices)
         for index, hypothesis, loss in zip(indices, found, of_references, strict=True):
             yield Recognised(examples[index], hypothesis.tokens, hypothesis.score, hypothesis.limited, loss, share)

@@ -32,8 +32,8 @@ def _costs(grid: Grid, baseline: str) -> list[str]:
     text = (
         "Parameters and bytes of one language's pack. The time of the fit of all languages with the learning rate that"
         " was chosen, steps and validations without the start; what was lost by interruptions is left out. Peak memory"
-        " of the process on a CPU, of what torch allocated on a GPU. Decoding: seconds in encoder and search for this"
-        f" set, over those of {baseline}. Of several seeds the first."
+        " of the process on a CPU, of what torch allocated on a GPU. Decoding: seconds, of the processor on a CPU, in"
+        f" encoder and search for this set, over those of {baseline}. Of several seeds the first."
     )
     if wheres:
         text += f" Measured by {'; '.join(wheres)} for each fit; other fits may have run beside it."
@@ -154,7 +154,9 @@ def scatter(grid: Grid, measure: Measure) -> Any:
             axes.annotate(name, (0.01, line["value"]), xytext=(0, 4), **place)
     axes.set_xscale("log")
     axes.margins(x=0.15)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    sizes = [size["value"] for name in grid.experiments if (size := _cost(grid, name, "language_parameters"))]
+    few = not sizes or max(sizes) < 100 * min(sizes)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))
     axes.set_xlabel("parameters of a language")

@@ -11,6 +11,8 @@ from pelasr.errors import PelasrError
 from pelasr.progress import say
 from pelasr.stages.experiment import Experiment
 from pelasr.stages.settings import split_adapter_options
+from pelasr.train.options import FRESH
+from pelasr.train.origins import Start
 from pelasr.train.runs import plan_adapters
 
 
@@ -23,11 +25,12 @@ def fit_adapters(
     ngpu: int,
     tokens: str = "auto",
     go_on: bool = False,
+    start: str = FRESH,
 ) -> bool:
     """Stage 5: fit adapters of some languages on an experiment's frozen backbone, if the experiment has adapters.
 
     Languages beyond those of the backbone are fitted each by itself; `tokens`: see `new_language.make_own`.
-    `go_on`: what is fitted already is trained further.
+    `go_on`: what is fitted already is trained further. `start`: what adapters begin as, see `origins.Start`.
     """
     if not experiment.adapted:
         say(f"stage 5: {experiment.name} has no adapters")
@@ -36,6 +39,8 @@ def fit_adapters(
 
     settings = split_adapter_options(config, where)
     fuse = _fused(place, experiment, settings.method, where)
+    if fuse is not None and start != FRESH:
+        raise PelasrError(f"--start {start}: {experiment.name} is made of the packs in {fuse}: leave it out")
     source, folder = Source(place.exp / experiment.backbone, experiment.weights), place.exp / experiment.name
     for language in only:
         check_language(language, "--fit_langs")
@@ -46,15 +51,16 @@ def fit_adapters(
     known, new = [x for x in only if x in place.languages], [x for x in only if x not in place.languages]
     # Fine-tuning gives each language a run of its own; adapters of several languages are fitted in mixed batches.
     groups = [[language] for language in known] if find_method(settings.method).copies else [known] if known else []
+    begin = Start(start, folder, place, source, settings)
     runs = []
     for languages in [*groups, *([language] for language in new)]:
         # A folder for each choice of languages: fitting one again later leaves the run that fitted all as it is.
         run_folder = folder / f"fit_{label(languages)}"
         if languages[0] in new:
             part = replace(place, languages=languages)
-            run = plan_adapters(run_folder, part, source, languages, settings, tokens, go_on, fuse)
+            run = plan_adapters(run_folder, part, source, languages, settings, tokens, go_on, begin, fuse)
         else:
-            run = plan_adapters(run_folder, place, source, languages, settings, go_on=go_on, fuse=fuse)
+            run = plan_adapters(run_folder, place, source, languages, settings, go_on=go_on, start=begin, fuse=fuse)
         if run.done:
             say(f"stage 5: the adapters of {' '.join(languages)} in {run_folder} are fitted already")
         else:

@@ -7,7 +7,7 @@ from typing import Any
 from pelasr.config import check_keys, load_yaml, override, require_keys
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.score.seeds import parse_seeds, seeded
-from pelasr.stages.experiment import Experiment, find_experiment, load_experiments
+from pelasr.stages.experiment import FUSE, Experiment, find_experiment, load_experiments
 from pelasr.terminal import split_words
 
 KEYS = ("adapt", "baseline", "shared", "methods")
@@ -27,14 +27,16 @@ class Comparison:
     entries: dict[str, dict[str, Any]]
 
     def chosen(self, words: str) -> list[str]:
-        """The methods that `--adapters` names, or `all`, after what they are compared with. Raises PelasrError for an
-        unknown one."""
+        """The methods that `--adapters` names, or `all`, after what they are compared with, each after the one that it
+        is made of, if any. Raises PelasrError for an unknown one."""
         names = split_words("--adapters", words)
         known = [*self.entries, "all"]
         for name in names:
             if name not in known:
                 raise PelasrError(f"--adapters: no method {brief(name)!r} in {self.path}; {nearest(name, known)}")
-        return list(dict.fromkeys([self.baseline, *(self.entries if "all" in names else names)]))
+        wanted = list(self.entries) if "all" in names else names
+        with_sources = [[self.entries[name].get(FUSE), name] for name in wanted]
+        return list(dict.fromkeys([self.baseline, *(str(name) for pair in with_sources for name in pair if name)]))
 
 
 def read_comparison(path: Path) -> Comparison:

@@ -204,8 +204,9 @@ def find_experiment(experiments: dict[str, Experiment], name: str) -> Experiment
         return found
     owner = found.backbone
     backbone = owner if experiments[owner].adapted else seeded(owner, seed)
-    compare = found.compare and seeded(found.compare, seed)
-    return replace(found, name=name, backbone=backbone, compare=compare, seed=seed)
+    others = {"compare": found.compare, "fuse": found.fuse}
+    others = {key: other and seeded(other, seed) for key, other in others.items()}
+    return replace(found, name=name, backbone=backbone, seed=seed, **others)
 
 
 def resolve(config: dict[str, Any], experiment: Experiment, overrides: dict[str, Any]) -> dict[str, Any]:

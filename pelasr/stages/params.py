@@ -28,7 +28,7 @@ def count(
             backbone = build_backbone(family, options, len(SPECIAL), num_languages)
         if adapter is None:
             return count_parameters(backbone)
-        method, method_options, _ = split_adapter_options(adapter, where)
+        method, method_options, *_ = split_adapter_options(adapter, where)
         freeze(backbone)
         bank = make_bank(method, method_options, backbone)
         tokens = [f"<{number}>" for number in range(vocab_size - len(SPECIAL))]

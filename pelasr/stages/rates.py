@@ -1,6 +1,5 @@
 """Stage 5 of an experiment with several learning rates: each is fitted, the best on dev has its packs taken."""
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -9,12 +8,14 @@ from typing import Any
 from pelasr.config import override
 from pelasr.cost import read_cost
 from pelasr.data.place import Place, label
+from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, read_json, sha256_file
 from pelasr.packs.format import PackDescription, read_checked
 from pelasr.progress import say
 from pelasr.stages.adapt import fit_adapters
 from pelasr.stages.experiment import Experiment
+from pelasr.train.options import FRESH
 from pelasr.train.runs import is_from_elsewhere
 
 
@@ -39,6 +40,7 @@ def fit_rates(
     ngpu: int,
     tokens: str = "auto",
     go_on: bool = False,
+    start: str = FRESH,
 ) -> bool:
     """Stage 5: fit languages by each of an experiment's learning rates, in `<exp>/<experiment>/lr_<rate>`, and copy the
     packs of the best one to `<exp>/<experiment>/packs`. Options as in `fit_adapters`.
@@ -51,15 +53,15 @@ def fit_rates(
     folder, first = place.exp / experiment.name, place.exp / experiment.base
     only = [language for language in only if experiment.serve in (None, language)]
     if not only:
-        return fit_adapters(place, experiment, config, where, only, ngpu, tokens, go_on)
+        return fit_adapters(place, experiment, config, where, only, ngpu, tokens, go_on, start)
     rates = experiment.rates
     if experiment.seed is not None or go_on:
-        rates = (_read_chosen(_record(first, only), experiment),)
+        rates = (_read_chosen(first, only),)
     worked = False
     for rate in rates:
         one = replace(experiment, name=f"{experiment.name}/{folder_of(rate)}", rates=())
         settings = override(config, {"optim_conf": {"lr": rate}})
-        worked |= fit_adapters(place, one, settings, where, only, ngpu, tokens, go_on)
+        worked |= fit_adapters(place, one, settings, where, only, ngpu, tokens, go_on, start)
     found = [_candidate(folder / folder_of(rate), rate, only) for rate in rates]
     chosen = _best(found)
     write_model(folder, Source(place.exp / experiment.backbone, experiment.weights))
@@ -67,8 +69,7 @@ def fit_rates(
         worked |= _copy_pack(folder / folder_of(chosen.lr) / "packs" / language, folder / "packs" / language)
     record = {"chosen": chosen.lr, "candidates": [asdict(each) for each in found]}
     if not go_on and read_record(folder, only) != record:
-        with atomic_write(_record(folder, only)) as stream:
-            json.dump(record, stream, indent=1)
+        Marker(_record(folder, only), record).write(done=True)
         worked = True
     if len(found) > 1:
         say(f"{folder}: learning rate {chosen.lr:g} is the best on dev of {' '.join(f'{each.lr:g}' for each in found)}")
@@ -82,21 +83,21 @@ def folder_of(rate: float) -> str:
 
 def read_record(folder: Path, languages: list[str]) -> dict[str, Any] | None:
     """What was chosen for languages that were fitted together: `chosen`, a learning rate, and `candidates`; None where
-    nothing was."""
-    path = _record(folder, languages)
-    return read_json(path, "delete it; stage 5 writes it again", ("chosen", "candidates")) if path.exists() else None
+    nothing was, or the file is not as it was written: stage 5 writes it again."""
+    found = Marker(_record(folder, languages), {}).found
+    return found["inputs"] if found is not None else None
 
 
 def _record(folder: Path, languages: list[str]) -> Path:
     return folder / f"rates_{label(languages)}.json"
 
 
-def _read_chosen(path: Path, experiment: Experiment) -> float:
-    if not path.exists():
-        raise PelasrError(
-            f"{path}: no such file; the learning rate is chosen with the first seed: run stage 5 of {experiment.base}"
-        )
-    return float(read_json(path, "run stage 5 of the first seed again", ("chosen",))["chosen"])
+def _read_chosen(folder: Path, languages: list[str]) -> float:
+    record = read_record(folder, languages)
+    if record is None:
+        what = "no such file, or not as it was written; the learning rate is chosen with the first seed"
+        raise PelasrError(f"{_record(folder, languages)}: {what}: run stage 5 of {folder.name}")
+    return float(record["chosen"])
 
 
 def _candidate(folder: Path, rate: float, languages: list[str]) -> Candidate:

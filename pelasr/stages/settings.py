@@ -4,11 +4,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pelasr.config import check_keys
+from pelasr.config import check_keys, construct
 from pelasr.errors import PelasrError
 from pelasr.nn.defaults import settled
 from pelasr.tasks.base import find_task
-from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
+from pelasr.train.options import AdapterConfig, BackboneConfig, MetaOptions, TrainingOptions
 
 if TYPE_CHECKING:
     from pelasr.backbones.base import Backbone
@@ -75,10 +75,11 @@ def trains_with_ctc(config: dict[str, Any]) -> bool:
 def split_adapter_options(config: dict[str, Any], where: str) -> AdapterConfig:
     """A flat configuration of adapters. Raises PelasrError for an unknown key."""
     training = [field.name for field in fields(TrainingOptions)]
-    check_keys(config, ["adapter", "adapter_conf", *training], where)
+    check_keys(config, ["adapter", "adapter_conf", "meta_conf", *training], where)
     if "adapter" not in config:
         raise PelasrError(f"{where}: the key `adapter` is missing")
-    return AdapterConfig(config["adapter"], config.get("adapter_conf") or {}, _training(config))
+    meta = construct(MetaOptions, config.get("meta_conf") or {}, "meta_conf")
+    return AdapterConfig(config["adapter"], config.get("adapter_conf") or {}, _training(config), meta)
 
 
 def _training(config: dict[str, Any]) -> TrainingOptions:
@@ -91,5 +92,5 @@ def check_adapter(config: dict[str, Any], where: str) -> None:
     """Raise PelasrError for options that the configured method does not have, long before stage 5."""
     from pelasr.adapters.base import method_options
 
-    method, options, _ = split_adapter_options(config, where)
+    method, options, *_ = split_adapter_options(config, where)
     check_keys(options, method_options(method), f"{where}: adapter_conf of {method}")

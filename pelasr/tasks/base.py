@@ -122,7 +122,8 @@ class Task:
             for group, members in groups(runs[0]).items():
                 chosen = [{key: table[key] for key in members} for table in tables]
                 drawn = self._are_drawn_together(runs[0])
-                figures[group, metric] = mean_over_seeds(partial(self.figure, metric), chosen, drawn)
+                found = mean_over_seeds(partial(self.figure, metric), chosen, drawn)
+                figures[group, metric] = found._replace(lo=max(found.lo, 0.0))  # few seeds tell less than that
         return figures
 
     def compare_over_seeds(self, one: Sequence[Mapping[str, Texts]], other: Sequence[Mapping[str, Texts]]) -> Figures:

@@ -7,6 +7,7 @@ from typing import Any
 from pelasr.errors import PelasrError
 from pelasr.files import atomic_write, open_file
 
+CHECKPOINT = "last.ckpt"  # of a run, in its folder
 DIGEST = hashlib.sha256().digest_size  # bytes before a checkpoint
 
 

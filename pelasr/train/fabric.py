@@ -1,12 +1,15 @@
 """Devices, processes and precision of a training, by Lightning Fabric."""
 
 import os
+from typing import Any
 
 import lightning.fabric
 import torch
 from lightning.fabric.strategies.ddp import DDPStrategy
 
+from pelasr.done import Marker
 from pelasr.errors import PelasrError
+from pelasr.train.checkpoint import CHECKPOINT
 
 
 def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
@@ -42,3 +45,19 @@ def make_fabric(ngpu: int, adapters: bool = False) -> lightning.fabric.Fabric:
     )
     fabric.launch()
     return fabric
+
+
+def claim(marker: Marker, fabric: Any) -> None:
+    """The first process claims the folder; all of them stop if it cannot."""
+    error = None
+    if fabric.global_rank == 0:
+        try:
+            marker.lock()
+            if marker.found is not None and marker.found["done"]:  # by a run that was killed at its very end
+                (marker.path.parent / CHECKPOINT).unlink(missing_ok=True)
+            marker.write(done=False)
+        except PelasrError as refused:
+            error = str(refused)
+    error = fabric.broadcast(error)
+    if error is not None:
+        raise PelasrError(error)

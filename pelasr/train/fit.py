@@ -22,23 +22,24 @@ from pelasr.data.hears import FRAMES_PER_HOUR, Hears
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import SPECIAL, Tokenizer
 from pelasr.done import Marker
-from pelasr.errors import PelasrError
 from pelasr.files import atomic_write
 from pelasr.packs.pack import identical, load_pack, save_pack
 from pelasr.progress import say, warn
 from pelasr.storage import save_weights
 from pelasr.tasks.base import said, task_of
+from pelasr.train.checkpoint import CHECKPOINT
 from pelasr.train.evaluate import macro
-from pelasr.train.fabric import make_fabric
+from pelasr.train.fabric import claim, make_fabric
 from pelasr.train.fuse import Sources
 from pelasr.train.kept import BestBackbones, BestSnapshots
-from pelasr.train.loop import CHECKPOINT, Data, Fit, Objective
+from pelasr.train.loop import Data, Fit, Objective
+from pelasr.train.meta import train_meta
 from pelasr.train.monitor import HISTORY, read_history
 from pelasr.train.new_language import make_own
 from pelasr.train.pretrain import Pretraining
 from pelasr.train.runs import AdapterRun, BackboneRun
 from pelasr.train.schedule import MEAN, best_entry, decay_start, metric_of, rank
-from pelasr.train.started import keep_started, open_started, report_started
+from pelasr.train.started import begin_as, keep_started, open_origins, open_started, report_started
 
 
 def train(runs: Sequence[BackboneRun], ngpu: int) -> None:
@@ -55,9 +56,12 @@ def fit(runs: Sequence[AdapterRun], ngpu: int) -> None:
 
     A language that the backbone was not trained on gets parts of its own too. A fit that is done is not made again; its
     packs are, from its snapshots, if another fit has replaced them. One that is `continued`, by its marker, starts from
-    the snapshots.
+    the snapshots. Initial adapters that are wanted are meta-trained first.
     """
     fabric = make_fabric(ngpu, adapters=True)
+    meta = runs[0].meta  # of all of them
+    if meta is not None and not meta.marker.done:
+        train_meta(fabric, meta)
     for run in runs:
         if fabric.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(fabric.device)
@@ -65,7 +69,7 @@ def fit(runs: Sequence[AdapterRun], ngpu: int) -> None:
 
 
 def _train(fabric: Any, run: BackboneRun) -> None:
-    _claim(run.marker, fabric)
+    claim(run.marker, fabric)
     folder, place, training = run.folder, run.place, run.config.training
     backbone, tokenizer = _make(run)
     report = count_parameters(backbone)
@@ -156,28 +160,31 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     backbone = load_backbone(*run.source)
     started = open_started(run, backbone)
     if not run.marker.finished:
-        _claim(run.marker, fabric)
+        claim(run.marker, fabric)
     folder, place, languages, training = run.folder, run.place, run.languages, run.config.training
     freeze(backbone.module)
     torch.manual_seed(training.seed)
     bank = make_bank(run.config.method, run.config.options, backbone.module)
     sources = Sources(run.fuse, run.marker.inputs["fuse"], backbone) if run.fuse is not None else None
     history = _earlier(run.marker, folder)
+    begins = not history and not (folder / CHECKPOINT).exists()
+    tells, origins = begins and first, open_origins(run, backbone) if begins else {}
     if first:
         keep_started(run)
     fabric.barrier()
     for language in languages:
         new = language not in backbone.languages or HEAD in backbone.module.own_sites().values()
-        begins = first and not history and not (folder / CHECKPOINT).exists()
         if language in started:
             load_pack(started[language], bank, backbone)
-            if begins:
+            if tells:
                 report_started(run, language, backbone.tokenizer.with_own(bank.own_tokens(language)))
             continue
         if sources is not None:
             sources.add(bank, language, backbone)
             continue
-        bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", begins) if new else None)
+        bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", tells) if new else None)
+        if language in origins:
+            begin_as(run, bank, language, origins[language], tells)
     check_frozen(backbone.module)
     tokenizers = {language: backbone.tokenizer.with_own(bank.own_tokens(language)) for language in languages}
     report = count_parameters(backbone.module, bank)
@@ -203,6 +210,8 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
             facts = {"epoch": entry["epoch"], "step": entry["step"], "dev": entry["dev"][language]}
             facts |= {"seed": training.seed, "config_sha256": run.marker.sha256, "fitted_with": languages}
             facts |= _amount([example for example in data.train if example.language == language])
+            if language in run.origins:
+                facts["origin"] = run.origins[language]
             if language in started and "code" in (before := started[language].description.training):
                 facts["code"] = before["code"]  # what the model calls the language that the pack came from
             save_pack(pack, bank, language, best.best(language, loop.history), backbone, facts)
@@ -238,25 +247,9 @@ def _report(loop: Fit, best: BestSnapshots, languages: list[str]) -> None:
         warn(f"{one} and {other} have identical adapters: are they trained on the same data?")
     if unfitted := [language for language in languages if best_entry(history, language)["epoch"] == 0]:
         warn(
-            f"{' '.join(unfitted)}: no validation was better than the one before training, so the packs hold fresh"
-            " adapters: train longer, or with another optim_conf.lr"
+            f"{' '.join(unfitted)}: no validation was better than the one before training, so the packs hold what"
+            " they began with: train longer, or with another optim_conf.lr"
         )
-
-
-def _claim(marker: Marker, fabric: Any) -> None:
-    """The first process claims the folder; all of them stop if it cannot."""
-    error = None
-    if fabric.global_rank == 0:
-        try:
-            marker.lock()
-            if marker.found is not None and marker.found["done"]:  # by a run that was killed at its very end
-                (marker.path.parent / CHECKPOINT).unlink(missing_ok=True)
-            marker.write(done=False)
-        except PelasrError as refused:
-            error = str(refused)
-    error = fabric.broadcast(error)
-    if error is not None:
-        raise PelasrError(error)
 
 
 def _read(place: Place, tokenizers: dict[str, Tokenizer], hears: Hears, collate: Collate, task: str | None) -> Data:

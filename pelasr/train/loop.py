@@ -27,14 +27,12 @@ from pelasr.data.tokenizer import Tokenizer
 from pelasr.decode.recognise import encode
 from pelasr.errors import PelasrError, brief
 from pelasr.tasks.base import Task
-from pelasr.train.checkpoint import load_checkpoint, save_checkpoint
+from pelasr.train.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from pelasr.train.evaluate import LanguageScores, evaluate
 from pelasr.train.kept import Kept
 from pelasr.train.monitor import Monitor, entry_of
 from pelasr.train.options import TrainingOptions
 from pelasr.train.schedule import MEAN, decay_start, factor, is_candidate
-
-CHECKPOINT = "last.ckpt"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,14 @@
 """What a language that the backbone was not trained on brings of its own, and what that starts from."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from pelasr.adapters.bank import Bank
+from pelasr.adapters.finetune import make_bank
 from pelasr.adapters.own import HEAD, VECTOR, OwnParts, routed
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.data.batch import Batch, Collate, load_examples
@@ -11,8 +16,13 @@ from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.language import split_pair
 from pelasr.data.place import Place
 from pelasr.data.tokenizer import SPACE, TAG, Tokenizer, can_be_token, unknown_report
-from pelasr.progress import say
+from pelasr.decode.recognise import encode
+from pelasr.errors import PelasrError
+from pelasr.packs.pack import check_making, open_pack
+from pelasr.progress import log, say
+from pelasr.storage import check_tensors
 from pelasr.train.alike import alike, ordinary, romaniser
+from pelasr.train.options import AdapterConfig
 
 
 def own_tokens(tokenizer: Tokenizer, texts: Iterable[str], language: str) -> list[str]:
@@ -70,7 +80,7 @@ def _start(backbone: LoadedBackbone, own: OwnParts, place: Place, language: str)
     everyone = range(len(backbone.languages))
     slots = [everyone, *([slot] for slot in everyone)] if VECTOR in module.own_sites().values() else [everyone]
     if len(choices) * len(slots) > 1:
-        batch = _sample(backbone, own, place, language)
+        batch = _sample(backbone, own.tokens, place, language)
         losses = {}
         for number, rows in enumerate(slots):
             own.start_from(module, choices[""], rows)
@@ -106,9 +116,64 @@ def _rows(
     return lines
 
 
-def _sample(backbone: LoadedBackbone, own: OwnParts, place: Place, language: str) -> Batch:
+def nearest_pack(
+    backbone: LoadedBackbone, place: Place, language: str, config: AdapterConfig, tokens: str | None, packs: list[Path]
+) -> tuple[str, float]:
+    """Of several packs that by whose adapters the loss on some training utterances is the lowest: its name, and the
+    loss in nats an utterance. `tokens`: see `make_own`.
+
+    Raises PelasrError for a pack of another method or options, and where no loss can be told before the training.
+    """
+    module = backbone.module
+    if HEAD in module.own_sites().values():
+        raise PelasrError(
+            "--start nearest: every language has an output layer of its own here, so none has a loss before it is"
+            " trained; name the language"
+        )
+    bank = make_bank(config.method, config.options, module)
+    new = language not in backbone.languages
+    bank.add(language, own=make_own(backbone, place, language, tokens or "auto", report=False) if new else None)
+    bank.eval()
+    batch = _sample(backbone, bank.own_tokens(language), place, language)
+    losses, fresh = {"fresh": _loss(backbone, bank, batch)}, deepcopy(bank.state_dict())
+    for folder in packs:
+        pack = open_pack(folder, backbone)
+        check_making(pack, bank.method, bank.options)
+        bank.load_state_dict(fresh)  # some packs have sites that others lack
+        take_adapters(bank, language, pack.tensors, str(folder))
+        losses[folder.name] = _loss(backbone, bank, batch)
+    found = ", ".join(f"{name} {loss:.2f}" for name, loss in losses.items())
+    log(f"{language}: loss on {len(batch)} training utterances by the adapters to start from: {found}")
+    name = min((folder.name for folder in packs), key=losses.__getitem__)
+    return name, losses[name]
+
+
+@torch.no_grad()
+def take_adapters(bank: Bank, language: str, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Give a language's adapters the values of others, `tensors` of `where`, at all sites that both have. Raises
+    PelasrError where there are none, or of other shapes."""
+    taken = False
+    for path, adapter in bank.of(language).items():
+        mine = {name: tensors[f"{path}/{name}"] for name in adapter.state_dict() if f"{path}/{name}" in tensors}
+        if mine:
+            check_tensors(mine, adapter.state_dict(), f"{where}, site {path}")
+            adapter.load_state_dict(mine)
+            taken = True
+    if not taken:
+        raise PelasrError(f"{where}: there is nothing for the adapters of {language} to begin as: they share no site")
+
+
+@torch.no_grad()
+def _loss(backbone: LoadedBackbone, bank: Bank, batch: Batch) -> float:
+    """Mean over the utterances, in nats."""
+    with bank.route(batch.languages):
+        enc, lens = encode(backbone.module, bank, batch)
+        return float(backbone.module.loss(enc, lens, batch.targets, batch.target_lens, batch.prefix).total.mean())
+
+
+def _sample(backbone: LoadedBackbone, own_tokens: Sequence[str], place: Place, language: str) -> Batch:
     """Training utterances, evenly from the shortest to the longest."""
-    tokenizer = backbone.tokenizer.with_own(own.tokens)
+    tokenizer = backbone.tokenizer.with_own(own_tokens)
     examples = load_examples(place, "train", language, tokenizer, hears=backbone.module.hears)
     examples.sort(key=lambda example: (example.frames, example.id))
     step = max(1, len(examples) // SAMPLE)

@@ -1,5 +1,6 @@
 """Options of a run, light enough to be read without the engine: how to train, and lists of words."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from pelasr.errors import PelasrError
 SCHEDULERS = ("cosine", "inverse_sqrt", "wsd")
 COUNTS = ("epoch_steps", "batch_frames", "keep_last_models", "early_epoch", "warmup_steps", "patience", "decay_epochs")
 TOKENS = ("auto", "own", "keep")  # of a language that comes later, see `pelasr.train.new_language`
+
+FRESH, NEAREST, META = STARTS = ("fresh", "nearest", "meta")  # beside languages, see `pelasr.train.origins`
 
 
 @dataclass(frozen=True)
@@ -110,9 +113,34 @@ class BackboneConfig(NamedTuple):
     model: Path | None = None
 
 
+@dataclass(frozen=True)
+class MetaOptions:
+    """How initial adapters are meta-trained, see `pelasr.train.meta`; the keys of `meta_conf`.
+
+    Args:
+        steps: of the initial adapters, each after an episode in one language.
+        inner_steps: of the copy that an episode fits on its support batch.
+        inner_lr: learning rate of these.
+        outer_lr: of the initial adapters at first; it goes down to zero by half a cosine.
+    """
+
+    steps: int = 200
+    inner_steps: int = 3
+    inner_lr: float = 1e-3
+    outer_lr: float = 1e-3
+
+    def __post_init__(self):
+        """Raises PelasrError for a value by which nothing would be trained."""
+        for key, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise PelasrError(f"meta_conf: {key}: {value} is not a number above 0")
+
+
 class AdapterConfig(NamedTuple):
-    """How languages are fitted: the method, its options, and how it is trained."""
+    """How languages are fitted: the method, its options, how it is trained, and how initial adapters are, if they are
+    wanted."""
 
     method: str
     options: dict[str, Any]
     training: TrainingOptions
+    meta: MetaOptions = MetaOptions()

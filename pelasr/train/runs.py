@@ -13,7 +13,8 @@ from pelasr.files import sha256_file, sha256_json
 from pelasr.packs.format import read_checked
 from pelasr.tasks.base import said
 from pelasr.train.inputs import consumed, other_run, training_settings, weights_sha256, with_settings
-from pelasr.train.options import AdapterConfig, BackboneConfig, TrainingOptions
+from pelasr.train.options import FRESH, AdapterConfig, BackboneConfig, TrainingOptions
+from pelasr.train.origins import MetaRun, Start
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def plan_backbone(
 class AdapterRun:
     """The fit of languages on a frozen backbone, in a folder beside which the packs go, `<folder>/../packs/<language>`.
 
-    `tokens`: of languages that are new to the backbone, see `new_language.make_own`; None: there are none. `fuse`: the
-    folder of the packs that are fused.
+    `tokens`: of languages that are new to the backbone, see `new_language.make_own`; None: there are none. `meta`: the
+    meta-training whose adapters it begins with. `fuse`: the folder of the packs that are fused.
     """
 
     folder: Path
@@ -75,6 +76,7 @@ class AdapterRun:
     config: AdapterConfig
     tokens: str | None
     marker: Marker
+    meta: MetaRun | None = None
     fuse: Path | None = None
 
     @property
@@ -83,8 +85,14 @@ class AdapterRun:
 
     @property
     def started(self) -> dict[str, str]:
-        """Hashes of the packs that it starts from, by language; the other languages begin with fresh adapters."""
+        """Hashes of the packs that it starts from, by language."""
         return self.marker.inputs.get("started", {})
+
+    @property
+    def origins(self) -> dict[str, dict[str, Any]]:
+        """What the adapters of languages begin as, see `Start.inputs`; of those that are missing here with fresh ones,
+        if their packs are not `started` from."""
+        return self.marker.inputs.get("origins", {})
 
     @property
     def done(self) -> bool:
@@ -101,11 +109,13 @@ def plan_adapters(
     config: AdapterConfig,
     tokens: str | None = None,
     go_on: bool = False,
+    start: Start | None = None,
     fuse: Path | None = None,
 ) -> AdapterRun:
     """The run that fits languages, with the data of a place. `go_on`: one that is done is trained further, and packs
-    that no fit of the experiment has made. `fuse`: the folder of packs that the method fuses. Raises PelasrError where
-    another fit is in the folder, and for what earlier stages should have made."""
+    that no fit of the experiment has made. `start`: what their adapters begin as; default: fresh ones. `fuse`: the
+    folder of packs that the method fuses. Raises PelasrError where another fit is in the folder, and for what earlier
+    stages should have made."""
     backbone, description = weights_sha256(*source), read_backbone(source.folder)
     fused = {}
     if fuse is not None:
@@ -120,8 +130,16 @@ def plan_adapters(
         **fused,
     }
     inputs |= _started(folder, languages, go_on)
+    if start is not None:
+        if start.word != FRESH and "started" in inputs:
+            own = " ".join(inputs["started"])
+            raise PelasrError(
+                f"--start {start.word}: the packs of {own}, which no fit here has made, are where they start"
+            )
+        inputs |= start.inputs(folder, languages, tokens)
     marker, training = _fit_marker(folder, inputs, config.training, go_on)
-    return AdapterRun(folder, place, source, languages, config._replace(training=training), tokens, marker, fuse)
+    config, meta = config._replace(training=training), start.meta if start is not None else None
+    return AdapterRun(folder, place, source, languages, config, tokens, marker, meta, fuse)
 
 
 def _started(folder: Path, languages: list[str], go_on: bool) -> dict[str, Any]:

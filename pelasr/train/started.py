@@ -1,21 +1,28 @@
-"""Packs that a fit starts from, imported or made elsewhere. A copy of each is kept: the fit's own takes its place."""
+"""What a fit starts from: its languages' packs, imported or made elsewhere, or the adapters of others."""
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
+from torch import Tensor
+
+from pelasr.adapters.bank import Bank
 from pelasr.backbones.store import LoadedBackbone
 from pelasr.data.kaldi import read_data_dir, text_of
 from pelasr.data.tokenizer import Tokenizer, unknown_report
+from pelasr.done import Marker
 from pelasr.errors import PelasrError
 from pelasr.files import sha256_file
 from pelasr.packs.pack import Pack, check_making, open_pack
 from pelasr.progress import say, warn
+from pelasr.storage import load_weights
+from pelasr.train.new_language import take_adapters
 from pelasr.train.runs import AdapterRun
 
 
 def keep_started(run: AdapterRun) -> None:
-    """Copy the packs that a run starts from, once, to `started/` in its folder."""
+    """Copy the packs that a run starts from, once, to `started/` in its folder: the run's own take their places."""
     for language, pack in zip(run.languages, run.packs, strict=True):
         if language not in run.started or (kept := _kept(run, language)).exists():
             continue
@@ -54,6 +61,28 @@ def report_started(run: AdapterRun, language: str, tokenizer: Tokenizer) -> None
     if unknown:
         shown = " ".join(character for character, _ in which.most_common(10))
         warn(f"{language}: {unknown} of {total} characters of its training text are unknown to the pack: {shown}")
+
+
+def open_origins(run: AdapterRun, backbone: LoadedBackbone) -> dict[str, dict[str, Tensor]]:
+    """The tensors that the adapters of a run's languages begin as, by language. Raises PelasrError for a pack of
+    another backbone than the run's, and for files that are not as they were written."""
+    if (meta := run.meta) is not None and run.origins:
+        name = meta.path.name
+        made = Marker(meta.marker.path, {}, strict=True).made(name)  # anew: the first process alone has written it
+        return dict.fromkeys(run.origins, load_weights(meta.path, made[name]))
+    packs = run.folder.parent / "packs"
+    return {language: open_pack(packs / origin["pack"], backbone).tensors for language, origin in run.origins.items()}
+
+
+def begin_as(run: AdapterRun, bank: Bank, language: str, tensors: Mapping[str, Tensor], report: bool) -> None:
+    """Let a language's adapters begin as those of its origin, and say so if it is to be reported."""
+    origin = run.origins[language]
+    name = f"those of the pack {origin['pack']}" if "pack" in origin else "the meta-trained ones"
+    take_adapters(bank, language, tensors, f"{language}: {name}")
+    if "loss" in origin:
+        name += f", the nearest: its loss on some training utterances is {origin['loss']:.2f}"
+    if report:
+        say(f"{language}: its adapters begin as {name}")
 
 
 def _kept(run: AdapterRun, language: str) -> Path:

@@ -139,8 +139,9 @@ RUNS = {
     "egs/mini_indic/asr1/run.sh --exps A5 --stage 5 --fit_langs pa"
     " --train_dir /my/train --dev_dir /my/dev --test_dir /my/test": recipe,
     "egs/mini_indic/asr1/run.sh --stage 5 --fit_langs pa --continue true": recipe,
-    'egs/mini_indic/asr1/run.sh --stop_stage 1 --later "pa ka"': data_alone,
+    'egs/mini_indic/asr1/run.sh --stop_stage 1 --later "pa ka si"': data_alone,
     "egs/mini_indic/asr1/run.sh --stage 5 --fit_langs ka": recipe,
+    "egs/mini_indic/asr1/run.sh --stage 5 --fit_langs si --start nearest": recipe,
     'egs/mini_indic/asr1/run.sh --stage 5 --exps "A1 A5 F" --fit_langs pa --forgetting true': recipe,
     'pelasr table --forgetting --langs "hi mr bn te gu ta ml kn ur" --recipe mini_indic/asr1': pelasr,
     "pelasr transcribe --model egs/mini_indic/asr1/exp/A5 --lang hi a.wav b.flac recordings/": pelasr,

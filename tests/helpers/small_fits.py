@@ -32,9 +32,12 @@ def start(folder: Path, tokens: Path) -> None:
     describe_backbone(folder / "exp/A1", "rnnt", OPTIONS, ["hi", "ta"], tokens, {})
 
 
-def fit(place: Place, *languages: str, go_on: bool = False, tokens: str = "auto", **options) -> bool:
+def fit(
+    place: Place, *languages: str, go_on: bool = False, tokens: str = "auto", begin: str = "fresh", **options
+) -> bool:
     """Fit adapters A5 on it, of the backbone's languages or others; False if that was done before."""
-    return fit_adapters(place, ADAPTED, CONFIG | options, "test", list(languages) or place.languages, 0, tokens, go_on)
+    only = list(languages) or place.languages
+    return fit_adapters(place, ADAPTED, CONFIG | options, "test", only, 0, tokens, go_on, begin)
 
 
 def history(place: Place, languages: str = "hi_ta") -> list[dict]:

@@ -26,6 +26,12 @@ def languages(folder: Path, *options: str) -> dict[str, tuple[str, str | None]]:
     return {verb: (given["--langs"], given.get("--fit_langs")) for verb, given in found.items()}
 
 
+def test_what_adapters_begin_as(tmp_path):
+    for given, wanted in (([], "fresh"), (["--start", "nearest"], "nearest")):
+        done = recipe(tmp_path, "--dry_run", "--exps", "A5", "--stage", "5", "--fit_langs", "pa", *given)
+        assert f"'--start' '{wanted}'" in done.stdout, done.stderr
+
+
 def trained(folder: Path, langs: str) -> None:
     (folder / "exp").mkdir()
     (folder / "exp/langs").write_text(f"{langs}\n")

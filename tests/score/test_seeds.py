@@ -8,7 +8,9 @@ from scipy.stats import norm, t
 
 from pelasr.errors import PelasrError
 from pelasr.score.bootstrap import RESAMPLES, difference_over_seeds, estimate, mean_over_seeds
+from pelasr.score.decoded import Texts
 from pelasr.score.seeds import ALL, parse_seeds, seeded, split_seed
+from pelasr.tasks.recognition import Recognition
 
 
 def ratio(sums):
@@ -91,6 +93,16 @@ def test_difference_over_seeds():
     assert value == pytest.approx(mean_over_seeds(ratio, one).value - mean_over_seeds(ratio, other).value)
     mirrored = difference_over_seeds(ratio, other, one)
     assert (-value, -hi, -lo) == pytest.approx(tuple(mirrored))
+
+
+def test_a_task_has_no_figure_below_zero(tmp_path):
+    """Two seeds with very different errors: Student's interval alone would begin far below."""
+    texts = [{"hi": Texts(tmp_path, {"u": "a b c d"}, {"u": words})} for words in ("a b c d", "x y z d")]
+    found = Recognition().score_over_seeds(texts)["hi", "wer"]
+    assert (found.lo, found.value) == (0, 37.5) and found.hi > 100
+    other = [{"hi": Texts(tmp_path, {"u": "a b c d"}, {"u": "a b c x"})}] * 2
+    gain = Recognition().compare_over_seeds(texts, other)["hi", "wer"]
+    assert gain.value == 12.5 and gain.lo < 0 < gain.hi
 
 
 def test_the_interval_is_right_about_as_often_as_it_says():

@@ -10,6 +10,7 @@ from pelasr.config import load_yaml
 from pelasr.errors import PelasrError
 from pelasr.stages.comparison import check_trained, expand, read_comparison
 from pelasr.stages.experiment import find_experiment, load_experiments, resolve
+from pelasr.stages.params import count
 from pelasr.stages.settings import check_adapter, split_adapter_options
 
 ROOT = Path(__file__).parents[2]
@@ -51,6 +52,9 @@ def test_ours_make_sense(name):
         assert experiment.compare == (comparison.baseline if method != comparison.baseline else None)
         settings = resolve({}, experiment, {})
         check_adapter(settings, method)
+        if experiment.fuse is None:  # one that does takes the sources' method from their packs
+            config = load_yaml(ROOT / f"conf/{name}.yaml")
+            assert count(config, settings, method, 20, 1)["adapter_per_language"] > 0
         trainings.append(split_adapter_options(settings, method).training)
     assert len({(each.max_epoch, each.batch_size, str(each.specaug_conf)) for each in trainings}) == 1
     assert load_yaml(path.with_name(f"{name}_note.yaml"))["note"]
@@ -170,6 +174,17 @@ def test_what_may_run_side_by_side(files, capsys):
 
     assert printed("backbones") == ["A1 A1.seed1 A1.seed2"]
     assert printed("adapted") == ["lora bitfit", "lora.seed1 bitfit.seed1 lora.seed2 bitfit.seed2"]
+
+
+def test_a_fusion_comes_after_what_it_is_made_of(files, capsys):
+    """Also where its sources are not asked for, and on the packs of its own seed."""
+    experiments, comparison = files
+    comparison.write_text(CONTENT + "  sim: {adapter: simadapter, fuse: houlsby, lr: [1, 2]}\n")
+    words = ["--adapters", "sim lora", "--seeds", "0 1", "--which", "adapted"]
+    main(["experiments", "--experiments", str(experiments), "--comparison", str(comparison), "--exps", "", *words])
+    assert capsys.readouterr().out.splitlines() == ["houlsby lora", "houlsby.seed1 lora.seed1", "sim", "sim.seed1"]
+    found = load_experiments(experiments, read_comparison(comparison).entries)
+    assert find_experiment(found, "sim.seed1").fuse == "houlsby.seed1"
 
 
 def test_a_copy_may_have_another_grid(files):

@@ -98,7 +98,7 @@ def test_it_goes_on_where_it_was(place, monkeypatch):
 
 def test_other_seeds_take_the_choice_of_the_first(place):
     other = replace(ADAPTED, name="A5.seed3", seed=3)
-    with pytest.raises(PelasrError, match=r"A5/rates_hi_ta.json: no such file; the learning rate is chosen with the f"):
+    with pytest.raises(PelasrError, match=r"A5/rates_hi_ta.json: no such file.*the learning rate is chosen with"):
         fit_all(place, 0.001, 0.03, experiment=other, seed=3)
     fit_all(place, 0.001, 0.03)
     assert fit_all(place, 0.001, 0.03, experiment=other, seed=3) == ["lr_0.03"]

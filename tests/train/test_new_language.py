@@ -14,7 +14,8 @@ from pelasr.packs.pack import load_bank, save_pack
 from pelasr.stages import forgetting
 from pelasr.stages.experiment import Experiment
 from pelasr.storage import save_weights
-from pelasr.train.new_language import _sample, make_own
+from pelasr.train.new_language import _sample, make_own, nearest_pack
+from pelasr.train.options import AdapterConfig, TrainingOptions
 
 OPTIONS = {
     "encoder_conf": {"num_layers": 2, "hidden_size": 8, "output_size": 6, "reduction_layer": 1},
@@ -65,7 +66,7 @@ def test_it_starts_where_the_loss_is_lowest(place, backbone):
     """No single language's vector does better on the sample."""
     module = backbone.module
     own = make_own(backbone, new(place), "ur", "keep", report=False)
-    batch = _sample(backbone, own, new(place), "ur")
+    batch = _sample(backbone, own.tokens, new(place), "ur")
 
     @torch.no_grad()
     def loss():
@@ -81,8 +82,8 @@ def test_it_starts_where_the_loss_is_lowest(place, backbone):
     assert chosen == pytest.approx(min(others)) and max(others) - min(others) > 1e-4
 
 
-def save(place, backbone):
-    bank = make_bank("houlsby", {"bottleneck": 3}, backbone.module)
+def save(place, backbone, options=None):
+    bank = make_bank("houlsby", options or {"bottleneck": 3}, backbone.module)
     for language in ("hi", "ta"):
         bank.add(language)
     bank.add("ur", own=make_own(backbone, new(place), "ur", "own", report=False))
@@ -91,6 +92,25 @@ def save(place, backbone):
         torch.nn.init.normal_(parameter)
     for language in bank.languages:
         save_pack(place.exp / "A5/packs" / language, bank, language, bank.tensors(language), backbone, {})
+
+
+def test_the_nearest_pack_is_found_by_the_loss_of_each_alone(place, backbone, capsys):
+    """Ta's has not all the sites of the one that is tried before it."""
+    options = {"bottleneck": 3, "sites": {"known": "layer", "new": ["layer", "prediction"]}}
+    save(place, backbone, options)
+    packs = {name: place.exp / "A5/packs" / name for name in ("ur", "ta", "hi")}
+    config = AdapterConfig("houlsby", options, TrainingOptions())
+
+    def nearest(*names):
+        return nearest_pack(backbone, new(place), "ur", config, "own", [packs[name] for name in names])
+
+    alone = {name: nearest(name)[1] for name in packs}
+    assert len({round(loss, 3) for loss in alone.values()}) == 3
+    capsys.readouterr()
+    name, loss = nearest("ur", "ta", "hi")
+    assert loss == pytest.approx(min(alone.values()), rel=1e-6) == alone[name]
+    told = capsys.readouterr().err
+    assert told.endswith(", ".join(f"{name} {alone[name]:.2f}" for name in packs) + "\n"), told
 
 
 def test_nothing_changes_where_output_layers_are_the_packs(place, backbone, monkeypatch):
