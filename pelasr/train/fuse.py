@@ -12,6 +12,7 @@ from pelasr.files import sha256_file
 from pelasr.packs.format import PackDescription
 from pelasr.packs.pack import Pack, open_pack, own_parts, read_pack
 from pelasr.train.options import AdapterConfig
+from pelasr.train.runs import AdapterRun
 
 ALL = "all"  # the backbone's languages
 
@@ -73,3 +74,12 @@ class Sources:
             for number in range(len(made.there)):
                 found = self.packs[sources[number]].tensors.items()
                 made.load(number, {n.removeprefix(f"{path}/"): t for n, t in found if n.startswith(f"{path}/")})
+
+
+def sources_of(run: AdapterRun, bank: Bank, backbone: LoadedBackbone) -> Sources | None:
+    """What a run fuses, if its method does. Raises PelasrError if there is nothing to fuse."""
+    if run.fuse is not None:
+        return Sources(run.fuse, run.marker.inputs["fuse"], backbone)
+    if bank.cls.fuses:
+        raise PelasrError(f"adapter {bank.method} is made of another experiment's packs: fit it by a recipe's stage 5")
+    return None

@@ -9,6 +9,7 @@ import pytest
 import torch
 from small_fits import ADAPTED, CONFIG, fit, flip, pack
 
+from pelasr.backbones.source import Source
 from pelasr.backbones.store import load_backbone
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError
@@ -16,6 +17,9 @@ from pelasr.packs.manage import merge_packs
 from pelasr.packs.pack import load_bank, read_pack
 from pelasr.stages.adapt import fit_adapters
 from pelasr.storage import load_weights
+from pelasr.train.fit import fit as fit_runs
+from pelasr.train.options import AdapterConfig, TrainingOptions
+from pelasr.train.runs import plan_adapters
 
 FUSED = replace(ADAPTED, name="A6", fuse="A5")
 SIM = {**CONFIG, "adapter": "simadapter", "adapter_conf": {}}
@@ -143,6 +147,10 @@ def test_refused(place):
             fuse(place, *languages, experiment=other, **changed)
     with pytest.raises(PelasrError, match="A7: simadapter is made of another experiment's packs: add `fuse:"):
         fuse(place, experiment=replace(other, fuse=None))
+    given = AdapterConfig("simadapter", {"method": "houlsby", "sources": ["hi"]}, TrainingOptions())
+    run = plan_adapters(Path("exp/A8/fit_hi"), place, Source(place.exp / "A1", "backbone"), ["hi"], given)
+    with pytest.raises(PelasrError, match="simadapter is made of another experiment's packs: fit it by a recipe's"):
+        fit_runs([run], 0)
     with pytest.raises(PelasrError, match="test: adapter houlsby is not made of packs: leave out `fuse: A5`"):
         fit_adapters(place, other, CONFIG, "test", ["hi"], 0)
     fit(place, "ta", **CONF | {"adapter_conf": {"bottleneck": 2, "sites": SITES}})
