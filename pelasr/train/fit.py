@@ -165,7 +165,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     freeze(backbone.module)
     torch.manual_seed(training.seed)
     bank = make_bank(run.config.method, run.config.options, backbone.module)
-    sources = sources_of(run, bank, backbone)
+    sources = sources_of(run.fuse, run.marker.inputs.get("fuse", {}), bank, backbone)
     history = _earlier(run.marker, folder)
     begins = not history and not (folder / CHECKPOINT).exists()
     tells, origins = begins and first, open_origins(run, backbone) if begins else {}

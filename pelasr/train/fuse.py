@@ -12,7 +12,6 @@ from pelasr.files import sha256_file
 from pelasr.packs.format import PackDescription
 from pelasr.packs.pack import Pack, open_pack, own_parts, read_pack
 from pelasr.train.options import AdapterConfig
-from pelasr.train.runs import AdapterRun
 
 ALL = "all"  # the backbone's languages
 
@@ -76,10 +75,10 @@ class Sources:
                 made.load(number, {n.removeprefix(f"{path}/"): t for n, t in found if n.startswith(f"{path}/")})
 
 
-def sources_of(run: AdapterRun, bank: Bank, backbone: LoadedBackbone) -> Sources | None:
-    """What a run fuses, if its method does. Raises PelasrError if there is nothing to fuse."""
-    if run.fuse is not None:
-        return Sources(run.fuse, run.marker.inputs["fuse"], backbone)
+def sources_of(folder: Path | None, hashes: dict[str, str], bank: Bank, backbone: LoadedBackbone) -> Sources | None:
+    """What a fit fuses, if its method does; see `Sources`. Raises PelasrError if there is nothing to fuse."""
+    if folder is not None:
+        return Sources(folder, hashes, backbone)
     if bank.cls.fuses:
         raise PelasrError(f"adapter {bank.method} is made of another experiment's packs: fit it by a recipe's stage 5")
     return None
