@@ -181,7 +181,7 @@ RUNS = {
     "OMP_NUM_THREADS=2 .venv/bin/python bench/transducer_loss.py --repeats 4": bench,
     "OMP_NUM_THREADS=2 .venv/bin/python bench/st_decoding.py": bench,
     "OMP_NUM_THREADS=1 .venv/bin/python bench/rnnt_decoding.py": bench,
-    "OMP_NUM_THREADS=1 .venv/bin/python bench/routing.py --repeats 15": bench,
+    "OMP_NUM_THREADS=1 .venv/bin/python bench/routing.py --repeats 3": bench,
     "OMP_NUM_THREADS=2 .venv/bin/python bench/fit_cost.py --steps 8": bench,
     "OMP_NUM_THREADS=1 .venv/bin/python bench/pretrained.py": bench,
     "tests/run.sh tests/test_config.py -k yaml": parsed,
