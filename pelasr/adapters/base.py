@@ -11,7 +11,6 @@ from pelasr.errors import PelasrError
 from pelasr.nn.parts import Parts
 
 SIDES = ("encoder", "decoder")  # the second is all that comes after the encoder
-INSIDE, SHARED = "inside", "shared"  # what a method may need beside x and y
 
 
 class Adapter(nn.Module):
@@ -37,7 +36,8 @@ class Adapter(nn.Module):
     output layer (`output`), of which a loss may take the weights and not call it.
 
     `needs` are further arguments of `forward`, by name: `inside` (B, T), which frames are the utterance's own, in the
-    encoder; `shared`, see `Shared`, which a method must be `by_row` for.
+    encoder; `counted` (B, T), the same in a loss alone, of labels in a decoder too; `shared`, see `Shared`, which a
+    method must be `by_row` for.
     """
 
     sites: tuple[str, ...] = ("layer",)

@@ -19,7 +19,7 @@ from pelasr.config import construct
 from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, espnet_sites
-from pelasr.nn.frames import set_inside
+from pelasr.nn.frames import set_inside, set_labels
 from pelasr.nn.layers import Loss, ctc_loss, within
 from pelasr.nn.transducer import transducer_loss
 from pelasr.search.hypothesis import Hypothesis
@@ -352,7 +352,7 @@ class RNNT(Backbone):
     ) -> Loss:
         """The transducer's, and CTC's if there is any. `prefix` is not used: the language vector tells the language."""
         joint, encoded = self.joint, self.joint.lin_enc(enc)
-        set_inside(within(target_lens + 1, targets.shape[1] + 1))
+        set_labels(within(target_lens + 1, targets.shape[1] + 1))
         transducer = transducer_loss(
             encoded,
             joint.lin_dec(self.predict(targets)),

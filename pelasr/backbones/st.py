@@ -17,7 +17,7 @@ from pelasr.config import construct
 from pelasr.data.hears import LogMel
 from pelasr.errors import PelasrError, nearest
 from pelasr.nn.espnet import ESPNET_ENCODERS, ESPNET_SITES, SHARED_BY_ROWS, ESPnetEncoder, espnet_sites
-from pelasr.nn.frames import set_inside
+from pelasr.nn.frames import set_labels
 from pelasr.nn.layers import ConvSubsampler, Loss, ctc_loss, within
 from pelasr.nn.stateless import make_stateless
 from pelasr.search.attention import CachedDecoder
@@ -215,7 +215,7 @@ class ST(Backbone):
         given = F.pad(targets, (1, 0), value=self.end) if prefix is None else self._start(prefix, targets)
         forced = given.shape[1] - targets.shape[1] - 1
         lens = target_lens + forced + 1
-        set_inside(within(lens, given.shape[1]))
+        set_labels(within(lens, given.shape[1]))
         return self.decoder(enc, enc_lens, given, lens)[0][:, forced:]
 
     def _ctc_logits(self, enc: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pelasr.errors import PelasrError
 from pelasr.nn.active_rows import remaining
-from pelasr.nn.frames import inside
+from pelasr.nn.frames import counted, inside
 
 
 class Linear(nn.Linear):
@@ -231,7 +231,7 @@ class Route:
         """What a method needs beside x and y (B, T, D)."""
         if name == "shared":
             return self.shared
-        frames = inside()
+        frames = counted() if name == "counted" else inside()
         if frames is None or frames.shape != y.shape[:2]:
             raise PelasrError(f"site {path}: its module works on other frames than the encoder's; choose other `sites`")
         return frames

@@ -30,7 +30,7 @@ from pelasr.tasks.base import said, task_of
 from pelasr.train.checkpoint import CHECKPOINT
 from pelasr.train.evaluate import macro
 from pelasr.train.fabric import claim, make_fabric
-from pelasr.train.fuse import Sources
+from pelasr.train.fuse import sources_of
 from pelasr.train.kept import BestBackbones, BestSnapshots
 from pelasr.train.loop import Data, Fit, Objective
 from pelasr.train.meta import train_meta
@@ -165,7 +165,7 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
     freeze(backbone.module)
     torch.manual_seed(training.seed)
     bank = make_bank(run.config.method, run.config.options, backbone.module)
-    sources = Sources(run.fuse, run.marker.inputs["fuse"], backbone) if run.fuse is not None else None
+    sources = sources_of(run.fuse, run.marker.inputs.get("fuse", {}), bank, backbone)
     history = _earlier(run.marker, folder)
     begins = not history and not (folder / CHECKPOINT).exists()
     tells, origins = begins and first, open_origins(run, backbone) if begins else {}

@@ -73,3 +73,12 @@ class Sources:
             for number in range(len(made.there)):
                 found = self.packs[sources[number]].tensors.items()
                 made.load(number, {n.removeprefix(f"{path}/"): t for n, t in found if n.startswith(f"{path}/")})
+
+
+def sources_of(folder: Path | None, hashes: dict[str, str], bank: Bank, backbone: LoadedBackbone) -> Sources | None:
+    """What a fit fuses, if its method does; see `Sources`. Raises PelasrError if there is nothing to fuse."""
+    if folder is not None:
+        return Sources(folder, hashes, backbone)
+    if bank.cls.fuses:
+        raise PelasrError(f"adapter {bank.method} is made of another experiment's packs: fit it by a recipe's stage 5")
+    return None

@@ -9,12 +9,17 @@ import pytest
 import torch
 from small_fits import ADAPTED, CONFIG, fit, flip, pack
 
+from pelasr.backbones.source import Source
 from pelasr.backbones.store import load_backbone
 from pelasr.data.place import Place
 from pelasr.errors import PelasrError
+from pelasr.packs.manage import merge_packs
 from pelasr.packs.pack import load_bank, read_pack
 from pelasr.stages.adapt import fit_adapters
 from pelasr.storage import load_weights
+from pelasr.train.fit import fit as fit_runs
+from pelasr.train.options import AdapterConfig, TrainingOptions
+from pelasr.train.runs import plan_adapters
 
 FUSED = replace(ADAPTED, name="A6", fuse="A5")
 SIM = {**CONFIG, "adapter": "simadapter", "adapter_conf": {}}
@@ -118,6 +123,12 @@ def test_a_fit_is_gone_on_with(place):
     assert torch.equal(made["encoder.layers.0/source.up.weight"][0], theirs["encoder.layers.0/up.weight"])
 
 
+def test_they_have_no_average(place):
+    packs = [place.exp / f"A6/packs/{language}" for language in ("hi", "ta")]
+    with pytest.raises(PelasrError, match="merge: simadapter: packs that are made of others' adapters have no average"):
+        merge_packs(packs, None, "hi", Path("out"), place.exp / "A6")
+
+
 def test_some_sources(place):
     other = replace(FUSED, name="A7")
     assert fuse(place, "hi", experiment=other, sources=["ta"], guide=0.0)
@@ -136,6 +147,10 @@ def test_refused(place):
             fuse(place, *languages, experiment=other, **changed)
     with pytest.raises(PelasrError, match="A7: simadapter is made of another experiment's packs: add `fuse:"):
         fuse(place, experiment=replace(other, fuse=None))
+    given = AdapterConfig("simadapter", {"method": "houlsby", "sources": ["hi"]}, TrainingOptions())
+    run = plan_adapters(Path("exp/A8/fit_hi"), place, Source(place.exp / "A1", "backbone"), ["hi"], given)
+    with pytest.raises(PelasrError, match="simadapter is made of another experiment's packs: fit it by a recipe's"):
+        fit_runs([run], 0)
     with pytest.raises(PelasrError, match="test: adapter houlsby is not made of packs: leave out `fuse: A5`"):
         fit_adapters(place, other, CONFIG, "test", ["hi"], 0)
     fit(place, "ta", **CONF | {"adapter_conf": {"bottleneck": 2, "sites": SITES}})

@@ -72,7 +72,7 @@ class SimAdapter(Adapter):
         """The sources have no dropout; in training alone there is a guide loss."""
         super().train(mode)
         self.source.eval()
-        self.needs = ("inside", "shared") if mode and self.guide and self.fuses_several else ()
+        self.needs = ("counted", "shared") if mode and self.guide and self.fuses_several else ()
         return self
 
     @torch.no_grad()
@@ -81,15 +81,15 @@ class SimAdapter(Adapter):
         for name, parameter in self.source.named_parameters():
             parameter[number].copy_(tensors[name])
 
-    def forward(self, x: Tensor, y: Tensor, inside: Tensor | None = None, shared: Any = None) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, counted: Tensor | None = None, shared: Any = None) -> Tensor:
         shape, x, y = y.shape, *(part.reshape(len(part), -1, part.shape[-1]) for part in (x, y))
         added = self.added(x, y)
         if not self.fuses_several:
             return (y + added[:, 0]).reshape(shape)
         attention = self.attention(y, added)
-        if inside is not None:
+        if counted is not None:
             own = attention[:, 0].clamp(min=torch.finfo(attention.dtype).tiny).log()
-            shared.losses[self.path] = -self.guide * (own * inside).sum(1) / inside.sum(1)
+            shared.losses[self.path] = -self.guide * (own * counted).sum(1) / counted.sum(1)
         fused = self.value((attention[..., None] * added).sum(1))  # W_v of the sum is the sum of W_v f_s
         return (y + fused.to(y.dtype)).reshape(shape)
 
