@@ -13,8 +13,8 @@ from warm import Warm
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; a process a core is faster than threads
 # Files of tests that take longest, longest first: whoever begins with them waits least at the end.
-LONG = ["test_damage", "train/test_loop", "stages/test_adapt", "recipes/test_recipe", "recipes/test_recipe_st"]
-LONG += ["test_threads", "test_docs", "test_model", "nn/test_espnet"]
+LONG = ["adapters/test_matrix", "test_damage", "train/test_loop", "stages/test_adapt", "recipes/test_recipe"]
+LONG += ["recipes/test_recipe_st", "test_threads", "test_docs", "test_model", "nn/test_espnet"]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
