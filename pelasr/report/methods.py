@@ -139,6 +139,7 @@ def scatter(grid: Grid, measure: Measure) -> Any:
     figure = Figure(figsize=(8.0, 5.0), dpi=100, layout="constrained")
     axes = figure.subplots()
     column = "mean" if "mean" in grid.columns else grid.columns[0]
+    labels: list[Any] = []
     for number, name in enumerate(grid.experiments):
         line, size = grid.get(name, column, measure.metric), _cost(grid, name, "language_parameters")
         colour = COLOURS[number % len(COLOURS)]
@@ -146,7 +147,8 @@ def scatter(grid: Grid, measure: Measure) -> Any:
             x, y = size["value"], line["value"]
             axes.plot([x, x], [line["lo"], line["hi"]], color=colour, marker="_")
             axes.plot([x], [y], color=colour, marker="o", markeredgecolor="black", linestyle="none")
-            axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
+            look: Any = {"textcoords": "offset points", "arrowprops": {"arrowstyle": "-", "linewidth": 0.4}}
+            labels.append(axes.annotate(name, (x, y), xytext=(6, 4), **look))
         elif line:
             axes.axhline(line["value"], color="#666666", linestyle="--", linewidth=1)
             axes.axhspan(line["lo"], line["hi"], color="#666666", alpha=0.1, linewidth=0)
@@ -163,4 +165,23 @@ def scatter(grid: Grid, measure: Measure) -> Any:
     shown = f"mean of {len(grid.languages)} languages" if column == "mean" else column
     axes.set_ylabel(f"{measure.label}, {shown}, 95 % interval")
     axes.spines[["top", "right"]].set_visible(False)
+    _spread(figure, labels)
     return figure
+
+
+def _spread(figure: Any, labels: list[Any]) -> None:
+    """Move labels of points up until none lies on another."""
+    figure.draw_without_rendering()
+    placed: list[Any] = []
+    for label in labels:
+        while any(_text_box(label).overlaps(other) for other in placed):
+            x, y = label.xyann
+            label.xyann = (x, y + 3)
+        placed.append(_text_box(label))
+
+
+def _text_box(label: Any) -> Any:
+    """Where the words are, without the line to the point."""
+    from matplotlib.text import Text
+
+    return Text.get_window_extent(label)

@@ -1,6 +1,9 @@
 """The page that compares methods, and means over seeds in tables, from hand-made lines."""
 
+from itertools import combinations
+
 import pytest
+from matplotlib.text import Text
 from result_lines import line, rows
 
 from pelasr.report.grid import select
@@ -82,6 +85,17 @@ def test_the_chart_has_a_point_for_each_method_and_a_line_for_the_backbone(resul
     assert [each.get_text() for each in axes.texts] == ["A1", "lora", "houlsby"]
     bars = [list(each.get_ydata()) for each in axes.lines if each.get_marker() == "_"]
     assert bars == [[31.5, 35.0], [24.5, 28.0]]
+
+
+def test_labels_in_the_chart_do_not_lie_on_each_other():
+    """Of methods as good and as small as each other."""
+    names = [f"method{number}" for number in range(6)]
+    found = [each for name in names for each in figures(name, 20.0, 30.0)]
+    found += [cost(name, "language_parameters", 1000 + number) for number, name in enumerate(names)]
+    figure = scatter(select(found, "test", dict.fromkeys(names, ""), ["hi", "ta"]), WER)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(label) for label in figure.axes[0].texts]
+    assert len(boxes) == 6 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
 
 
 def test_published_tables():

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pelasr.adapters import Adapter
+from pelasr.adapters import Adapter, LayerNorm
 
 
 class Cnn(Adapter):
@@ -21,6 +21,7 @@ class Cnn(Adapter):
     """
 
     sites = ("conv_layer",)
+    by_row = True
     needs = ("inside",)
     because = "only pretrained encoders that hear a waveform begin with such convolutions"
 
@@ -30,7 +31,7 @@ class Cnn(Adapter):
         conv, norm = block.conv, getattr(block, "layer_norm", None)
         self.scale, self.activation = scale, block.activation
         bias = conv.bias is not None
-        self.conv = nn.Conv1d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, bias=bias)
+        self.conv = Convolution(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, bias=bias)
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
         if norm is None:
@@ -38,14 +39,26 @@ class Cnn(Adapter):
         elif isinstance(norm, nn.GroupNorm):  # a channel a group
             self.norm = TimeNorm(conv.out_channels, norm.eps)
         else:
-            self.norm = nn.LayerNorm(conv.out_channels, norm.eps)
+            self.norm = LayerNorm(conv.out_channels, norm.eps)
 
     def forward(self, x: Tensor, y: Tensor, inside: Tensor) -> Tensor:
         """(B, T, C_in), (B, T', C), and which of T' are the utterance's own (B, T'), to (B, T', C)."""
-        z = self.conv(x.mT.to(self.conv.weight.dtype)).mT  # autocast does not reach convolutions within vmap
+        z = self.conv(x)
         if self.norm is not None:
             z = self.norm(z, inside) if isinstance(self.norm, TimeNorm) else self.norm(z)
         return y + (self.scale * self.activation(z)).to(y.dtype)
+
+
+class Convolution(nn.Conv1d):
+    """Over (B, T, C_in) to (B, T', C), whose weight (C, C_in, k) and bias (C,) may be given by row, (B, ...): then as a
+    linear map of what each output sees, since convolutions with a weight for each row are slow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.weight.dim() == 3:
+            return super().forward(x.mT).mT
+        seen = x.unfold(1, self.kernel_size[0], self.stride[0]).flatten(2).to(self.weight.dtype)
+        y = seen.bmm(self.weight.flatten(2).mT)
+        return y if self.bias is None else y + self.bias[:, None]
 
 
 class TimeNorm(nn.Module):
@@ -63,7 +76,8 @@ class TimeNorm(nn.Module):
         x = x.to(torch.promote_types(x.dtype, torch.float32)) * own
         x = (x - x.sum(1, keepdim=True) / count) * own
         variance = x.square().sum(1, keepdim=True) / count
-        return (x * (variance + self.eps).rsqrt() * self.weight + self.bias) * own
+        normal = x * (variance + self.eps).rsqrt()
+        return (normal * self.weight.unsqueeze(-2) + self.bias.unsqueeze(-2)) * own
 
 
 Cnn.parts = {"conv_layer": Cnn}
