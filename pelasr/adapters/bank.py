@@ -86,12 +86,12 @@ class Bank(nn.Module):
         return [key.removesuffix("/").replace("/", ".") for key in list(self.adapters)]
 
     def add(self, language: str, own: OwnParts | None = None, settled: bool = False) -> None:
-        """Give a language fresh adapters, and the own parts that it comes with; `settled`: as its pack holds them."""
+        """Give a language fresh adapters, and the own parts that it comes with; `settled`: as its pack holds them, and
+        those that differ from training's without values."""
         if _key(language) in self.adapters:
             raise PelasrError(f"language {language!r} has adapters already")
-        made = {_key(path): self._make(language, path, site) for path, site in self._sites_for(own).items()}
-        if settled:
-            made = {path: _packed(adapter) for path, adapter in made.items()}
+        make = self._make_settled if settled else self._make
+        made = {_key(path): make(language, path, site) for path, site in self._sites_for(own).items()}
         if own is not None:
             self.own[_key(language)] = own.requires_grad_(not self.cls.fuses)
         self.adapters[_key(language)] = nn.ModuleDict(made)
@@ -120,6 +120,17 @@ class Bank(nn.Module):
             return make_adapter(site.cls, site.options, "adapter_conf", **given)
         except PelasrError as error:
             raise PelasrError(f"site {path}: {error}") from None
+
+    def _make_settled(self, language: str, path: str, site: Site) -> nn.Module:
+        """As `_make`, as a pack holds it. What training has beyond that takes no memory: a pack from anywhere says how
+        much it would be."""
+        if site.cls.settle is Adapter.settle:
+            return self._make(language, path, site)
+        device = torch.get_default_device()
+        with torch.device("meta"):
+            made: Any = self._make(language, path, site)
+            made.settle()
+        return made.to_empty(device=device)
 
     def of(self, language: str) -> dict[str, nn.Module]:
         """A language's adapters by site. Raises PelasrError if it has none."""

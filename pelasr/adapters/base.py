@@ -25,7 +25,8 @@ class Adapter(nn.Module):
     are the kinds of site the method goes to by itself, as far as the backbone has them, `sides` those of the backbone,
     `because` what is said where there is no such site. `size` is the option that is 0 where there is to be no adapter.
     A method that `copies` has neither: every language gets its own copy of the host modules, to be trained. One that is
-    made of others says in `parts` which hangs on which kind of site; its options are theirs. One that `fuses` the
+    made of others says in `parts` which hangs on which kind of site; its options are theirs; and in `together` those
+    kinds of which a language has all or none. One that `fuses` the
     adapters of other packs hangs where these do, whose method and options are its options `method` and `method_conf`;
     its `load(number, tensors)` takes an adapter, and own parts are those of such a pack and not trained.
 
@@ -44,6 +45,7 @@ class Adapter(nn.Module):
     sides: tuple[str, ...] = SIDES
     because: str = ""
     parts: Mapping[str, type["Adapter"]] = {}
+    together: tuple[str, ...] = ()
     size: str = ""
     copies: bool = False
     fuses: bool = False
@@ -79,7 +81,9 @@ class Adapter(nn.Module):
         return found
 
     def settle(self) -> None:
-        """Become what the pack of a fitted language holds, where training had more, and do the same as before."""
+        """Become what the pack of a fitted language holds, where training had more, and do the same as before. One that
+        did so already stays as it is. A method that does keeps all its tensors in parameters and what `state_dict`
+        holds: to be loaded it is made without values."""
 
     def fold(self, host: nn.Module) -> None:
         """Change the host's weights so that it does alone what it did with the adapter, exactly. Raises PelasrError

@@ -8,7 +8,7 @@ from torch import nn
 from pelasr.adapters.base import SIDES, Adapter, find_method, method_options, options_of
 from pelasr.adapters.own import OUTPUT
 from pelasr.config import check_keys, require_keys
-from pelasr.errors import PelasrError, nearest
+from pelasr.errors import PelasrError, brief, nearest
 from pelasr.nn.parts import Parts
 
 KNOWN, NEW = "known", "new"  # languages that the backbone was trained on, and others, which have own parts
@@ -37,7 +37,8 @@ def find_sites(
     """{path: site} of known or of new languages.
 
     Raises PelasrError for a kind of site that the backbone does not have, or the method cannot hang on, for two classes
-    of a method at one module, and where there would be no adapter at all.
+    of a method at one module, for one of parts that go together without the others, and where there would be no adapter
+    at all.
     """
     if cls.fuses:
         return _fused_sites(method, cls, options, backbone, which)
@@ -61,6 +62,11 @@ def find_sites(
     if not found and _kinds(cls, options, there, which):
         what = f"{cls.size} 0 everywhere" if cls.size else f"{method} at these sites"
         raise PelasrError(f"adapter_conf: {what} leaves no adapter")
+    kinds = {site.kind for site in found.values()}
+    if kinds & {*cls.together} and (missing := [kind for kind in cls.together if kind not in kinds]):
+        raise PelasrError(
+            f"adapter_conf: sites: of {method} {', '.join(cls.together)} go together; {missing[0]} is missing"
+        )
     return dict(cls.choose(found, backbone))
 
 
@@ -96,9 +102,12 @@ def _kinds(cls: type[Adapter], options: dict[str, Any], there: dict[str, Any], w
         check_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
         require_keys(kinds, (KNOWN, NEW), "adapter_conf: sites")
         kinds = kinds[which]
-    if not kinds and kinds != ():  # which is that of a method that hangs nowhere
+    if kinds is None or kinds in ("", []):
         raise PelasrError(f"adapter_conf: sites is empty: name at least one; known: {', '.join(sorted(there))}")
-    return [kinds] if isinstance(kinds, str) else list(kinds)
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if not isinstance(kinds, list | tuple) or not all(isinstance(kind, str) for kind in kinds):
+        raise PelasrError(f"adapter_conf: sites: {brief(repr(kinds))}: want kinds of site, in a list")
+    return list(kinds)
 
 
 def _part(method: str, cls: type[Adapter], kind: str) -> type[Adapter]:

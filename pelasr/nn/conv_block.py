@@ -23,5 +23,6 @@ class ConvBlock(nn.Module):
 
 def _norm_each(norm: nn.GroupNorm, x: Tensor, lens: Tensor) -> Tensor:
     """Group norm of (B, C, T) over the frames of each utterance (B,) alone; zeros beyond them."""
-    out = [norm(row[None, :, :size].float()) for row, size in zip(x, lens.tolist(), strict=True)]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    out = [norm(row[None, :, :size]) for row, size in zip(wide, lens.tolist(), strict=True)]
     return torch.cat([nn.functional.pad(row, (0, x.shape[2] - row.shape[2])) for row in out]).to(x.dtype)

@@ -128,7 +128,7 @@ def merge_packs(
         for each, share in zip(said, shares, strict=True)
     ]
     training = {"merged": merged, "seed": 0, "config_sha256": sha256_json(merged)}
-    bank.add(language, own=own_parts(first, backbone))
+    bank.add(language, own=own_parts(first, backbone), settled=True)
     save_pack(output, bank, language, _average([pack.tensors for pack in opened], shares), backbone, training)
     print(f"{output}: {language}, the average of {' '.join(map(str, packs))}")
 

@@ -116,3 +116,27 @@ def test_no_graph_below_the_first_adapter(make_rnnt, make_batch):
 
 def _first(value):
     return value[0] if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize("sites", [5, True, -0.5, [5], [["layer"]], [{}], [None], {"known": 5, "new": "layer"}])
+def test_sites_are_words(sites, make_rnnt):
+    with pytest.raises(PelasrError, match="adapter_conf: sites: .* want kinds of site, in a list"):
+        Bank("houlsby", {"sites": sites}, make_rnnt())
+
+
+@pytest.mark.parametrize(
+    ("method", "sites", "missing"),
+    [
+        ("prefix", "k", "v"),
+        ("prefix", ["v", "k"], "attention"),
+        ("mam", ["ffn", "attention"], "k"),
+        ("mam", {"known": ["ffn"], "new": ["k", "v"]}, "attention"),
+        ("ladder", "layer", "top"),
+        ("ladder", ["top"], "layer"),
+    ],
+)
+def test_parts_that_go_together(method, sites, missing, make_st):
+    """One without the others would fail in the first batch, or do nothing."""
+    with pytest.raises(PelasrError, match=f"sites: of {method} .* go together; {missing} is missing"):
+        Bank(method, {"sites": sites}, make_st())
+    assert Bank("mam", {"sites": "ffn"}, make_st()).sites

@@ -19,6 +19,7 @@ RESULT = {
     **{"utterances": 40, "reference_words": 300, "trainable_parameters": 9, "total_parameters": 99, "seed": 0},
     **{"config_sha256": TRAINING["config_sha256"], "data_sha256": "d" * 64, "scorer": "jiwer 4", "commit": "abc"},
 }
+CONFORMER = {"output_size": 8, "attention_heads": 2, "linear_units": 8, "num_blocks": 2, "cnn_module_kernel": 3}
 
 
 @pytest.fixture
@@ -182,6 +183,23 @@ def test_packs_with_own_tokens_merge(exp, capsys, tmp_path):
     one, other, mean = (load_weights(folder / "pack.safetensors") for folder in (*packs, tmp_path / "be"))
     for name, tensor in mean.items():
         torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
+
+
+def test_merge_of_what_settles(exp, capsys, tmp_path):
+    """Packs of prefixes that training had from a network, and from one that no memory holds."""
+    backbone = make_backbone(tmp_path / "C1", encoder="conformer", encoder_conf=CONFORMER)
+    make_packs(tmp_path / "C5", backbone, method="prefix", frames=2, network=3)
+    hi, ur, out = tmp_path / "C5/packs/hi", tmp_path / "C5/packs/ur", tmp_path / "mean/packs/pa"
+    (tmp_path / "C5/model.yaml").write_text(yaml.safe_dump({"backbone": "../C1", "weights": "backbone"}))
+    for pack in (hi, ur):
+        rewrite(pack, adapter_conf={"frames": 2, "network": 10**12})
+    run(capsys, "merge", hi, ur, "--language", "pa", "--output", out, "--model", tmp_path / "C5")
+    one, other, mean = (load_weights(folder / "pack.safetensors") for folder in (hi, ur, out))
+    assert len(mean) == 4
+    loaded = load_bank(out.parent, ["pa"], backbone).tensors("pa")
+    for name, tensor in mean.items():
+        torch.testing.assert_close(tensor, (one[name] + other[name]) / 2)
+        assert torch.equal(loaded[name], tensor)
 
 
 def test_what_cannot_be_merged(exp, capsys, tmp_path):

@@ -93,3 +93,4 @@ class Top(Adapter):
 
 
 Ladder.parts = {"layer": Rung, "top": Top}
+Ladder.together = tuple(Ladder.parts)

@@ -26,15 +26,14 @@ class Layerwise(Adapter):
     (L - 1) (2 D d + d + 3 D), L (D m + 3 m + 1), and 2 D of each norm.
     """
 
+    together = ("layer", "top")
     because = "it is for layers with feed-forward sub-layers and layer norms"
 
     @classmethod
     def choose(cls, found: Mapping[str, Any], backbone: Any) -> Mapping[str, Any]:
         kinds = {site.kind for site in found.values()}
-        if not kinds & {"layer", "top"}:
+        if "top" not in kinds:
             return found
-        if not {"layer", "top"} <= kinds:
-            raise PelasrError("adapter_conf: sites: of layerwise `layer` and `top` go together: features and their sum")
         if "head" not in backbone.own_sites().values():
             raise PelasrError(
                 "adapter layerwise: what it puts in the place of the top layer a shared output layer or decoder has"

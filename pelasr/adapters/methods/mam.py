@@ -8,4 +8,5 @@ class Mam(Adapter):
     """See `Prefix` and `Parallel`, whose options it has. Of these the parallel one begins as the identity."""
 
     because = find_method("prefix").because
+    together = find_method("prefix").together
     parts = {**find_method("prefix").parts, "ffn": find_method("parallel")}

@@ -68,3 +68,4 @@ class Seen(Adapter):
 
 
 Prefix.parts = {"k": Prefix, "v": Prefix, "attention": Seen}
+Prefix.together = tuple(Prefix.parts)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pelasr.adapters import Adapter, Linear, find_method, make_adapter, merged_rows
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, brief
 
 
 class SimAdapter(Adapter):
@@ -47,8 +47,9 @@ class SimAdapter(Adapter):
         guide: float = 1.0,
     ):
         super().__init__()
-        if not sources or isinstance(sources, str) or len(set(sources)) < len(sources):
-            raise PelasrError(f"sources: {sources!r}: want different languages, in a list")
+        words = isinstance(sources, list | tuple) and all(isinstance(source, str) for source in sources)
+        if not sources or not words or len(set(sources)) < len(sources):
+            raise PelasrError(f"sources: {brief(repr(sources))}: want different languages, in a list")
         inner = find_method(method)
         if not inner.by_row or inner.needs or inner.before is not Adapter.before:
             raise PelasrError(f"method: {method}: its adapters do not work on one frame's output by row: none to fuse")

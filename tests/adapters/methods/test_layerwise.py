@@ -172,7 +172,7 @@ def test_in_a_translator_as_in_any_other_backbone(make_st):
 def test_what_it_refuses(make_rnnt):
     with pytest.raises(PelasrError, match="adapter layerwise needs a site 'ffn': it is for layers with feed-forward"):
         Bank("layerwise", {}, make_rnnt())
-    with pytest.raises(PelasrError, match="`layer` and `top` go together"):
+    with pytest.raises(PelasrError, match="of layerwise layer, top go together; .* is missing"):
         Bank("layerwise", {"sites": ["layer"]}, make())
     with pytest.raises(PelasrError, match=f"site encoder.layers.0: features: 512: the output layer sees {D} channels"):
         make_bank(make(), features=512)
