@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pelasr.config import check_keys, construct
-from pelasr.errors import PelasrError
+from pelasr.errors import PelasrError, brief
 from pelasr.nn.defaults import settled
 from pelasr.tasks.base import find_task
 from pelasr.train.options import AdapterConfig, BackboneConfig, MetaOptions, TrainingOptions
@@ -73,13 +73,16 @@ def trains_with_ctc(config: dict[str, Any]) -> bool:
 
 
 def split_adapter_options(config: dict[str, Any], where: str) -> AdapterConfig:
-    """A flat configuration of adapters. Raises PelasrError for an unknown key."""
+    """A flat configuration of adapters. Raises PelasrError for an unknown key, and for options that are no mapping."""
     training = [field.name for field in fields(TrainingOptions)]
     check_keys(config, ["adapter", "adapter_conf", "meta_conf", *training], where)
     if "adapter" not in config:
         raise PelasrError(f"{where}: the key `adapter` is missing")
     meta = construct(MetaOptions, config.get("meta_conf") or {}, "meta_conf")
-    return AdapterConfig(config["adapter"], config.get("adapter_conf") or {}, _training(config), meta)
+    options = config.get("adapter_conf") or {}
+    if not isinstance(options, dict):
+        raise PelasrError(f"{where}: adapter_conf: expected `key: value` lines, found {brief(repr(options))}")
+    return AdapterConfig(config["adapter"], options, _training(config), meta)
 
 
 def _training(config: dict[str, Any]) -> TrainingOptions:

@@ -7,7 +7,7 @@ import torch
 
 from pelasr.adapters.bank import Bank
 from pelasr.backbones.store import LoadedBackbone
-from pelasr.errors import PelasrError, nearest
+from pelasr.errors import PelasrError, brief, nearest
 from pelasr.files import sha256_file
 from pelasr.packs.format import PackDescription
 from pelasr.packs.pack import Pack, open_pack, own_parts, read_pack
@@ -29,7 +29,9 @@ def with_packs(
     if own := {"method", "method_conf"} & set(options):
         raise PelasrError(f"adapter_conf: {min(own)}: is that of the packs in {packs}; leave it out")
     sources = options.get("sources", ALL)
-    sources = known if sources == ALL else [sources] if isinstance(sources, str) else list(sources)
+    sources = known if sources == ALL else [sources] if isinstance(sources, str) else sources
+    if not isinstance(sources, list):
+        raise PelasrError(f"adapter_conf: sources: {brief(repr(sources))}: want languages, in a list, or {ALL}")
     if other := [language for language in sources if language not in known]:
         raise PelasrError(f"adapter_conf: sources: {other[0]!r} is not the backbone's; {nearest(str(other[0]), known)}")
     wanted = list(dict.fromkeys([*sources, *languages]))

@@ -194,3 +194,9 @@ def test_a_copy_may_have_another_grid(files):
     files[1].write_text(yaml.safe_dump(content))
     found = load_experiments(files[0], read_comparison(files[1]).entries)
     assert found["lora"].rates == (1e-5, 1.0)
+
+
+@pytest.mark.parametrize("options", [5, "bottleneck", ["bottleneck"], True])
+def test_options_of_adapters_are_a_mapping(options):
+    with pytest.raises(PelasrError, match="a.yaml: adapter_conf: expected `key: value` lines, found"):
+        split_adapter_options({"adapter": "houlsby", "adapter_conf": options}, "a.yaml")

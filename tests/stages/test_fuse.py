@@ -140,6 +140,7 @@ def test_refused(place):
     (place.exp / "A5/packs/ur").rename(place.exp / "ur")
     for error, languages, changed in [
         ("exp/A5/packs: no pack of ur, which is fused: fit A5 on it first", ["ur"], {}),
+        ("sources: 5: want languages, in a list, or all", ["hi"], {"sources": 5}),
         ("sources: 'tq' is not the backbone's; .*known: hi, ta", ["hi"], {"sources": ["tq"]}),
         ("adapter_conf: method: is that of the packs in exp/A5/packs; leave it out", ["hi"], {"method": "lora"}),
     ]:

@@ -221,6 +221,8 @@ def test_other_methods_are_fused(changed, make_rnnt, make_batch):
     [
         ({"sources": []}, r"sources: \[\]: want different languages"),
         ({"sources": "hi"}, "sources: 'hi': want different languages"),
+        ({"sources": {"hi": 1}}, "sources: .* want different languages"),
+        ({"sources": ["hi", 5]}, "sources: .* want different languages"),
         ({"sources": ["hi", "hi"]}, "want different languages"),
         ({"method": "full"}, "simadapter fuses adapters, which full is not made of"),
         ({"method": "simadapter"}, "simadapter fuses adapters, which simadapter is not made of"),
