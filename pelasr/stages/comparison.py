@@ -7,7 +7,7 @@ from typing import Any
 from pelasr.config import check_keys, load_yaml, override, require_keys
 from pelasr.errors import PelasrError, brief, nearest
 from pelasr.score.seeds import parse_seeds, seeded
-from pelasr.stages.experiment import FUSE, Experiment, find_experiment, load_experiments
+from pelasr.stages.experiment import FUSE, Experiment, check_name, find_experiment, load_experiments
 from pelasr.terminal import split_words
 
 KEYS = ("adapt", "baseline", "shared", "methods")
@@ -52,11 +52,14 @@ def read_comparison(path: Path) -> Comparison:
             raise PelasrError(f"{path}: {where}: expected `key: value` lines, found {brief(repr(part))}")
     adapt, baseline = str(found["adapt"]), str(found["baseline"])  # YAML reads the row 2 as a number
     entries = {}
-    for name, entry in methods.items():
+    for key, entry in methods.items():
+        name = check_name(key, f"{path}: method")
+        if name in entries:
+            raise PelasrError(f"{path}: the method {name!r} comes a second time")
         if not isinstance(entry, dict) or not isinstance(entry.get("adapter"), str):
             raise PelasrError(f"{path}: {name}: which method? Its entry needs the key `adapter`")
-        others = {"adapt": adapt} | ({"compare": baseline} if str(name) != baseline else {})
-        entries[str(name)] = override(others | shared, entry)
+        others = {"adapt": adapt} | ({"compare": baseline} if name != baseline else {})
+        entries[name] = override(others | shared, entry)
     return Comparison(path, adapt, baseline, entries)
 
 
@@ -71,7 +74,9 @@ def expand(
     names = split_words("--exps", exps)
     if compared and adapters:
         names = list(dict.fromkeys([*names, *compared.chosen(adapters)]))
-    known = load_experiments(experiments, compared.entries if compared else None)
+    known = (
+        load_experiments(experiments, compared.entries, compared.path) if compared else load_experiments(experiments)
+    )
     later = parse_seeds("--seeds", seeds or "")[1:]
     return [find_experiment(known, name) for name in [*names, *(seeded(n, seed) for seed in later for n in names)]]
 

@@ -130,6 +130,9 @@ def test_another_seed_hangs_on_its_own_backbone(files):
         ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: -1}}", "lr: -1 is no number"),
         ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: []}}", "want one number or several"),
         ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: [1, 1.0]}}", "each once"),
+        ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: [0.001, 0.00100000001]}}", "each once"),
+        ("adapt: A1\nbaseline: A1\nmethods: {yes: {adapter: lora}}", "method 'True': want a name"),
+        ("adapt: A1\nbaseline: A1\nmethods: {1: {adapter: lora}, '1': {adapter: lora}}", "'1' comes a second time"),
     ],
 )
 def test_what_is_wrong_is_said(files, content, said):
@@ -137,6 +140,13 @@ def test_what_is_wrong_is_said(files, content, said):
     comparison.write_text(content)
     with pytest.raises(PelasrError, match=said):
         load_experiments(experiments, read_comparison(comparison).entries)
+
+
+def test_the_comparison_is_named_where_it_is_wrong(files):
+    """And not the experiments, beside which its entries stand."""
+    files[1].write_text("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: high}}")
+    with pytest.raises(PelasrError, match="comparison.yaml: lora: lr: 'high'"):
+        expand(files[0], "", files[1], "lora", None)
 
 
 def test_a_backbone_has_no_rates_to_choose_from(files):
