@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pelasr.backbones.format import BACKBONE_FACTS
 from pelasr.config import check_keys, load_yaml, override, require_keys
 from pelasr.errors import PelasrError, brief, nearest
+from pelasr.files import read_json
 from pelasr.score.seeds import parse_seeds, seeded
 from pelasr.stages.experiment import FUSE, Experiment, check_name, find_experiment, load_experiments
 from pelasr.terminal import split_words
@@ -81,8 +83,17 @@ def expand(
     return [find_experiment(known, name) for name in [*names, *(seeded(n, seed) for seed in later for n in names)]]
 
 
-def check_trained(exp: Path, chosen: list[Experiment]) -> None:
-    """Raise PelasrError where adapters lack the backbone that they are fitted on."""
+def check_trained(exp: Path, chosen: list[Experiment], seeds: str | None = None) -> None:
+    """Raise PelasrError where adapters lack the backbone that they are fitted on, and where the first of several seeds
+    is not that of the backbone there: means over seeds would be of other ones than they say."""
+    first, *later = parse_seeds("--seeds", seeds or "") or [None]
+    trained = {experiment.backbone for experiment in chosen if experiment.seed is not None}
+    for name in dict.fromkeys(each.backbone for each in chosen if each.adapted and each.seed is None):
+        facts = exp / name / BACKBONE_FACTS
+        if later and seeded(name, later[0]) in trained and facts.exists():  # one that was imported has no seed
+            seed = read_json(facts, "run stage 4", ("seed",))["seed"]
+            if seed != first:
+                raise PelasrError(f"{exp / name}: trained with seed {seed}: name it first in --seeds, not {first}")
     for experiment in chosen:
         if experiment.adapted and not (exp / experiment.backbone / "backbone.yaml").exists():
             folder = exp / experiment.backbone

@@ -174,6 +174,17 @@ def test_a_backbone_that_is_not_trained_is_said_at_once(files, tmp_path):
         check_trained(tmp_path / "exp", chosen)
 
 
+def test_the_first_seed_is_that_of_the_backbone(files, tmp_path):
+    for name, seed in (("A1", 1), ("A1.seed0", 0), ("A1.seed2", 2)):
+        (tmp_path / "exp" / name).mkdir(parents=True)
+        (tmp_path / "exp" / name / "backbone.yaml").touch()
+        (tmp_path / "exp" / name / "facts.json").write_text(f'{{"seed": {seed}}}')
+    for seeds in ("1 0", "1 2 0", "1", "0"):
+        check_trained(tmp_path / "exp", expand(files[0], "", files[1], "lora", seeds), seeds)
+    with pytest.raises(PelasrError, match=r"exp/A1: trained with seed 1: name it first in --seeds, not 2"):
+        check_trained(tmp_path / "exp", expand(files[0], "", files[1], "lora", "2 0"), "2 0")
+
+
 def test_what_may_run_side_by_side(files, capsys):
     """Further seeds wait for the first, which chooses the learning rate."""
 
