@@ -277,13 +277,13 @@ if starts 7 "scores and table"; then
     run pelasr forgetting "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --fit_langs "$new" \
       --recipe "$recipe" ${beam_size:+--beam_size "$beam_size"}
   fi
-  run pelasr score "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" \
-    ${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"} "${with_lm[@]}"
+  searched=(${beam_size:+--beam_size "$beam_size"} ${decode_as:+--decode_as "$decode_as"} "${with_lm[@]}")
+  run pelasr score "${place[@]}" "${what[@]}" --exps "$exps" --sets "$sets" --recipe "$recipe" "${searched[@]}"
   for name in $sets; do # test's page is RESULTS.md, another set's RESULTS_<set>.md
     page=$results
     [ "$name" = test ] || page=${results%.md}_$name.md
     if [ -n "$adapters" ]; then
-      run pelasr methods "${place[@]}" "${what[@]}" --exps "$exps" --set "$name" --recipe "$recipe" \
+      run pelasr methods "${place[@]}" "${what[@]}" --exps "$exps" --set "$name" --recipe "$recipe" "${searched[@]}" \
         --page "${comparison%.yaml}_note.yaml" --paper "$here/../conf/comparison/papers.yaml" \
         --output "${page%.md}_methods.md"
       case "$given" in *" exps "* | *" rows "*) ;; *) continue ;; esac

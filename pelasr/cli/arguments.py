@@ -183,8 +183,9 @@ def experiments_of(known: argparse.Namespace) -> "dict[str, Experiment]":
     from pelasr.stages.comparison import read_comparison
     from pelasr.stages.experiment import load_experiments
 
-    methods = read_comparison(known.comparison).entries if known.comparison else {}
-    return load_experiments(known.experiments, methods)
+    if known.comparison is None:
+        return load_experiments(known.experiments)
+    return load_experiments(known.experiments, read_comparison(known.comparison).entries, known.comparison)
 
 
 def experiment_of(known: argparse.Namespace) -> "Experiment":

@@ -41,7 +41,7 @@ def _experiments(known: argparse.Namespace, rest: list[str]) -> None:
 
     chosen = expand(known.experiments, known.exps, known.comparison, known.adapters, known.seeds)
     if known.trained_in is not None:
-        check_trained(known.trained_in, chosen)
+        check_trained(known.trained_in, chosen, known.seeds)
     if known.which == "all":
         print(*(experiment.name for experiment in chosen))
     elif known.which == "backbones":

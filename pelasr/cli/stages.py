@@ -254,6 +254,8 @@ def _add_methods(verbs: Any) -> None:
     sub = add_stage(verbs, "methods", _methods, text)
     add_experiments(sub, required=True)
     sub.add_argument("--set", default="test", help="name of the data set, without the language")
+    add_search(sub)
+    _add_decode_as(sub)
     add_recipe(sub)
     sub.add_argument("--page", type=Path, required=True, help="YAML file of a note on the figures, if any")
     sub.add_argument("--paper", type=Path, required=True, help="YAML file of published figures")
@@ -268,7 +270,7 @@ def _methods(known: argparse.Namespace, rest: list[str]) -> bool:
     if known.comparison is None:
         raise PelasrError("which methods are compared? Name their file with --comparison")
     baseline = read_comparison(known.comparison).baseline
-    record_costs(place, chosen, known.set, known.recipe)
+    record_costs(place, chosen, known.set, known.recipe, _decoding(known))
     write_page(place, baseline, chosen, known.set, known.recipe, (known.page, known.paper), known.output)
     return True
 

@@ -66,7 +66,7 @@ def _ratio(line: Line | None, other: Line | None) -> str:
     """How many times as long it takes; nothing where the two were not measured alike."""
     if line is None or other is None or not other["value"]:
         return "-"
-    alike = all(line[key] == other[key] for key in ("scorer", "utterances", "beam"))
+    alike = all(line[key] == other[key] for key in ("scorer", "utterances", "beam", "lm"))
     return f"{line['value'] / other['value']:.2f}" if alike else "- (not measured alike)"
 
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pelasr.backbones.format import BACKBONE_FACTS
 from pelasr.config import check_keys, load_yaml, override, require_keys
 from pelasr.errors import PelasrError, brief, nearest
+from pelasr.files import read_json
 from pelasr.score.seeds import parse_seeds, seeded
-from pelasr.stages.experiment import FUSE, Experiment, find_experiment, load_experiments
+from pelasr.stages.experiment import FUSE, Experiment, check_name, find_experiment, load_experiments
 from pelasr.terminal import split_words
 
 KEYS = ("adapt", "baseline", "shared", "methods")
@@ -52,11 +54,14 @@ def read_comparison(path: Path) -> Comparison:
             raise PelasrError(f"{path}: {where}: expected `key: value` lines, found {brief(repr(part))}")
     adapt, baseline = str(found["adapt"]), str(found["baseline"])  # YAML reads the row 2 as a number
     entries = {}
-    for name, entry in methods.items():
+    for key, entry in methods.items():
+        name = check_name(key, f"{path}: method")
+        if name in entries:
+            raise PelasrError(f"{path}: the method {name!r} comes a second time")
         if not isinstance(entry, dict) or not isinstance(entry.get("adapter"), str):
             raise PelasrError(f"{path}: {name}: which method? Its entry needs the key `adapter`")
-        others = {"adapt": adapt} | ({"compare": baseline} if str(name) != baseline else {})
-        entries[str(name)] = override(others | shared, entry)
+        others = {"adapt": adapt} | ({"compare": baseline} if name != baseline else {})
+        entries[name] = override(others | shared, entry)
     return Comparison(path, adapt, baseline, entries)
 
 
@@ -71,13 +76,24 @@ def expand(
     names = split_words("--exps", exps)
     if compared and adapters:
         names = list(dict.fromkeys([*names, *compared.chosen(adapters)]))
-    known = load_experiments(experiments, compared.entries if compared else None)
+    known = (
+        load_experiments(experiments, compared.entries, compared.path) if compared else load_experiments(experiments)
+    )
     later = parse_seeds("--seeds", seeds or "")[1:]
     return [find_experiment(known, name) for name in [*names, *(seeded(n, seed) for seed in later for n in names)]]
 
 
-def check_trained(exp: Path, chosen: list[Experiment]) -> None:
-    """Raise PelasrError where adapters lack the backbone that they are fitted on."""
+def check_trained(exp: Path, chosen: list[Experiment], seeds: str | None = None) -> None:
+    """Raise PelasrError where adapters lack the backbone that they are fitted on, and where the first of several seeds
+    is not that of the backbone there: means over seeds would be of other ones than they say."""
+    first, *later = parse_seeds("--seeds", seeds or "") or [None]
+    trained = {experiment.backbone for experiment in chosen if experiment.seed is not None}
+    for name in dict.fromkeys(each.backbone for each in chosen if each.adapted and each.seed is None):
+        facts = exp / name / BACKBONE_FACTS
+        if later and seeded(name, later[0]) in trained and facts.exists():  # one that was imported has no seed
+            seed = read_json(facts, "run stage 4", ("seed",))["seed"]
+            if seed != first:
+                raise PelasrError(f"{exp / name}: trained with seed {seed}: name it first in --seeds, not {first}")
     for experiment in chosen:
         if experiment.adapted and not (exp / experiment.backbone / "backbone.yaml").exists():
             folder = exp / experiment.backbone

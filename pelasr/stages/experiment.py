@@ -89,38 +89,40 @@ class Experiment:
         return {folder: place.of(self.languages) if self.languages else place}
 
 
-def load_experiments(path: str | Path, comparison: Mapping[str, dict[str, Any]] | None = None) -> dict[str, Experiment]:
+def load_experiments(
+    path: str | Path, comparison: Mapping[Any, dict[str, Any]] | None = None, compared: str | Path = "comparison"
+) -> dict[str, Experiment]:
     """Read an experiments file: {name: {description, overrides or read_early or adapt}}.
 
     `comparison`: entries that stand beside them, see `pelasr.stages.comparison`; all settings of their adapters are in
-    the entry. Raises PelasrError for what is wrong with either.
+    the entry. `compared`: their file. Raises PelasrError for what is wrong with either.
     """
     entries, methods, result = _read_entries(path), dict(comparison or {}), {}
     for name in methods:
-        if _check_name(name, "comparison: method") in entries:
+        if name in entries:
             raise PelasrError(f"{path}: {name!r} is a method of the comparison too: rename the experiment")
     for name, entry in (entries := entries | methods).items():
-        entry = dict(entry)
+        entry, where = dict(entry), f"{compared if name in methods else path}: {name}"
         for key in (ADAPT, READ_EARLY, COMPARE, FUSE):
             if key in entry:
                 entry[key] = str(entry[key])  # YAML reads the row 2 as a number
                 if entry[key] not in entries:
-                    raise PelasrError(f"{path}: {name} refers to {brief(entry[key])!r}; {nearest(entry[key], entries)}")
+                    raise PelasrError(f"{where} refers to {brief(entry[key])!r}; {nearest(entry[key], entries)}")
         source = entry.get(ADAPT) or entry.get(READ_EARLY)
         imported = ADAPT in entry and str(entries[entry[ADAPT]].get(ADAPT)) == entry[ADAPT]
         if source and not imported and {ADAPT, READ_EARLY, EACH} & set(entries[source]):
-            raise PelasrError(f"{path}: {name} refers to {source!r}, which trains no backbone of its own for all")
+            raise PelasrError(f"{where} refers to {source!r}, which trains no backbone of its own for all")
         if READ_EARLY in entry:
             allowed = [READ_EARLY, DESCRIPTION, COMPARE]
-            check_keys(entry, allowed, f"{path}: {name} has the settings of {source}")
+            check_keys(entry, allowed, f"{where} has the settings of {source}")
         if ADAPT in entry and (own := {LANGS, EACH, *TOKENS} & set(entry)):
-            raise PelasrError(f"{path}: {name} has the languages and tokens of {source}, not its own {min(own)}")
+            raise PelasrError(f"{where} has the languages and tokens of {source}, not its own {min(own)}")
         if FUSE in entry and (FUSE in entries[entry[FUSE]] or str(entries[entry[FUSE]].get(ADAPT)) != entry.get(ADAPT)):
-            raise PelasrError(f"{path}: {name}: fuse: {entry[FUSE]} has no adapters of its own on the same backbone")
+            raise PelasrError(f"{where}: fuse: {entry[FUSE]} has no adapters of its own on the same backbone")
         inherited = entries[source] if source else {}
         inherited = {key: value for key, value in inherited.items() if key in (LANGS, *TOKENS)}
         method = {ADAPTER: entry.pop(ADAPTER)} if name in methods else {}
-        found = _experiment(name, inherited | entry, f"{path}: {name}")
+        found = _experiment(name, inherited | entry, where)
         result[name] = replace(found, whole=True, overrides=method | found.overrides) if method else found
     return result
 
@@ -130,7 +132,7 @@ def _read_entries(path: str | Path) -> dict[str, dict[str, Any]]:
     are folders, and nothing may lead out of `exp/`."""
     entries: dict[str, dict[str, Any]] = {}
     for key, entry in load_yaml(path).items():
-        name = _check_name(key, f"{path}: experiment")
+        name = check_name(key, f"{path}: experiment")
         if name in entries:
             raise PelasrError(f"{path}: the experiment {name!r} comes a second time")
         if not isinstance(entry or {}, dict):
@@ -139,7 +141,7 @@ def _read_entries(path: str | Path) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def _check_name(name: Any, where: str) -> str:
+def check_name(name: Any, where: str) -> str:
     """A name of a file or folder, as a string (YAML reads the row 2 as a number). Raises PelasrError for what is none,
     or could not be named among others on the command line."""
     found = str(name)
@@ -160,7 +162,7 @@ def _experiment(name: str, entry: dict[str, Any], where: str) -> Experiment:
     for language in [*(languages or []), *([entry[SERVE]] if SERVE in entry else [])]:
         check_language(language, where)
     if ADAPTER in entry:
-        _check_name(entry[ADAPTER], f"{where}: {ADAPTER}")
+        check_name(entry[ADAPTER], f"{where}: {ADAPTER}")
     adapted, early = entry.pop(ADAPT, None), entry.pop(READ_EARLY, None)
     if RATES in entry and not adapted:
         raise PelasrError(f"{where}: {RATES} goes with {ADAPT}; a backbone's learning rate is optim_conf: {{lr: ...}}")
@@ -188,9 +190,14 @@ def _rates(given: Any, where: str) -> tuple[float, ...]:
     for rate in rates:
         if type(rate) not in (int, float) or not 0 < rate < math.inf:
             raise PelasrError(f"{where}: {RATES}: {brief(repr(rate))} is no number above 0")
-    if not rates or len(set(rates)) < len(rates):
-        raise PelasrError(f"{where}: {RATES}: {brief(repr(given))}: want one number or several, each once")
+    if not rates or len(set(map(folder_of, rates))) < len(rates):
+        raise PelasrError(f"{where}: {RATES}: {brief(repr(given))}: want one number or several, each once (six digits)")
     return tuple(map(float, rates))
+
+
+def folder_of(rate: float) -> str:
+    """The folder, in that of the experiment, of what is fitted by a learning rate."""
+    return f"lr_{rate:g}"
 
 
 def find_experiment(experiments: dict[str, Experiment], name: str) -> Experiment:

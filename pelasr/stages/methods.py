@@ -21,8 +21,8 @@ from pelasr.report.sections import corpus_section, provenance
 from pelasr.score.environment import commit, read_environment
 from pelasr.score.results import KEYS, TOTAL, append_results, read_results
 from pelasr.score.seeds import split_seed
-from pelasr.stages.experiment import AS_USUAL, Experiment
-from pelasr.stages.rates import fits_of, folder_of, read_record
+from pelasr.stages.experiment import AS_USUAL, Decoding, Experiment, folder_of
+from pelasr.stages.rates import fits_of, read_record
 from pelasr.stages.score import data_of, facts_of, find_task_of, one_hash
 from pelasr.stages.table import print_table, read_times
 from pelasr.tasks.base import task_of_results
@@ -44,14 +44,14 @@ class Found:
     config_sha256: list[str] | None = None
 
 
-def record_costs(place: Place, chosen: list[Experiment], test_set: str, recipe: str) -> None:
+def record_costs(place: Place, chosen: list[Experiment], test_set: str, recipe: str, how: Decoding = AS_USUAL) -> None:
     """Append what experiments cost to `<exp>/results.jsonl`, as lines of the language `total`."""
     lines = []
     for experiment in chosen:
         packs = _packs(place, experiment)
         languages = [pack.language for pack in packs] or place.languages
         facts = {"recipe": recipe, "experiment": experiment.name, "set": test_set, "language": TOTAL}
-        facts |= facts_of(place, experiment, languages, AS_USUAL) | {"commit": commit(), "reference_words": 0}
+        facts |= facts_of(place, experiment, languages, how) | {"commit": commit(), "reference_words": 0}
         part = replace(place, languages=languages)
         facts |= {"task": find_task_of(place, experiment).name, "data_sha256": data_of(part, experiment, test_set)}
         for found in costs_of(place, experiment, packs, test_set):

@@ -14,7 +14,7 @@ from pelasr.files import atomic_write, read_json, sha256_file
 from pelasr.packs.format import PackDescription, read_checked
 from pelasr.progress import say
 from pelasr.stages.adapt import fit_adapters
-from pelasr.stages.experiment import Experiment
+from pelasr.stages.experiment import Experiment, folder_of
 from pelasr.train.options import FRESH
 from pelasr.train.runs import is_from_elsewhere
 
@@ -74,11 +74,6 @@ def fit_rates(
     if len(found) > 1:
         say(f"{folder}: learning rate {chosen.lr:g} is the best on dev of {' '.join(f'{each.lr:g}' for each in found)}")
     return worked
-
-
-def folder_of(rate: float) -> str:
-    """The folder, in that of the experiment, of what is fitted by a learning rate."""
-    return f"lr_{rate:g}"
 
 
 def read_record(folder: Path, languages: list[str]) -> dict[str, Any] | None:

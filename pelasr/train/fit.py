@@ -182,7 +182,9 @@ def _fit(fabric: Any, run: AdapterRun) -> None:
         if sources is not None:
             sources.add(bank, language, backbone)
             continue
-        bank.add(language, own=make_own(backbone, place, language, run.tokens or "auto", tells) if new else None)
+        own = make_own(backbone, place, language, run.tokens or "auto", tells) if new else None
+        # What begins as a pack is trained as packs hold it: of a prefix the network is gone.
+        bank.add(language, own=own, settled="pack" in run.origins.get(language, {}))
         if language in origins:
             begin_as(run, bank, language, origins[language], tells)
     check_frozen(backbone.module)

@@ -132,7 +132,8 @@ def nearest_pack(
         )
     bank = make_bank(config.method, config.options, module)
     new = language not in backbone.languages
-    bank.add(language, own=make_own(backbone, place, language, tokens or "auto", report=False) if new else None)
+    own = make_own(backbone, place, language, tokens or "auto", report=False) if new else None
+    bank.add(language, own=own, settled=True)
     bank.eval()
     batch = _sample(backbone, bank.own_tokens(language), place, language)
     losses, fresh = {"fresh": _loss(backbone, bank, batch)}, deepcopy(bank.state_dict())

@@ -59,6 +59,12 @@ def test_costs(results):
     assert f"Measured by {CPU} for each fit" in text and "![WER against parameters of a language](chart.png)" in text
 
 
+@pytest.mark.parametrize("how", [{"beam": 1}, {"lm": "words.arpa weight=0.5 bonus=1.5"}])
+def test_decodings_by_other_searches_are_not_compared(results, how):
+    _, text = page([*results, cost("A1", "decode_seconds", 1.0, **how)])
+    assert rows(text, "## Costs")["lora"][6] == "- (not measured alike)"
+
+
 def test_learning_rates(results):
     _, text = page(results)
     table = [part.split("|")[1:-1] for part in text[text.index("## Learning rates") :].splitlines() if "0.0" in part]

@@ -130,6 +130,9 @@ def test_another_seed_hangs_on_its_own_backbone(files):
         ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: -1}}", "lr: -1 is no number"),
         ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: []}}", "want one number or several"),
         ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: [1, 1.0]}}", "each once"),
+        ("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: [0.001, 0.00100000001]}}", "each once"),
+        ("adapt: A1\nbaseline: A1\nmethods: {yes: {adapter: lora}}", "method 'True': want a name"),
+        ("adapt: A1\nbaseline: A1\nmethods: {1: {adapter: lora}, '1': {adapter: lora}}", "'1' comes a second time"),
     ],
 )
 def test_what_is_wrong_is_said(files, content, said):
@@ -137,6 +140,13 @@ def test_what_is_wrong_is_said(files, content, said):
     comparison.write_text(content)
     with pytest.raises(PelasrError, match=said):
         load_experiments(experiments, read_comparison(comparison).entries)
+
+
+def test_the_comparison_is_named_where_it_is_wrong(files):
+    """And not the experiments, beside which its entries stand."""
+    files[1].write_text("adapt: A1\nbaseline: A1\nmethods: {lora: {adapter: lora, lr: high}}")
+    with pytest.raises(PelasrError, match="comparison.yaml: lora: lr: 'high'"):
+        expand(files[0], "", files[1], "lora", None)
 
 
 def test_a_backbone_has_no_rates_to_choose_from(files):
@@ -162,6 +172,17 @@ def test_a_backbone_that_is_not_trained_is_said_at_once(files, tmp_path):
     (tmp_path / "exp/A1/backbone.yaml").touch()
     with pytest.raises(PelasrError, match=r"A1.seed1: no backbone yet for lora.seed1"):
         check_trained(tmp_path / "exp", chosen)
+
+
+def test_the_first_seed_is_that_of_the_backbone(files, tmp_path):
+    for name, seed in (("A1", 1), ("A1.seed0", 0), ("A1.seed2", 2)):
+        (tmp_path / "exp" / name).mkdir(parents=True)
+        (tmp_path / "exp" / name / "backbone.yaml").touch()
+        (tmp_path / "exp" / name / "facts.json").write_text(f'{{"seed": {seed}}}')
+    for seeds in ("1 0", "1 2 0", "1", "0"):
+        check_trained(tmp_path / "exp", expand(files[0], "", files[1], "lora", seeds), seeds)
+    with pytest.raises(PelasrError, match=r"exp/A1: trained with seed 1: name it first in --seeds, not 2"):
+        check_trained(tmp_path / "exp", expand(files[0], "", files[1], "lora", "2 0"), "2 0")
 
 
 def test_what_may_run_side_by_side(files, capsys):

@@ -6,9 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import small_fits
 import torch
 from safetensors.torch import load
 from small_fits import fit, flip, history, pack, same
+from tiny_models import ENCODERS
 
 from pelasr.errors import PelasrError
 from pelasr.packs.format import read_checked
@@ -84,6 +86,25 @@ def test_the_nearest_is_the_one_of_lowest_loss(packs, capsys):
     assert found["pack"] == nearest and found["loss"] == pytest.approx(losses[nearest], abs=0.01)
     assert f"begin as those of the pack {nearest}, the nearest: its loss" in told
     assert same(pack(packs, "ur"), pack(replace(packs, exp=Path(nearest)), "ur"))
+
+
+@pytest.mark.parametrize("begin", ["hi", "nearest"])
+def test_a_prefix_begins_as_a_pack_which_lacks_its_network(place, monkeypatch, begin):
+    """It is trained without one from there on, also where the fit is continued."""
+    conformer = {"encoder": "conformer", "encoder_conf": ENCODERS["conformer"] | {"input_layer": "linear"}}
+    monkeypatch.setattr(small_fits, "OPTIONS", small_fits.OPTIONS | conformer)
+    shutil.copytree(place.exp / "A1/tokens", "listed")
+    small_fits.start(place.exp.parent, Path("listed"))
+    prefix = {"adapter": "prefix", "adapter_conf": {"frames": 2, "network": 3}}
+    trained(place, **prefix)
+    assert fit(place, "ur", begin=begin, **prefix, **NOTHING)
+    prefixes = [
+        {name: tensor for name, tensor in pack(place, language).items() if name.endswith("/prefix")}
+        for language in (origin(place)["pack"], "ur")
+    ]
+    assert len(prefixes[0]) == 4 and same(*prefixes)
+    assert fit(place, "ur", begin=begin, go_on=True, **prefix | {"max_epoch": 1})
+    assert history(place, "ur")[-1]["epoch"] == 2
 
 
 def test_what_was_nearest_is_not_looked_for_again(packs, monkeypatch):
