@@ -90,7 +90,8 @@ def check_trained(exp: Path, chosen: list[Experiment], seeds: str | None = None)
     trained = {experiment.backbone for experiment in chosen if experiment.seed is not None}
     for name in dict.fromkeys(each.backbone for each in chosen if each.adapted and each.seed is None):
         facts = exp / name / BACKBONE_FACTS
-        if len(numbers) > 1 and seeded(name, numbers[1]) in trained and facts.exists():  # one that was imported has no seed
+        # One that was imported has no seed.
+        if len(numbers) > 1 and seeded(name, numbers[1]) in trained and facts.exists():
             seed = read_json(facts, "run stage 4", ("seed",))["seed"]
             if seed != numbers[0]:
                 raise PelasrError(f"{exp / name}: trained with seed {seed}: name it first in --seeds, not {numbers[0]}")
