@@ -86,14 +86,15 @@ def expand(
 def check_trained(exp: Path, chosen: list[Experiment], seeds: str | None = None) -> None:
     """Raise PelasrError where adapters lack the backbone that they are fitted on, and where the first of several seeds
     is not that of the backbone there: means over seeds would be of other ones than they say."""
-    first, *later = parse_seeds("--seeds", seeds or "") or [None]
+    numbers = parse_seeds("--seeds", seeds or "")
     trained = {experiment.backbone for experiment in chosen if experiment.seed is not None}
     for name in dict.fromkeys(each.backbone for each in chosen if each.adapted and each.seed is None):
         facts = exp / name / BACKBONE_FACTS
-        if later and seeded(name, later[0]) in trained and facts.exists():  # one that was imported has no seed
+        # One that was imported has no seed.
+        if len(numbers) > 1 and seeded(name, numbers[1]) in trained and facts.exists():
             seed = read_json(facts, "run stage 4", ("seed",))["seed"]
-            if seed != first:
-                raise PelasrError(f"{exp / name}: trained with seed {seed}: name it first in --seeds, not {first}")
+            if seed != numbers[0]:
+                raise PelasrError(f"{exp / name}: trained with seed {seed}: name it first in --seeds, not {numbers[0]}")
     for experiment in chosen:
         if experiment.adapted and not (exp / experiment.backbone / "backbone.yaml").exists():
             folder = exp / experiment.backbone
