@@ -29,6 +29,7 @@ class Decoding:
 AS_USUAL = Decoding()
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
+TAKEN = {"all": "how every experiment or method is asked for", "tokens": "the folder of the token lists"}
 LANGS, EACH, ADAPTER, SERVE, FUSE = "langs", "each", "adapter", "serve", "fuse"
 TOKENS, RATES = ("token_type", "vocab_size"), "lr"
 KINDS = {  # what is expected of an entry's keys
@@ -103,6 +104,8 @@ def load_experiments(
             raise PelasrError(f"{path}: {name!r} is a method of the comparison too: rename the experiment")
     for name, entry in (entries := entries | methods).items():
         entry, where = dict(entry), f"{compared if name in methods else path}: {name}"
+        if name in TAKEN:
+            raise PelasrError(f"{where}: this is {TAKEN[name]}: choose another name")
         for key in (ADAPT, READ_EARLY, COMPARE, FUSE):
             if key in entry:
                 entry[key] = str(entry[key])  # YAML reads the row 2 as a number

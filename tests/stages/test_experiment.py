@@ -152,6 +152,8 @@ def test_names_of_experiments(tmp_path, name):
     [
         ("2:\n'2':\n", "the experiment '2' comes a second time"),
         ("A1:\nA1:\n", "line 2: the key 'A1' comes a second time"),
+        ("tokens:\n", "tokens: this is the folder of the token lists: choose another name"),
+        ("all:\n", "all: this is how every experiment or method is asked for"),
         ("A5:\n  adapt: A1\nA1: 5\n", "A1: expected `key: value` lines, found 5"),
         ("A1:\nA5:\n  adapt: ../A1\n", "A5 refers to '../A1'; known"),
         ("A1:\nA5:\n  adapt: [A1]\n", "A5 refers to"),
