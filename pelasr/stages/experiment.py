@@ -27,9 +27,10 @@ class Decoding:
 
 
 AS_USUAL = Decoding()
+# Names that none of an experiment can be.
+TAKEN = {"all": "how every experiment or method is asked for", "tokens": "the folder of the token lists"}
 # What an entry may say beside overrides of the configuration.
 DESCRIPTION, READ_EARLY, ADAPT, COMPARE = "description", "read_early", "adapt", "compare"
-TAKEN = {"all": "how every experiment or method is asked for", "tokens": "the folder of the token lists"}
 LANGS, EACH, ADAPTER, SERVE, FUSE = "langs", "each", "adapter", "serve", "fuse"
 TOKENS, RATES = ("token_type", "vocab_size"), "lr"
 KINDS = {  # what is expected of an entry's keys
